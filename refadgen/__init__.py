@@ -1,0 +1,1 @@
+"""RefAdGen at SKU scale."""
