@@ -121,8 +121,8 @@ class SegmentationConfig:
     """Least share of the image that a product covers."""
     max_area: float = 0.95
     """Largest share of the image that a product covers."""
-    max_edge_contact: float = 0.10
-    """Largest share of the image's border that the product may touch; more means it is cut off."""
+    max_edge_contact: float = 0.2
+    """Largest share of the product's extent along one side of the image that may touch it; more means it is cut off."""
     max_pieces: int = 8
     """Largest number of separate pieces, each at least `min_piece` of the whole."""
     min_piece: float = 0.02

@@ -1,0 +1,75 @@
+"""Addresses of images: how they may be shown, and which network addresses a foreign catalogue may reach."""
+
+import ipaddress
+import re
+
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):")
+_AUTHORITY = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:)?([/\\]{2})([^/\\?#]*)")
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv6-only clusters see the IPv4 internet
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# What `is_global` of this Python lets through.
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "168.63.129.16/32",  # Azure's platform service
+        "192.0.0.0/24",  # IETF protocol assignments; Oracle's metadata service
+        "192.88.99.0/24",  # 6to4 relays
+        "2001::/23",  # protocol assignments, among them Teredo, which embeds an IPv4 address
+        "2002::/16",  # 6to4, likewise
+        "3fff::/20",  # documentation
+    )
+)
+
+
+def redact_address(address: str, max_chars: int = 200) -> str:
+    """`address` for ledger, logs and messages: no user, password, query or fragment; one line; at most `max_chars`.
+
+    Signatures of signed http(s) and s3 addresses stand in the query. A `data:` address is named by type and length. A
+    plain path stays as it is. Never raises, however broken the address.
+    """
+    text = address.strip()
+    scheme = _SCHEME.match(text)
+    if scheme and scheme[1].lower() == "data":
+        kind = text[5 : 5 + 60].partition(",")[0]
+        return _shown(f"data:{kind},… ({len(text)} characters)", max_chars)
+    if scheme or text.startswith(("//", "\\\\")):
+        text = re.split(r"[?#]", text, maxsplit=1)[0]
+        authority = _AUTHORITY.match(text)
+        if authority:
+            host = authority[3].rpartition("@")[2]
+            text = f"{authority[1] or ''}{authority[2]}{host}{text[authority.end() :]}"
+        elif scheme and scheme[1].lower() != "file":
+            text = f"{scheme[1]}:{text[scheme.end() :].rpartition('@')[2]}"
+    return _shown(text, max_chars)
+
+
+def is_public_address(address: str) -> bool:
+    """Whether `address` (an IP as text) is one of the public internet.
+
+    Not public: private, loopback, link-local, shared, reserved, multicast, unspecified and documentation addresses, the
+    metadata services of clouds, and every IPv6 form that leads to such an IPv4 address.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public_address(str(ip.ipv4_mapped))
+        if ip in _NAT64:
+            return is_public_address(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+        if ip not in _GLOBAL_UNICAST:
+            return False
+    if any(ip.version == network.version and ip in network for network in _NOT_PUBLIC):
+        return False
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+
+
+def _shown(text: str, max_chars: int) -> str:
+    """`text` on one line, its middle left out where it is too long."""
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
+    if len(text) <= max_chars:
+        return text
+    tail = max_chars // 3
+    return f"{text[: max_chars - tail - 1]}…{text[len(text) - tail :]}"

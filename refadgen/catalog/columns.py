@@ -1,0 +1,236 @@
+"""The columns of a catalogue: our names, the names shops export them under, and the types they may have.
+
+`resolve_columns` looks at a schema once, before the job starts, and tells which actual column is which of ours.
+"""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of the catalogue.
+
+    aliases: other names it is found under (Google Merchant's, common exports'), the first present one wins.
+    accepts: whether the column may have this (unwrapped) arrow type; `accepted`: the same in words.
+    """
+
+    name: str
+    meaning: str
+    accepts: Callable[[pa.DataType], bool]
+    accepted: str
+    aliases: tuple[str, ...] = ()
+    required: bool = False
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_integer(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(_is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(kind) for test in tests)
+
+
+def _is_text_or_integer(kind: pa.DataType) -> bool:
+    return _is_text(kind) or _is_integer(kind)
+
+
+def _is_prompt(kind: pa.DataType) -> bool:
+    tests = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    if any(test(kind) for test in tests):
+        item = unwrapped(kind.value_type)
+        return _is_text(item) or bool(pa.types.is_null(item))
+    return _is_text(kind)
+
+
+def _is_image(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return _is_text(kind) or _is_bytes(kind)
+    fields = {field.name.lower(): unwrapped(field.type) for field in kind}
+    data, path = fields.get("bytes", pa.null()), fields.get("path", pa.null())
+    fits = (_is_bytes(data) or pa.types.is_null(data)) and (_is_text(path) or pa.types.is_null(path))
+    return bool(fits and not (pa.types.is_null(data) and pa.types.is_null(path)))
+
+
+def _is_placement(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return _is_text(kind)
+    fields = {field.name.lower(): unwrapped(field.type) for field in kind}
+    size, anchor = fields.pop("size", pa.null()), fields.pop("anchor", pa.null())
+    fits = (_is_number(size) or pa.types.is_null(size)) and (_is_text(anchor) or pa.types.is_null(anchor))
+    return bool(fits and not fields)
+
+
+_TEXT = "text"
+_TEXT_OR_INTEGER = "text or integers"
+_INTEGER = "integers (or whole numbers as floats, as pandas writes them beside nulls)"
+_IMAGE = "text (a path or address), binary (an encoded image) or struct<bytes: binary, path: string>"
+
+COLUMNS: tuple[Column, ...] = (
+    Column(
+        name="sku",
+        meaning="The shop's own name of the product, up to 256 characters of any kind.",
+        accepts=_is_text_or_integer,
+        accepted=_TEXT_OR_INTEGER,
+        aliases=("id", "product_id", "item_id", "offer_id", "variant_sku"),
+        required=True,
+    ),
+    Column(
+        name="image",
+        meaning="The photograph of the product: path, address or the encoded image itself.",
+        accepts=_is_image,
+        accepted=_IMAGE,
+        aliases=("image_link", "image_url", "image_uri", "image_path", "image_src", "product_image"),
+        required=True,
+    ),
+    Column(
+        name="title",
+        meaning="The product's name, for scene templates that use {product}.",
+        accepts=_is_text_or_integer,
+        accepted=_TEXT_OR_INTEGER,
+        aliases=("name", "product_name", "product_title"),
+    ),
+    Column(
+        name="category",
+        meaning="What kind of thing it is; a path such as `Kitchen > Cups` is read from its last element.",
+        accepts=_is_text_or_integer,
+        accepted=_TEXT_OR_INTEGER,
+        aliases=("product_type", "google_product_category", "product_category"),
+    ),
+    Column(
+        name="brand",
+        meaning="The maker's name.",
+        accepts=_is_text_or_integer,
+        accepted=_TEXT_OR_INTEGER,
+        aliases=("manufacturer", "vendor"),
+    ),
+    Column(
+        name="prompt",
+        meaning="The scene in words, or a list of scenes; without one, scene templates of the category are taken.",
+        accepts=_is_prompt,
+        accepted="text or list<text>",
+        aliases=("prompts",),
+    ),
+    Column(
+        name="negative_prompt",
+        meaning="What the images should not show.",
+        accepts=_is_text,
+        accepted=_TEXT,
+    ),
+    Column(
+        name="num_variants",
+        meaning="Images of each scene, 1 to 100.",
+        accepts=_is_number,
+        accepted=_INTEGER,
+    ),
+    Column(
+        name="seed",
+        meaning="Seed of the product's images, 0 to 2^63 - 1.",
+        accepts=_is_number,
+        accepted=_INTEGER,
+    ),
+    Column(
+        name="placement",
+        meaning="Where the product stands: `size=0.5 anchor=bottom-left`, the same as JSON, or a struct.",
+        accepts=_is_placement,
+        accepted="text or struct<size: float, anchor: string>",
+    ),
+    Column(
+        name="mask",
+        meaning="The product's mask, white on black and as large as the image; given like `image`.",
+        accepts=_is_image,
+        accepted=_IMAGE,
+        aliases=("mask_link", "mask_url", "mask_path", "product_mask"),
+    ),
+)
+
+
+def resolve_columns(schema: pa.Schema) -> dict[str, str]:
+    """Our name → the catalogue's column, for every column that is there. Columns that hold only nulls are not.
+
+    Names match without case, with `-` and spaces as `_`, and with Google's `g:` in front; a column under its own name
+    wins over one under an alias. Unknown columns are ignored.
+    Raises: ValueError when `sku` or `image` is missing or all null, when a name is there twice, or when a column's type
+    cannot be read; the message names columns, types and what is accepted.
+    """
+    found: dict[str, str] = {}
+    for column in COLUMNS:
+        only_null = []
+        for field in _candidates(schema, column):
+            kind = unwrapped(field.type)
+            if pa.types.is_null(kind):
+                only_null.append(field.name)
+                continue
+            if not column.accepts(kind):
+                raise ValueError(
+                    f"the catalogue's column {field.name!r} ({column.name}) is of type {field.type}: "
+                    f"must be {column.accepted}"
+                )
+            found[column.name] = field.name
+            break
+        else:
+            if only_null and column.required:
+                raise ValueError(f"the catalogue's column {only_null[0]!r} ({column.name}) holds nothing but nulls")
+            if column.required:
+                raise ValueError(_missing(schema, column))
+    return found
+
+
+def unwrapped(kind: pa.DataType) -> pa.DataType:
+    """The type of the values: without dictionary or run-end encoding, and the storage of extension types."""
+    while True:
+        if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        elif isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        else:
+            return kind
+
+
+def normalized(name: str) -> str:
+    """A column's name as names are compared: `g:Image-Link` → `image_link`."""
+    return name.strip().lower().removeprefix("g:").strip().replace("-", "_").replace(" ", "_")
+
+
+def _candidates(schema: pa.Schema, column: Column) -> Iterator[pa.Field]:
+    """The fields that are `column`, the best match first."""
+    for name in (column.name, *column.aliases):
+        exact = [field for field in schema if field.name == name]
+        fields = exact or [field for field in schema if normalized(field.name) == name]
+        if len(fields) > 1:
+            names = ", ".join(repr(field.name) for field in fields)
+            raise ValueError(f"the catalogue has {column.name} more than once ({names}): rename or drop all but one")
+        yield from fields
+
+
+def _missing(schema: pa.Schema, column: Column) -> str:
+    """The message about a required column that is not there."""
+    if not len(schema):
+        return f"the catalogue has no columns at all; it needs {column.name}"
+    accepted = (column.name, *column.aliases)
+    near = [name for name in schema.names if difflib.get_close_matches(normalized(name), accepted, n=1, cutoff=0.6)]
+    guess = f" Is {near[0]!r} meant? Rename it." if near else ""
+    names = ", ".join(repr(name) for name in schema.names[:30])
+    more = f" and {len(schema) - 30} more" if len(schema) > 30 else ""
+    return (
+        f"the catalogue has no column {column.name!r} (also accepted: {', '.join(column.aliases)}); "
+        f"it has {names}{more}.{guess}"
+    )

@@ -1,0 +1,139 @@
+"""Where the product stands: the placed product image and its mask M′, from one size and one anchor.
+
+The product, cut out by its mask, goes onto a pure white canvas. Canvas and M′ come from the same resampled cut-out, so
+they agree to the pixel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from refadgen.catalog.placement import Placement
+from refadgen.config import LayoutConfig
+from refadgen.errors import RowError
+
+_PAD_PX = 2  # of the canvas, around the product's box: room for the soft edge
+_HALF = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedProduct:
+    """canvas: uint8 HWC, the product on pure white, edges soft. mask: uint8 HW, 255 where the product covers at least
+    half of the pixel, else 0."""
+
+    canvas: np.ndarray
+    mask: np.ndarray
+
+
+def merged_layout(layout: LayoutConfig, placement: Placement | None) -> LayoutConfig:
+    """The job's layout with what the row says in its place."""
+    return layout if placement is None else placement.over(layout)
+
+
+def place(
+    product_image: Image.Image | np.ndarray,
+    product_mask: np.ndarray,
+    layout: LayoutConfig,
+    width_px: int,
+    height_px: int,
+) -> PlacedProduct:
+    """The product on a canvas of `width_px` × `height_px`.
+
+    product_image: RGB or RGBA, uint8 HWC as an array. product_mask: uint8 HW of the same size, soft (0…255) or hard; an
+    alpha channel softens a hard one.
+    The larger of the product's extents relative to the canvas is `layout.size`, as far as the margins let it.
+    Raises: RowError (rejected) `empty_mask`.
+    """
+    image = Image.fromarray(product_image) if isinstance(product_image, np.ndarray) else product_image
+    assert image.mode in ("RGB", "RGBA"), image.mode
+    assert product_mask.shape == (image.height, image.width), (product_mask.shape, image.size)
+    rows = np.flatnonzero((product_mask >= _HALF).any(axis=1))
+    columns = np.flatnonzero((product_mask >= _HALF).any(axis=0))
+    if not len(rows):
+        raise RowError("rejected", "empty_mask", "mask: no product in it")
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    left, top, width, height = _standing_box(box[2] - box[0], box[3] - box[1], layout, width_px, height_px)
+    cutout = _resampled(image, product_mask, box, (width, height))
+
+    canvas = np.full((height_px, width_px, 3), 255, np.uint8)
+    alpha = np.zeros((height_px, width_px), np.uint8)
+    x0, y0 = max(left - _PAD_PX, 0), max(top - _PAD_PX, 0)
+    x1, y1 = min(left + width + _PAD_PX, width_px), min(top + height + _PAD_PX, height_px)
+    visible = cutout[y0 - top + _PAD_PX : y1 - top + _PAD_PX, x0 - left + _PAD_PX : x1 - left + _PAD_PX]
+    over_white = visible[..., :3].astype(np.uint16) + (255 - visible[..., 3:].astype(np.uint16))
+    canvas[y0:y1, x0:x1] = np.minimum(over_white, 255).astype(np.uint8)
+    alpha[y0:y1, x0:x1] = visible[..., 3]
+    if not alpha.any():
+        raise RowError("rejected", "empty_mask", "mask: the image is transparent where the mask says product")
+    # A hair-thin product covers half of no pixel: its mask then follows its densest parts.
+    threshold = min(_HALF, max(1, int(alpha.max()) // 2))
+    return PlacedProduct(canvas=canvas, mask=np.where(alpha >= threshold, 255, 0).astype(np.uint8))
+
+
+def _standing_box(
+    width: int, height: int, layout: LayoutConfig, canvas_width: int, canvas_height: int
+) -> tuple[int, int, int, int]:
+    """Left, top, width, height on the canvas of a product that is `width` × `height` in its image."""
+    margin_x, margin_y = round(layout.margin * canvas_width), round(layout.margin * canvas_height)
+    size = min(layout.size, 1 - 2 * layout.margin)
+    scale = size * min(canvas_width / width, canvas_height / height)
+    placed_width = min(max(round(width * scale), 1), canvas_width - 2 * margin_x)
+    placed_height = min(max(round(height * scale), 1), canvas_height - 2 * margin_y)
+    sides = layout.anchor.split("-")
+    left, top = (canvas_width - placed_width) // 2, (canvas_height - placed_height) // 2
+    if "left" in sides:
+        left = margin_x
+    if "right" in sides:
+        left = canvas_width - margin_x - placed_width
+    if "top" in sides:
+        top = margin_y
+    if "bottom" in sides:
+        top = canvas_height - margin_y - placed_height
+    return left, top, placed_width, placed_height
+
+
+def _resampled(
+    image: Image.Image, mask: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """The cut-out within `box` at `size`, with `_PAD_PX` around it: uint8 HW4, premultiplied by its alpha.
+
+    Premultiplied values never mix the cut-away background's colour into the edge; both filters have no negative lobes,
+    so they draw no halo.
+    """
+    left, top, right, bottom = box
+    # Source pixels that fall on the canvas's pad, and one more for the filter's reach.
+    pad_x, pad_y = ((_PAD_PX + 1) * (right - left) / size[0], (_PAD_PX + 1) * (bottom - top) / size[1])
+    x0, y0 = left - int(pad_x) - 1, top - int(pad_y) - 1
+    x1, y1 = right + int(pad_x) + 1, bottom + int(pad_y) + 1
+    window = image.convert("RGBA").crop((x0, y0, x1, y1))  # beyond the image: transparent
+    soft = Image.fromarray(mask).crop((x0, y0, x1, y1))
+    window.putalpha(Image.fromarray(_soft_alpha(np.asarray(window.getchannel("A")), np.asarray(soft))))
+    premultiplied = window.convert("RGBa")
+    step_x, step_y = (right - left) / size[0], (bottom - top) / size[1]
+    source = (
+        left - x0 - _PAD_PX * step_x,
+        top - y0 - _PAD_PX * step_y,
+        right - x0 + _PAD_PX * step_x,
+        bottom - y0 + _PAD_PX * step_y,
+    )
+    enlarged = step_x < 1 and step_y < 1
+    resampling = Image.Resampling.BILINEAR if enlarged else Image.Resampling.HAMMING
+    resized = premultiplied.resize((size[0] + 2 * _PAD_PX, size[1] + 2 * _PAD_PX), resampling, box=source)
+    return np.frombuffer(resized.tobytes(), np.uint8).reshape(resized.height, resized.width, 4)
+
+
+def _soft_alpha(alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How much of each pixel is product, uint8 HW: the lesser of the mask's soft values and the image's alpha.
+
+    Just outside a hard mask, thresholded from an alpha channel, that channel's faint half of the edge is kept.
+    """
+    inside = mask >= _HALF
+    near = np.zeros_like(inside)
+    near[1:, :] |= inside[:-1, :]
+    near[:-1, :] |= inside[1:, :]
+    near[:, 1:] |= inside[:, :-1]
+    near[:, :-1] |= inside[:, 1:]
+    faint_edge = near & ~inside & (alpha < _HALF)
+    covered: np.ndarray = np.where(faint_edge, alpha, np.minimum(alpha, mask))
+    return covered

@@ -1,0 +1,176 @@
+"""One catalogue row, read and checked: plain column values in, a `CatalogRow` or a `RowError` out."""
+
+import decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from refadgen.catalog.addresses import redact_address
+from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
+from refadgen.catalog.placement import Placement, parse_placement
+from refadgen.errors import RowError
+
+__all__ = ["COLUMNS", "CatalogRow", "Column", "Placement", "parse_row", "redact_address", "resolve_columns"]
+
+MAX_SKU_CHARS = 256
+MAX_PROMPTS = 100
+MAX_VARIANTS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogRow:
+    """What one row asks for.
+
+    row: its number in the catalogue, from 0, for messages.
+    image, mask: an address as written, or the encoded image itself.
+    prompts: the row's own scenes; empty: take the category's scene templates.
+    """
+
+    row: int
+    sku: str
+    image: str | bytes
+    title: str | None = None
+    category: str | None = None
+    brand: str | None = None
+    prompts: tuple[str, ...] = ()
+    negative_prompt: str | None = None
+    num_variants: int | None = None
+    seed: int | None = None
+    placement: Placement | None = None
+    mask: str | bytes | None = None
+
+
+def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
+    """The row with the number `row_number`, from its values by our column names (see `resolve_columns`).
+
+    Values are plain, numpy's or pandas's; null, NaN and an absent column mean the same.
+    Raises: RowError (rejected) naming the row and the field.
+    """
+    reader = _RowReader(row_number, values)
+    sku = reader.text("sku")
+    if sku is None:
+        raise reader.error("sku", "empty_sku", "is empty; every product needs one")
+    if len(sku) > MAX_SKU_CHARS:
+        raise reader.error("sku", "sku_too_long", f"has {len(sku)} characters; at most {MAX_SKU_CHARS}")
+    image = reader.image("image")
+    if image is None:
+        raise reader.error("image", "missing_image", "is empty; give a path, an address or an encoded image")
+    return CatalogRow(
+        row=row_number,
+        sku=sku,
+        image=image,
+        title=reader.text("title"),
+        category=reader.text("category"),
+        brand=reader.text("brand"),
+        prompts=reader.prompts(),
+        negative_prompt=reader.text("negative_prompt"),
+        num_variants=reader.integer("num_variants", 1, MAX_VARIANTS),
+        seed=reader.integer("seed", 0, 2**63 - 1),
+        placement=reader.placement(),
+        mask=reader.image("mask"),
+    )
+
+
+class _RowReader:
+    """The fields of one row by name; every complaint names row and field."""
+
+    def __init__(self, row_number: int, values: Mapping[str, object]) -> None:
+        self._row = row_number
+        self._values = values
+
+    def error(self, field: str, reason: str, rule: str) -> RowError:
+        """The rejection of this row for `field`."""
+        return RowError("rejected", reason, f"row {self._row}: {field} {rule}")
+
+    def _wrong_type(self, field: str, value: object, accepted: str) -> RowError:
+        return self.error(field, "wrong_type", f"is of type {type(value).__name__}; must be {accepted}")
+
+    def _get(self, field: str) -> object:
+        return _plain(self._values.get(field))
+
+    def text(self, field: str) -> str | None:
+        """The text as it stands, a whole number as text; `None` for null and blank."""
+        value = self._get(field)
+        if value is None:
+            return None
+        if isinstance(value, int | decimal.Decimal) and not isinstance(value, bool):
+            if value != int(value):
+                raise self._wrong_type(field, value, "text or a whole number")
+            return str(int(value))
+        if not isinstance(value, str):
+            raise self._wrong_type(field, value, "text or a whole number")
+        return value if value.strip() else None
+
+    def image(self, field: str) -> str | bytes | None:
+        """An address without the blanks around it, or bytes; of a struct the bytes where it has some, else the path."""
+        value = self._get(field)
+        if isinstance(value, Mapping):
+            parts = {str(key).lower(): _plain(part) for key, part in value.items()}
+            value = parts.get("bytes") or parts.get("path")
+        if value is None:
+            return None
+        if isinstance(value, bytes | bytearray | memoryview):
+            return bytes(value) or None
+        if not isinstance(value, str):
+            raise self._wrong_type(field, value, "text, binary or a struct of bytes and path")
+        return value.strip() or None
+
+    def prompts(self) -> tuple[str, ...]:
+        """The row's own prompts. Null, an empty text and an empty list say nothing; a blank one is a mistake."""
+        value = self._get("prompt")
+        if value is None or value == "":
+            return ()
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, Sequence) or isinstance(items, bytes):
+            raise self._wrong_type("prompt", value, "text or a list of texts")
+        if len(items) > MAX_PROMPTS:
+            raise self.error("prompt", "too_many_prompts", f"has {len(items)} scenes; at most {MAX_PROMPTS}")
+        prompts = []
+        for number, item in enumerate(_plain(item) for item in items):
+            if item is None or (isinstance(item, str) and not item.strip()):
+                which = f"number {number} of the list " if not isinstance(value, str) else ""
+                raise self.error("prompt", "empty_prompt", f"{which}is blank; write a scene, or leave the field null")
+            if not isinstance(item, str):
+                raise self._wrong_type("prompt", item, "text or a list of texts")
+            prompts.append(item)
+        return tuple(prompts)
+
+    def integer(self, field: str, lowest: int, highest: int) -> int | None:
+        """A whole number in a range. A float counts up to 2^53, where it is exact."""
+        value = self._get(field)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float | decimal.Decimal):
+            raise self._wrong_type(field, value, "a whole number")
+        exact = value == value // 1 and not (isinstance(value, float) and abs(value) > 2**53)
+        if not exact or not lowest <= value <= highest:
+            raise self.error(field, f"bad_{field}", f"{value!s}: must be a whole number from {lowest} to {highest}")
+        return int(value)
+
+    def placement(self) -> Placement | None:
+        """The row's own layout; a blank text and a struct of nulls say nothing."""
+        value = self._get("placement")
+        if value is None:
+            return None
+        if isinstance(value, Mapping):
+            value = {str(key): _plain(part) for key, part in value.items()}
+        elif not isinstance(value, str):
+            raise self._wrong_type("placement", value, "text or a struct of size and anchor")
+        try:
+            return parse_placement(value)
+        except ValueError as error:
+            raise self.error("placement", "bad_placement", f"{error}") from error
+
+
+def _plain(value: object) -> object:
+    """numpy's scalars and arrays as Python's; NaN and pandas's markers of nothing as None."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas.NA, NaT: without importing pandas
+        return None
+    if isinstance(value, float | decimal.Decimal) and value != value:
+        return None
+    return value

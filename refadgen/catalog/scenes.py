@@ -1,0 +1,219 @@
+"""Scenes for products that bring no prompt of their own: templates by category, from a YAML file.
+
+    default:                     # every file has it: for unknown categories, and where a category's own scenes run out
+      scenes:
+        wood-white-studio: a {category} on a wooden table in front of a white wall, soft studio light
+    cup:
+      noun: cup                  # what {category} becomes; without it the category's name
+      also: [mug, tumbler]       # other names it is looked up under; {category} is then the row's own word
+      scenes:
+        marble-pink-morning: a {category} on a marble slab in front of a pink wall, morning sun from the left
+
+A template's words are {category} and {product} (the row's title). Names of scenes go into the ledger.
+"""
+
+import re
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from refadgen.storage import split_uri
+
+DEFAULT = "default"
+ANY_PRODUCT = "product"
+
+_SHIPPED = Path(__file__).with_name("scenes.yaml")
+_SCENE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One wanted scene of one product: its name in the scenes file and its prompt."""
+
+    name: str
+    prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Category:
+    """One entry of the scenes file.
+
+    names: its name and its noun, also: its other names, both as `normalized` writes them. templates: by scene name, in
+    file order.
+    """
+
+    noun: str
+    names: tuple[str, ...]
+    also: tuple[str, ...]
+    templates: dict[str, str]
+
+
+class Scenes:
+    """The scene templates of one file."""
+
+    def __init__(self, categories: dict[str, Category]) -> None:
+        """`categories`: by name as in the file; one of them is `default`."""
+        self._default = categories[DEFAULT]
+        self._by_name = {name: entry for entry in categories.values() for name in (*entry.names, *entry.also)}
+        self.fewest = min(len(self._templates(category)) for category in categories.values())
+        """Scenes that every category can give."""
+
+    def check_count(self, count: int) -> None:
+        """Raises: ValueError where some category has fewer scenes than `count` asks for."""
+        if count > self.fewest:
+            raise ValueError(
+                f"catalog.scenes_per_product={count}: catalog.scenes_file has {self.fewest} scenes for some category; "
+                f"ask for at most {self.fewest}, or add scenes to its {DEFAULT}"
+            )
+
+    def prompts_for(self, category: str | None, title: str | None, count: int) -> tuple[Scene, ...]:
+        """The first `count` scenes of the category, then of `default`; fewer where these run out (see `check_count`).
+
+        A category is looked up without case and plural: by the last known name among the words of a path's last element
+        (`Home > Cups`), then of those before it. `{category}` is the known noun where the row's category ends in the
+        known name ("water bottles"), the row's own words elsewhere ("bottle openers", "mugs").
+        """
+        found, noun = self._lookup(category)
+        product = " ".join((title or "").split()) or noun
+        templates = list(self._templates(found).items())[:count]
+        return tuple(Scene(name=name, prompt=text.format(category=noun, product=product)) for name, text in templates)
+
+    def _templates(self, category: Category) -> dict[str, str]:
+        """The category's own scenes, then the default's under other names."""
+        return {
+            **category.templates,
+            **{k: v for k, v in self._default.templates.items() if k not in category.templates},
+        }
+
+    def _lookup(self, text: str | None) -> tuple[Category, str]:
+        """The entry for a category as a row gives it, and the noun for it."""
+        elements = [element for element in re.split(r"[>»|]", text or "") if re.search(r"[^\W\d_]", element)]
+        if not elements:
+            return self._default, ANY_PRODUCT
+        own = _as_noun(elements[-1])
+        for element in reversed(elements):
+            words = f" {normalized(element)} "
+            # English names end in what the thing is: a "coffee mug" is a mug. Of equal ends the longest name counts.
+            places = {name: words.rfind(f" {name} ") for name in self._by_name}
+            found = [(at + len(name), len(name), name) for name, at in places.items() if at >= 0]
+            if found:
+                end, _, name = max(found)
+                category = self._by_name[name]
+                says_what = element is elements[-1] and name in category.names and end == len(words) - 2
+                return category, category.noun if says_what else own
+        return self._default, own
+
+
+def load_scenes(file: str | None = None) -> Scenes:
+    """The scenes of a YAML file (a path or s3:// address); `None`: of the file that ships with the package.
+
+    Raises: ValueError naming the file and the key.
+    """
+    uri = str(_SHIPPED) if file is None else file
+    try:
+        folder, name = split_uri(uri)
+        tree = yaml.load(folder.read(name).decode("utf-8"), _StrictLoader)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"catalog.scenes_file={uri!r}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"catalog.scenes_file={uri!r}: not YAML: {error}") from error
+    try:
+        return Scenes(_categories(tree))
+    except ValueError as error:
+        raise ValueError(f"catalog.scenes_file={uri!r}: {error}") from error
+
+
+def normalized(text: str) -> str:
+    """Words of a category as they are compared: lower case, no punctuation, each in the singular."""
+    return " ".join(_singular(word) for word in re.findall(r"\w+", text.lower().replace("'", "")))
+
+
+def _as_noun(text: str) -> str:
+    """A category's own words as a prompt names one such thing: `Bottle Openers` → `bottle opener`."""
+    *words, last = text.lower().split()
+    return " ".join([*words, _singular(last)])
+
+
+def _singular(word: str) -> str:
+    """The singular of a regular English plural, good enough to find and to name a category."""
+    if word.endswith("ies") and len(word) > 4:
+        return f"{word[:-3]}y"
+    if re.search(r"(ss|x|ch|sh)es$", word):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and re.search(r"[^siu]s$", word) else word
+
+
+def _categories(tree: object) -> dict[str, Category]:
+    """The checked content of a scenes file. Raises: ValueError naming the key."""
+    if not isinstance(tree, dict) or DEFAULT not in tree:
+        raise ValueError(f"must map categories to scenes, and have the category {DEFAULT!r}")
+    categories = {}
+    owner: dict[str, str] = {}
+    for key, entry in tree.items():
+        if not isinstance(key, str) or not normalized(key):
+            raise ValueError(f"{key!r}: a category's name must be text")
+        category = _category(key, entry)
+        for name in (*category.names, *category.also):
+            if name in owner:
+                raise ValueError(f"{key}: the name {name!r} belongs to {owner[name]} already")
+            owner[name] = key
+        categories[key] = category
+    return categories
+
+
+def _category(key: str, entry: object) -> Category:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{key}: must be a section with scenes")
+    for field in entry:
+        if field not in ("noun", "also", "scenes"):
+            raise ValueError(f"{key}.{field}: unknown; a category has noun, also and scenes")
+    noun, also, scenes = entry.get("noun", _as_noun(key)), entry.get("also", []), entry.get("scenes")
+    if not isinstance(noun, str) or not noun.strip():
+        raise ValueError(f"{key}.noun: must be text")
+    if not isinstance(also, list) or not all(isinstance(name, str) and normalized(name) for name in also):
+        raise ValueError(f"{key}.also: must be a list of names")
+    if not isinstance(scenes, dict) or not scenes:
+        raise ValueError(f"{key}.scenes: must map names of scenes to templates, at least one")
+    if key == DEFAULT:
+        noun, also = ANY_PRODUCT, []
+    for name, template in scenes.items():
+        _check_template(f"{key}.scenes.{name}", name, template)
+    names = [] if key == DEFAULT else list(dict.fromkeys(normalized(name) for name in (key, noun)))
+    others = [name for name in dict.fromkeys(normalized(name) for name in also) if name not in names]
+    return Category(noun=noun, names=tuple(names), also=tuple(others), templates=dict(scenes))
+
+
+def _check_template(where: str, name: object, template: object) -> None:
+    if not isinstance(name, str) or not _SCENE_NAME.match(name):
+        raise ValueError(f"{where}: a scene's name is lower-case letters, digits, - and _, at most 64")
+    if not isinstance(template, str) or not template.strip():
+        raise ValueError(f"{where}: must be text")
+    try:
+        fields = list(_placeholders(template))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; write {{{{ and }}}} for braces") from error
+    for field in fields:
+        if field not in ("category", "product"):
+            raise ValueError(f"{where}: unknown {{{field}}}; a template may use {{category}} and {{product}}")
+
+
+def _placeholders(template: str) -> Iterator[str]:
+    """What stands in braces, conversions and formats included, so that these are refused."""
+    for _, field, spec, conversion in string.Formatter().parse(template):
+        if field is not None:
+            yield field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not the later one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands twice")
+        return super().construct_mapping(node, deep)

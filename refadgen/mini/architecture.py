@@ -1,0 +1,70 @@
+"""The built-in model's networks: RefAdGen's classes at a width that two CPU cores can train and run."""
+
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+WIDTH_PX, HEIGHT_PX = 128, 160
+TEXT_WIDTH = 64
+MAX_TOKENS = 32
+
+
+def make_vae() -> AutoencoderKL:
+    """8×8 pixels become 8 latent channels: 24 numbers for 192, half of Stable Diffusion's compression."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 96),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=WIDTH_PX,
+    )
+
+
+def make_unet() -> UNet2DConditionModel:
+    """The base of both U-Nets: four levels, attention at the upper three."""
+    return UNet2DConditionModel(
+        sample_size=(HEIGHT_PX // 8, WIDTH_PX // 8),
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(32, 64, 128, 128),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=4,  # heads, in spite of its name (a diffusers quirk kept for old checkpoints)
+        norm_num_groups=16,
+    )
+
+
+def make_text_encoder(vocab_size: int, eos_token_id: int, bos_token_id: int, pad_token_id: int) -> CLIPTextModel:
+    """Two layers of 64 channels: enough for a caption of trained words."""
+    config = CLIPTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        projection_dim=TEXT_WIDTH,
+        eos_token_id=eos_token_id,
+        bos_token_id=bos_token_id,
+        pad_token_id=pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+def make_scheduler() -> DDIMScheduler:
+    """One configuration for training and sampling; v-prediction learns faster at this size (see the model card)."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )

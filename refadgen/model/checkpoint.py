@@ -1,0 +1,218 @@
+"""Folders of weights: our layout (diffusers'), strictly loaded and saved, and Stable Diffusion 1.5 folders as a base.
+
+    model_index.json  scheduler/  tokenizer/  text_encoder/  vae/  reference_unet/
+    generation_unet/  (attention_fusion.safetensors beside the U-Net's own weights)
+    image_encoder/  image_projection/  feature_extractor/    where the model has them
+
+Only safetensors are read. Each component loads with its own diffusers or transformers class.
+"""
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
+
+from refadgen.model.attention_fusion import attach_capture, attach_fusion, detached, fusion_processors
+from refadgen.model.image_projection import ProductImageProjection
+
+if TYPE_CHECKING:
+    from refadgen.model.pipeline import RefAdGenPipeline
+
+FUSION_FILE = "attention_fusion.safetensors"
+_MODELS = {
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "reference_unet": UNet2DConditionModel,
+    "generation_unet": UNet2DConditionModel,
+    "image_encoder": CLIPVisionModelWithProjection,
+    "image_projection": ProductImageProjection,
+}
+_PROCESSORS = {"tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
+_OPTIONAL = ("image_encoder", "image_projection", "feature_extractor")
+
+
+def resolve(path_or_id: str | Path) -> Path:
+    """The local folder of a model: the path itself, or a hub id's snapshot (downloaded: the user asked for it by name).
+
+    Raises: ValueError when it is neither.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or str(path_or_id).count("/") != 1 or str(path_or_id).startswith("."):
+        raise ValueError(
+            f"model.path={str(path_or_id)!r}: no such folder, and not of the form of a hub id (owner/name)"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:  # the hub's client raises its own, requests' and OS errors
+        raise ValueError(f"model.path={str(path_or_id)!r}: neither a folder nor a reachable hub id: {error}") from error
+
+
+def load(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Components and settings of a RefAdGen folder, as keywords of `RefAdGenPipeline`. Raises: ValueError."""
+    folder = resolve(path_or_id)
+    index = _read_index(folder)
+    if index.get("_class_name") != "RefAdGenPipeline":
+        raise ValueError(f"{folder}: holds a {index.get('_class_name')}, not a RefAdGenPipeline")
+    settings = {name: value for name, value in index.items() if not name.startswith("_") and not _is_component(value)}
+    absent = [name for name in _OPTIONAL if not (folder / name).is_dir()]
+    names = [name for name in (*_MODELS, *_PROCESSORS) if name not in absent]
+    parts: dict[str, Any] = {name: _load_component(folder, name, dtype) for name in names}
+    parts["scheduler"] = load_scheduler(folder)
+    return {**parts, **settings}
+
+
+def load_stable_diffusion(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
+    """`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler` of a Stable Diffusion 1.5 folder. Raises: ValueError."""
+    folder = resolve(path_or_id)
+    _read_index(folder)
+    parts: dict[str, Any] = {
+        "unet": load_model(folder, "unet", UNet2DConditionModel, dtype),
+        "vae": load_model(folder, "vae", AutoencoderKL, dtype),
+        "text_encoder": load_model(folder, "text_encoder", CLIPTextModel, dtype),
+        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "scheduler": load_scheduler(folder),
+    }
+    return parts
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no readable model_index.json ({error})") from error
+    return index
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def load_scheduler(folder: Path) -> SchedulerMixin:
+    """The scheduler in `folder/scheduler`, of the diffusers class its config names. Raises: ValueError."""
+    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    cls = getattr(importlib.import_module("diffusers"), str(config.get("_class_name")), None)
+    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
+        raise ValueError(f"{folder}/scheduler: {config.get('_class_name')!r} is no scheduler of diffusers")
+    scheduler: SchedulerMixin = cls.from_config(config)
+    return scheduler
+
+
+def _load_component(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    if name in _PROCESSORS:
+        return _PROCESSORS[name].from_pretrained(folder / name)
+    model = load_model(folder, name, _MODELS[name], dtype)
+    if name == "reference_unet":
+        attach_capture(model)
+    if name == "generation_unet":
+        attach_fusion(model)
+        _load_fusion(model, folder / name / FUSION_FILE)
+    return model
+
+
+def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype) -> Any:
+    """`folder/name` as a `cls`, every key used once, in evaluation mode.
+
+    Raises: ValueError naming the keys that are missing, left over or of another shape.
+    """
+    place = folder / name
+    if not place.is_dir():
+        raise ValueError(f"{folder}: the component {name}/ is missing")
+    kwargs: dict[str, Any] = {"output_loading_info": True, "use_safetensors": True}
+    kwargs |= {"torch_dtype": dtype, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": dtype}
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    try:
+        model, info = cls.from_pretrained(place, **kwargs)  # type: ignore[attr-defined]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{place}: cannot be loaded: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(level)
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(kind):
+            raise ValueError(f"{place}: {kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:8]}")
+    return model.eval()
+
+
+def _load_fusion(unet: UNet2DConditionModel, file: Path) -> None:
+    if not file.is_file():
+        raise ValueError(f"{file}: missing; it holds the Attention Fusion Modules' projections")
+    load_fusion_state(unet, load_file(file), str(file))
+
+
+def load_fusion_state(unet: UNet2DConditionModel, state: dict[str, torch.Tensor], source: str) -> None:
+    """Puts AFM weights (`<layer>.to_k_ref.weight`, …) into an attached `unet`.
+
+    Raises: ValueError naming keys of `source` that are missing, left over or of another shape.
+    """
+    wanted = fusion_state(unet)
+    check_keys(source, wanted, state)
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(state[name])
+
+
+def fusion_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
+    """The AFM weights of an attached `unet` by `<layer>.to_k_ref.weight` and `<layer>.to_v_ref.weight`."""
+    return {
+        f"{layer}.{name}": tensor
+        for layer, afm in fusion_processors(unet).items()
+        for name, tensor in afm.state_dict().items()
+    }
+
+
+def check_keys(source: str, wanted: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
+    """Raises: ValueError naming the first keys of `given` that are missing, left over or of another shape."""
+    if missing := sorted(wanted.keys() - given.keys()):
+        raise ValueError(f"{source}: missing keys: {missing[:8]}")
+    if extra := sorted(given.keys() - wanted.keys()):
+        raise ValueError(f"{source}: unexpected keys: {extra[:8]}")
+    for name, tensor in wanted.items():
+        if given[name].shape != tensor.shape:
+            raise ValueError(f"{source}: {name} has shape {tuple(given[name].shape)}, must be {tuple(tensor.shape)}")
+
+
+def save(pipeline: "RefAdGenPipeline", directory: str | Path) -> None:
+    """Writes all components and settings; the inverse of `load`."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    index: dict[str, Any] = {"_class_name": "RefAdGenPipeline", **_settings(pipeline)}
+    for name, component in pipeline.components.items():
+        if component is None:
+            continue
+        index[name] = [type(component).__module__.split(".")[0], type(component).__name__]
+        if name == "generation_unet":
+            with detached(component):
+                component.save_pretrained(folder / name)
+            tensors = {key: value.detach().contiguous() for key, value in fusion_state(component).items()}
+            save_file(tensors, folder / name / FUSION_FILE, metadata={"format": "pt"})
+        else:
+            component.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _settings(pipeline: "RefAdGenPipeline") -> dict[str, Any]:
+    names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
+    return {name: pipeline.config[name] for name in names}
+
+
+def fingerprint(path_or_id: str | Path) -> str:
+    """SHA-256 over all files of a model folder that decide its pixels, names and contents; 16 hexadecimal digits."""
+    folder = resolve(path_or_id)
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".json", ".txt") and file.is_file():
+            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
+            with open(file, "rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]

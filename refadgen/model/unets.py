@@ -1,0 +1,151 @@
+"""The two U-Nets, made from one base: what differs from it, what trains, and the Generation U-Net's forward pass."""
+
+import copy
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from refadgen.model.attention_fusion import (
+    Conditioning,
+    attach_capture,
+    attach_fusion,
+    fusion_processors,
+    repeat_rows,
+    self_attention_layers,
+)
+
+_PLAIN_CONFIG = {
+    "addition_embed_type": None,
+    "center_input_sample": False,
+    "class_embed_type": None,
+    "encoder_hid_dim_type": None,
+    "num_class_embeds": None,
+    "only_cross_attention": False,
+    "time_cond_proj_dim": None,
+    "timestep_post_act": None,
+}
+"""Parts of diffusers' U-Net that Stable Diffusion 1.5 does not have and this forward pass does not run."""
+
+
+def require_plain(unet: UNet2DConditionModel) -> None:
+    """Raises: ValueError naming the config entry that Stable Diffusion 1.5's architecture does not know."""
+    for name, plain in _PLAIN_CONFIG.items():
+        if unet.config.get(name, plain) != plain:
+            raise ValueError(
+                f"unet config {name}={unet.config[name]!r}: RefAdGen's base is Stable Diffusion 1.5's U-Net"
+            )
+
+
+def make_reference_unet(base: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy of `base` that hands out the inputs of its self-attentions."""
+    require_plain(base)
+    unet = copy.deepcopy(base)
+    attach_capture(unet)
+    return unet
+
+
+def make_generation_unet(base: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy of `base` with one more input channel, the product mask M′, and an AFM in each self-attention.
+
+    The new channel's weights are zero, so that before training the network is the base whatever the mask.
+    """
+    require_plain(base)
+    unet = copy.deepcopy(base)
+    widen_conv_in(unet)
+    attach_fusion(unet)
+    return unet
+
+
+def widen_conv_in(unet: UNet2DConditionModel) -> None:
+    """Adds the mask channel to `conv_in`, in place: the old channels copied, the new one zero."""
+    old = unet.conv_in
+    new = nn.Conv2d(old.in_channels + 1, old.out_channels, old.kernel_size, padding=old.padding)
+    new.to(device=old.weight.device, dtype=old.weight.dtype)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, : old.in_channels] = old.weight
+        new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.register_to_config(in_channels=new.in_channels)
+
+
+def predict(
+    unet: UNet2DConditionModel,
+    noisy_latents: Tensor,
+    mask_latents: Tensor,
+    timesteps: Tensor,
+    conditioning: Conditioning,
+) -> Tensor:
+    """The Generation U-Net's prediction for both guidance branches of a batch.
+
+    noisy_latents: B×4×h×w, as the scheduler scaled them. mask_latents: M′ at latent size, B×1×h×w, 0 or 1.
+    timesteps: B. Returns: N×4×h×w, unconditional rows first (N = 2B with guidance, else B).
+
+    Equals `UNet2DConditionModel.forward` on doubled inputs. What both branches share, up to the first attention's
+    output, is computed once: conv_in and the resnets before it run on B rows; the first self-attention takes its
+    shared half itself.
+    """
+    num_rows = noisy_latents.shape[0] * conditioning.num_branches
+    kwargs = {"encoder_hidden_states": None, "cross_attention_kwargs": {"conditioning": conditioning}}
+    sample = torch.cat([noisy_latents, mask_latents], dim=1)
+    shared_temb = unet.time_embedding(unet.time_proj(timesteps).to(sample.dtype))
+    temb = repeat_rows(shared_temb, num_rows)
+
+    sample = unet.conv_in(sample)
+    skips = [sample]
+    for block in unet.down_blocks:
+        attentions = getattr(block, "attentions", [None] * len(block.resnets))
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            sample = resnet(sample, shared_temb if sample.shape[0] == shared_temb.shape[0] else temb)
+            if attention is not None:
+                sample = attention(repeat_rows(sample, num_rows), return_dict=False, **kwargs)[0]
+            skips.append(sample)
+        for downsample in block.downsamplers or []:
+            sample = downsample(sample)
+            skips.append(sample)
+
+    sample = repeat_rows(sample, num_rows)
+    skips = [repeat_rows(skip, num_rows) for skip in skips]
+    if unet.mid_block is not None:
+        sample = unet.mid_block(sample, temb, **kwargs)
+
+    for block in unet.up_blocks:
+        block_skips = tuple(skips[-len(block.resnets) :])
+        del skips[-len(block.resnets) :]
+        # The next skip's size, not twice this one's: sizes that the downsampling rounded.
+        upsample_size = skips[-1].shape[2:] if skips else None
+        block_kwargs = kwargs if getattr(block, "has_cross_attention", False) else {}
+        sample = block(sample, block_skips, temb, upsample_size=upsample_size, **block_kwargs)
+
+    if unet.conv_norm_out is not None:
+        sample = unet.conv_act(unet.conv_norm_out(sample))
+    return unet.conv_out(sample)
+
+
+def parameters_without_gradient(reference_unet: UNet2DConditionModel) -> set[str]:
+    """Names of the Reference U-Net's parameters that run after its last captured input, or beside it.
+
+    They get no gradient whatever the loss: freeze them, or distributed training waits for them for ever.
+    """
+    last = self_attention_layers(reference_unet)[-1]
+    transformer_block = last.rsplit(".", 1)[0]
+    transformer = transformer_block.rsplit(".transformer_blocks.", 1)[0]
+    after = [f"{transformer_block}.{part}." for part in ("attn1", "norm2", "attn2", "norm3", "ff")]
+    after += [f"{transformer}.proj_out.", "conv_norm_out.", "conv_out."]
+    return {name for name, _ in reference_unet.named_parameters() if name.startswith(tuple(after))}
+
+
+def trainable_parameters(
+    reference_unet: UNet2DConditionModel, generation_unet: UNet2DConditionModel
+) -> dict[str, nn.Parameter]:
+    """What the paper trains, by full name: the Reference U-Net, `conv_in` and the AFM projections.
+
+    An image-prompt Resampler, where there is one, trains as well: that is the caller's to add.
+    """
+    without = parameters_without_gradient(reference_unet)
+    chosen = {f"reference_unet.{k}": p for k, p in reference_unet.named_parameters() if k not in without}
+    chosen |= {f"generation_unet.conv_in.{k}": p for k, p in generation_unet.conv_in.named_parameters()}
+    for layer, afm in fusion_processors(generation_unet).items():
+        chosen |= {f"generation_unet.{layer}.processor.{k}": p for k, p in afm.named_parameters()}
+    return chosen

@@ -1,0 +1,271 @@
+"""A product photograph on a plain backdrop to its mask, with no network: the third link of the chain.
+
+`cut_out` fits a smooth backdrop (white, any uniform colour, a studio gradient) to the image's border in CIE Lab,
+floods it inwards from the border, so that white inside the product stays product, opens holes that show the backdrop
+(the handle of a mug), takes soft ground shadows away and unmixes the edge into an alpha. A photograph without such a
+backdrop is refused with the reason `no_plain_background`. Works at `WORK_SIDE_PX` at most and scales the alpha back.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from refadgen.errors import RowError
+from refadgen.segmentation.shadows import ground_shadows
+
+WORK_SIDE_PX = 1024
+MIN_PLAIN_BORDER = 0.7
+"""Least share of the border that is backdrop."""
+CLEAR_SCORE = 0.97
+"""A contour at least as clear as this leaves no shadow to look for."""
+MAX_GRADING, MAX_TINT_GRADING = 50.0, 15.0
+"""Largest change over the image of a studio backdrop's L* and of its a*b*; more is a scene."""
+SURE_SCORE = 0.8
+"""A cut at least as well supported as this needs no finer second try."""
+MIN_HOLE = 0.0004
+"""Least share of the image of a hole that is opened; smaller ones are gleams and gaps in lace."""
+MAX_WALL = 0.7
+"""Largest distance of a hole from the outside, in sides of the square of its area."""
+HALO = 0.08
+"""JPEG rings and bleeds around strong edges: nearby, so much of the edge's ΔE still counts as backdrop."""
+MIN_SPECK = 0.0003
+"""Least share of the image of a piece that is kept; smaller ones are dust and compression."""
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """What the plain backdrop looks like: `lab` float32 HW3 everywhere, also behind the product; `noise` in ΔE."""
+
+    lab: np.ndarray
+    noise: float
+
+
+@dataclass(frozen=True)
+class BackgroundCut:
+    """`alpha` uint8 HW, 255 is product; `score` 0 to 1: how much of its contour divides two colours."""
+
+    alpha: np.ndarray
+    score: float
+
+
+def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
+    """The product in front of a plain backdrop.
+
+    image_u8: uint8 HW3, RGB. tolerance: segmentation.background_tolerance, in ΔE*ab.
+    Raises: RowError, rejected `no_plain_background`.
+    """
+    height, width = image_u8.shape[:2]
+    scale = min(1.0, WORK_SIDE_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = image_u8 if scale == 1 else cv2.resize(image_u8, size, interpolation=cv2.INTER_AREA)
+    raw = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = cv2.medianBlur(raw, 3)  # compression noise; keeps edges where they are
+
+    border = _border(lab.shape[:2])
+    backdrop = _fit_backdrop(lab, border, tolerance)
+    threshold = float(np.clip(4 * backdrop.noise, 3.5, tolerance))
+    background = _flood(_distance(lab, backdrop) < threshold, radius=2)
+    if np.count_nonzero(background) > 0.05 * background.size:
+        backdrop = _fit_backdrop(lab, background, tolerance)  # again, now that more of it is known
+    if backdrop.noise > 1:  # grainy: smooth it, so that grain and compression do not cling to the contour
+        lab = cv2.GaussianBlur(cv2.medianBlur(lab, 5), (0, 0), 1.0)
+    best = _cut(raw, lab, backdrop, threshold)
+    if best.score < SURE_SCORE:
+        # White on white: smooth harder, so that a much finer step is still above the noise.
+        smooth = cv2.GaussianBlur(cv2.medianBlur(lab, 5), (0, 0), 1.5)
+        fine = float(np.clip(2.5 * backdrop.noise, 0.8, threshold / 2))
+        second = _cut(raw, smooth, backdrop, fine)
+        if second.score > best.score:
+            best = second
+    if _crossing_lines(best.alpha > 127) > 1:
+        raise _refusal("lines run across it to the image's border")
+    if scale == 1:
+        return best
+    return BackgroundCut(cv2.resize(best.alpha, (width, height), interpolation=cv2.INTER_LINEAR), best.score)
+
+
+def _border(shape: tuple[int, int]) -> np.ndarray:
+    """Bool HW: a band of 1.5 % along the image's border."""
+    band = max(2, round(0.015 * min(shape)))
+    border = np.ones(shape, bool)
+    border[band:-band, band:-band] = False
+    return border
+
+
+def _terms(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """float64 N6: the terms of a quadratic surface at these pixels; the image spans -1 to 1."""
+    y, x = 2 * rows / max(1, shape[0] - 1) - 1, 2 * columns / max(1, shape[1] - 1) - 1
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+def _surface(coefficients: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """float32 HW3: the quadratic surface of `coefficients` (6 by 3, in the order of `_terms`) over the image."""
+    one, x, y, xx, xy, yy = coefficients.astype(np.float32)
+    rows = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
+    columns = np.linspace(-1, 1, shape[1], dtype=np.float32)[:, None]
+    along_rows, along_columns = y * rows + yy * rows**2, one + x * columns + xx * columns**2
+    return along_rows[:, None] + along_columns[None] + rows[:, None] * (xy * columns)[None]
+
+
+def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backdrop:
+    """A quadratic surface through the pixels `where`, robust against the product that touches the border.
+
+    Raises: RowError where those pixels do not follow one smooth surface.
+    """
+    pixels = np.flatnonzero(where)[:: max(1, np.count_nonzero(where) // 20_000)]
+    rows, columns = np.divmod(pixels, where.shape[1])
+    colors, basis = lab[rows, columns].astype(np.float64), _terms(rows, columns, where.shape)
+    center = np.median(colors, axis=0)
+    residual = np.linalg.norm(colors - center, axis=1)
+    coefficients = np.zeros((basis.shape[1], 3))
+    coefficients[0] = center
+    for reach in (30.0, 20.0, tolerance, tolerance, tolerance / 2, tolerance / 2):
+        weight = 1 / (1 + (residual / (reach / 2)) ** 2)[:, None]
+        ridge = 1e-3 * len(basis) * np.diag([0, 1, 1, 3, 3, 3])  # straight where the data do not say otherwise
+        normal = basis.T @ (weight * basis) + ridge
+        coefficients = np.linalg.solve(normal, basis.T @ (weight * colors))
+        residual = np.linalg.norm(colors - basis @ coefficients, axis=1)
+    plain = residual < tolerance
+    share = float(plain.mean())
+    noise = 1.4826 * float(np.median(residual[plain])) if plain.any() else tolerance
+    if share < MIN_PLAIN_BORDER:
+        raise _refusal(f"only {share:.0%} of the border has one smooth colour within {tolerance:g} ΔE")
+    if noise > tolerance / 4:
+        raise _refusal(f"the border is textured: its colours spread by {noise:.1f} ΔE, at most {tolerance / 4:.1f}")
+    surface = _surface(coefficients, where.shape)
+    light, red_green, yellow_blue = np.ptp(surface[::16, ::16], axis=(0, 1))
+    tint, chroma = float(np.hypot(red_green, yellow_blue)), float(np.hypot(center[1], center[2]))
+    if light > MAX_GRADING or tint > MAX_TINT_GRADING + 0.6 * chroma:  # a coloured cloth pales as it darkens
+        raise _refusal(f"the border changes by {light:.0f} in L* and {tint:.0f} in a*b*")
+    return Backdrop(surface, noise)
+
+
+def _refusal(why: str) -> RowError:
+    detail = f"no plain background: {why} (segmentation.background_tolerance)"
+    return RowError("rejected", "no_plain_background", detail)
+
+
+def _distance(lab: np.ndarray, backdrop: Backdrop) -> np.ndarray:
+    """float32 HW: ΔE*ab from the backdrop."""
+    return np.linalg.norm(lab - backdrop.lab, axis=-1)
+
+
+def _disk(radius: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+
+
+def _flood(candidate: np.ndarray, radius: int) -> np.ndarray:
+    """Bool HW: what of `candidate` a disk of this radius reaches from the image's border."""
+    wide = cv2.erode(candidate.astype(np.uint8), _disk(radius))
+    _, labels = cv2.connectedComponents(wide, connectivity=4)
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    reached = np.isin(labels, np.setdiff1d(rim, [0])).astype(np.uint8)
+    return (cv2.dilate(reached, _disk(radius + 1)) > 0) & candidate
+
+
+def _cut(raw: np.ndarray, lab: np.ndarray, backdrop: Backdrop, threshold: float) -> BackgroundCut:
+    """One try at one threshold: flood, holes, shadow, specks, alpha, score."""
+    distance = _distance(lab, backdrop)
+    halo = HALO * cv2.dilate(distance, np.ones((17, 17), np.uint8))
+    candidate = distance < np.maximum(threshold, halo)
+    background = _flood(candidate, radius=2)
+    product = _without_specks(~background)
+    product &= ~_holes(product, candidate, distance, max(1.0, 2 * backdrop.noise))
+    best, score = product, _support(product, lab, backdrop.noise)
+    for shadow in ground_shadows(product, lab, backdrop.lab):
+        if score >= CLEAR_SCORE:
+            break
+        rest = _without_specks(product & ~shadow)
+        rest_score = _support(rest, lab, backdrop.noise)
+        if rest_score > score:  # the contour moved onto clearer edges: out of the shadow, not into a grey product
+            best, score = rest, rest_score
+    return BackgroundCut(_soft_edge(best, raw, backdrop), score)
+
+
+def _without_specks(product: np.ndarray) -> np.ndarray:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(product.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= MIN_SPECK * product.size
+    keep[0] = False
+    return keep[labels] if count > 1 else np.zeros_like(product)
+
+
+def _holes(product: np.ndarray, candidate: np.ndarray, distance: np.ndarray, close: float) -> np.ndarray:
+    """Bool HW: enclosed pixels through which the backdrop shows.
+
+    A hole has the backdrop's very colour, nothing in it, and a wall to the outside that is thin against its own width:
+    a handle, a strap. A white print or label is walled in by more product, or is not quite the backdrop's white.
+    """
+    holes = np.zeros_like(product)
+    enclosed = cv2.morphologyEx((product & candidate).astype(np.uint8), cv2.MORPH_OPEN, _disk(1))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(enclosed, connectivity=4)
+    if count == 1:
+        return holes
+    to_outside = cv2.distanceTransform(np.pad(product, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    for index in range(1, count):
+        if stats[index, cv2.CC_STAT_AREA] < MIN_HOLE * product.size:
+            continue
+        hole = (labels == index).astype(np.uint8)
+        core = cv2.erode(hole, _disk(2)) > 0  # without the blend with the product at the rim
+        values = distance[core] if core.any() else distance[hole > 0]
+        if np.median(values) > close or np.percentile(values, 75) > 2 * close:
+            continue
+        wall = float(to_outside[hole > 0].min())
+        contours, tree = cv2.findContours(hole, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        islands = sum(cv2.contourArea(c) for c, node in zip(contours, tree[0], strict=True) if node[3] >= 0)
+        area = np.count_nonzero(hole)
+        if wall <= MAX_WALL * np.sqrt(area) and islands <= 0.02 * area:
+            holes |= cv2.dilate(hole, _disk(1)) > 0
+    return holes & candidate
+
+
+def _soft_edge(product: np.ndarray, raw: np.ndarray, backdrop: Backdrop) -> np.ndarray:
+    """uint8 HW alpha: inside 255, outside 0, and at the edge how far the colour is from backdrop to product."""
+    mask = product.astype(np.uint8)
+    core = cv2.erode(mask, _disk(2), borderType=cv2.BORDER_REPLICATE)
+    difference = raw - backdrop.lab
+    weight = cv2.blur(core.astype(np.float32), (9, 9))
+    inner = cv2.blur(difference * core[..., None], (9, 9)) / np.maximum(weight, 1e-6)[..., None]
+    strength = (inner**2).sum(axis=-1)
+    unmixed = (difference * inner).sum(axis=-1) / np.maximum(strength, 1e-6)
+    feathered = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)
+    # Where product and backdrop hardly differ, unmixing would amplify noise: there the feathered mask stands.
+    sure = (weight > 0) & (strength > max(10.0, 6 * backdrop.noise) ** 2)
+    alpha = np.where(sure, np.clip(unmixed * 1.1 - 0.05, 0, 1), feathered)
+    alpha = np.where(core > 0, 1.0, np.where(cv2.dilate(mask, _disk(1)) > 0, alpha, 0.0))
+    return np.round(alpha * 255).astype(np.uint8)
+
+
+def _support(product: np.ndarray, lab: np.ndarray, noise: float) -> float:
+    """Score 0 to 1 of a contour: 1 where all of it has a clear step in colour, 0.5 where a twelfth of it has none.
+
+    A flood that ate into a pale product, or a mask around a stretch of texture, has a contour without such a step.
+    """
+    if not product.any():
+        return 0.0
+    left, top, width, height = cv2.boundingRect(product.astype(np.uint8))
+    around = (slice(max(0, top - 8), top + height + 8), slice(max(0, left - 8), left + width + 8))
+    product, lab = product[around], lab[around]
+    contour = (cv2.dilate(product.astype(np.uint8), _disk(1)) > 0) & ~product
+    if not contour.any():
+        return 0.0
+    inside, outside = _local_mean(lab, product), _local_mean(lab, ~product)
+    step = np.linalg.norm(inside - outside, axis=-1)[contour]
+    unsupported = float((step <= max(2.0, 4 * noise)).mean())
+    return max(0.0, 1 - 6 * unsupported)
+
+
+def _local_mean(lab: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """float32 HW3: mean colour of the pixels `where` (bool HW) in the 7x7 around each pixel."""
+    weight = cv2.blur(where.astype(np.float32), (7, 7))[..., None]
+    return cv2.blur(lab * where[..., None].astype(np.float32), (7, 7)) / np.maximum(weight, 1e-6)
+
+
+def _crossing_lines(product: np.ndarray) -> int:
+    """Sides of the image that only thin lines of the product reach: joints of tiles, seams and cables of a scene."""
+    radius = max(2, round(0.008 * min(product.shape)))
+    solid = cv2.morphologyEx(product.astype(np.uint8), cv2.MORPH_OPEN, _disk(radius)) > 0
+    band = 4 * radius
+    touches = [product[0].any(), product[-1].any(), product[:, 0].any(), product[:, -1].any()]
+    reaches = [solid[:band].any(), solid[-band:].any(), solid[:, :band].any(), solid[:, -band:].any()]
+    return sum(bool(touch and not reach) for touch, reach in zip(touches, reaches, strict=True))

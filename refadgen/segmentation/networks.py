@@ -1,0 +1,160 @@
+"""Grounding DINO finds the product's box by its category, SAM2 its mask in the box: the last link of the chain.
+
+Weights load once, in the constructor, from what `SegmentationConfig` names; nothing here has a default checkpoint.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refadgen.config import SegmentationConfig
+from refadgen.errors import RowError
+
+ANY_PRODUCT = "product"
+DETECTORS = ("grounding-dino", "mm-grounding-dino")
+
+
+class GroundedSegmenter:
+    """Grounding DINO and SAM2 on one device, one image at a time."""
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        """Raises: ValueError naming the field whose weights, configuration or device is not there."""
+        assert config.grounding_dino is not None
+        assert config.sam2_checkpoint is not None
+        self.config = config
+        self.device = _device(config.device)
+        self._processor, self._detector = _load_detector(config.grounding_dino)
+        self._detector.to(self.device).eval()
+        self._predictor = _load_sam2(config.sam2_config, config.sam2_checkpoint, self.device)
+
+    @torch.inference_mode()
+    def segment(self, image_u8: np.ndarray, category: str | None) -> tuple[np.ndarray, float]:
+        """alpha uint8 HW and SAM2's predicted IoU, 0 to 1.
+
+        image_u8: uint8 HW3, RGB. category: what to look for; None: any product.
+        Raises: RowError, rejected `product_not_found`.
+        """
+        box = self.find_box(image_u8, category)
+        self._predictor.set_image(image_u8)
+        logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
+        self._predictor.reset_predictor()
+        probability = 1 / (1 + np.exp(-np.clip(logits[0].astype(np.float32), -30, 30)))
+        return np.round(probability * 255).astype(np.uint8), float(np.clip(predicted_iou[0], 0, 1))
+
+    @torch.inference_mode()
+    def find_box(self, image_u8: np.ndarray, category: str | None) -> np.ndarray:
+        """float32 [left, top, right, bottom] in pixels: the box of the highest score.
+
+        Raises: RowError, rejected `product_not_found`.
+        """
+        text = as_query(category)
+        inputs = self._processor(
+            images=image_u8.copy(), text=text, return_tensors="pt", truncation=True, max_length=self._max_text_len()
+        )
+        inputs = inputs.to(self.device)
+        outputs = self._detector(**inputs)
+        found = self._processor.post_process_grounded_object_detection(
+            outputs,
+            inputs["input_ids"],
+            threshold=self.config.box_threshold,
+            text_threshold=self.config.text_threshold,
+            target_sizes=[image_u8.shape[:2]],
+        )[0]
+        box = best_box(
+            found["scores"].float().cpu().numpy(),
+            found["boxes"].float().cpu().numpy(),
+            found["text_labels"],
+            size=(image_u8.shape[1], image_u8.shape[0]),
+        )
+        if box is None:
+            raise RowError(
+                "rejected",
+                "product_not_found",
+                f"no {text.rstrip('.')!r} found above the scores {self.config.box_threshold:g} "
+                f"(segmentation.box_threshold) and {self.config.text_threshold:g} (segmentation.text_threshold)",
+            )
+        return box
+
+    def _max_text_len(self) -> int:
+        text = self._detector.config.text_config
+        return min(self._detector.config.max_text_len, text.max_position_embeddings)
+
+
+def as_query(category: str | None) -> str:
+    """The detector's text: lower case, one phrase, with the final dot it was trained with.
+
+    Of a path such as "Apparel > Shoes" the last part is what the picture shows.
+    """
+    last = (category or "").replace(">", "/").split("/")[-1].replace(".", " ")
+    return (" ".join(last.lower().split()) or ANY_PRODUCT) + "."
+
+
+def best_box(scores: np.ndarray, boxes: np.ndarray, labels: list[str], size: tuple[int, int]) -> np.ndarray | None:
+    """The box of the highest score, cut to the image; None: there is none with words and with an area.
+
+    scores: [N]. boxes: [N, 4] left, top, right, bottom in pixels. labels: the words above the text threshold.
+    size: width and height of the image.
+    """
+    for index in np.argsort(-scores, kind="stable"):
+        box = np.clip(boxes[index], 0, [*size, *size]).astype(np.float32)
+        if str(labels[index]).strip() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
+            return box
+    return None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"segmentation.device={name!r}: must be auto, cpu, cuda, cuda:1, …") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"segmentation.device={name!r}: this machine shows {torch.cuda.device_count()} GPUs to this process"
+        )
+    return device
+
+
+def _load_detector(address: str) -> tuple[Any, Any]:
+    """Processor and model of Grounding DINO from a folder or hub id, every weight of it present."""
+    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
+
+    field = f"segmentation.grounding_dino={address!r}"
+    try:
+        kind = AutoConfig.from_pretrained(address).model_type
+        if kind not in DETECTORS:
+            raise ValueError(f"is a {kind} model, must be one of {', '.join(DETECTORS)}")
+        processor = AutoProcessor.from_pretrained(address)
+        model, report = AutoModelForZeroShotObjectDetection.from_pretrained(
+            address, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{field}: cannot be loaded: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(f"{field}: {len(missing)} weights are missing, the first is {missing[0]}")
+    return processor, model
+
+
+def _load_sam2(config_name: str, checkpoint: str, device: torch.device) -> Any:
+    """SAM2's image predictor from a configuration of the sam2 package and a weights file."""
+    from hydra.errors import HydraException
+    from sam2.build_sam import build_sam2
+    from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+    if not Path(checkpoint).is_file():
+        raise ValueError(f"segmentation.sam2_checkpoint={checkpoint!r}: there is no such file")
+    try:
+        model = build_sam2(config_name, checkpoint, device=str(device))
+    except HydraException as error:
+        raise ValueError(f"segmentation.sam2_config={config_name!r}: the sam2 package has none of that name") from error
+    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(
+            f"segmentation.sam2_checkpoint={checkpoint!r}: is not a SAM2 checkpoint of {config_name} "
+            f"(segmentation.sam2_config): {error}"
+        ) from error
+    return SAM2ImagePredictor(model)

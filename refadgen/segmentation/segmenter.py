@@ -1,0 +1,105 @@
+"""Product image to product mask, by a chain: the row's own mask, alpha channel, plain background, networks.
+
+The first link that applies decides; a plain-background mask that triage finds weak goes on to Grounding DINO and SAM2
+where they are configured. What no link can do is a rejected row that says what to configure.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from refadgen.config import SegmentationConfig
+from refadgen.errors import RowError
+from refadgen.segmentation.background import cut_out
+from refadgen.segmentation.triage import Measurements, Weakness, find_weakness, measure
+
+Source = Literal["own_mask", "alpha", "plain_background", "sam2"]
+CONFIGURE = "set segmentation.grounding_dino and segmentation.sam2_checkpoint, or give the row a mask of its own"
+MIN_TRANSPARENT = 0.001
+"""Share of nearly transparent pixels from which an alpha channel is a cut-out."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A product mask that passed triage.
+
+    mask: uint8 HW, 0 or 255. alpha: uint8 HW, the same with a soft edge. source: the link of the chain that made it.
+    score: 0 to 1; 1 for masks that were given, SAM2's predicted IoU, or the plain background's edge support.
+    """
+
+    mask: np.ndarray
+    alpha: np.ndarray
+    source: Source
+    score: float
+    measurements: Measurements
+
+
+class ProductMasker:
+    """The chain. Loads the networks' weights once, if they are configured."""
+
+    def __init__(self, config: SegmentationConfig) -> None:
+        """Raises: ValueError naming the field of a weights file or device that is not there."""
+        self.config = config
+        self._networks = None
+        if config.grounding_dino is not None:
+            from refadgen.segmentation.networks import GroundedSegmenter  # torch only where it is used
+
+            self._networks = GroundedSegmenter(config)
+
+    def segment(self, image: Image.Image, category: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
+        """The mask of the product in `image` (RGB or RGBA).
+
+        category: what to look for, as text; None: any product. own_mask: HW, bool, 0/1 or 0-255; None: there is none.
+        Raises: RowError, rejected.
+        """
+        if own_mask is not None:
+            return self._checked(_given_alpha(own_mask, image.size), "own_mask", 1.0)
+        if image.mode == "RGBA":
+            alpha = np.asarray(image)[..., 3]
+            if alpha.max() < 16:
+                raise RowError("rejected", "mask_empty", "the image is fully transparent")
+            if (alpha < 16).mean() >= MIN_TRANSPARENT and (alpha > 239).any():
+                return self._checked(alpha.copy(), "alpha", 1.0)
+        image_u8 = np.asarray(image.convert("RGB"))
+        try:
+            cut = cut_out(image_u8, self.config.background_tolerance)
+            return self._checked(cut.alpha, "plain_background", cut.score)
+        except RowError as error:
+            if self._networks is None:
+                raise RowError("rejected", error.reason, f"{error.detail}; {CONFIGURE}") from error
+        alpha, score = self._networks.segment(image_u8, category)
+        return self._checked(alpha, "sam2", score)
+
+    def _checked(self, alpha: np.ndarray, source: Source, score: float) -> Segmentation:
+        """The segmentation, if triage finds nothing wrong."""
+        mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
+        measurements = measure(mask, self.config.min_piece)
+        given = source in ("own_mask", "alpha")
+        weakness: Weakness | None = find_weakness(measurements, score, self.config, trimmed_is_whole=given)
+        if weakness is not None:
+            raise RowError("rejected", weakness.reason, weakness.detail)
+        return Segmentation(mask, alpha, source, score, measurements)
+
+
+def _given_alpha(own_mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 HW of the image's `size` (width, height) from a row's own mask; greys stay soft.
+
+    Raises: RowError where the mask has another shape than the image.
+    """
+    if own_mask.ndim != 2:
+        raise RowError("rejected", "mask_size_mismatch", f"the row's mask has shape {own_mask.shape}, must be 2-D")
+    alpha = own_mask.astype(np.float32)
+    alpha *= 255 if own_mask.dtype == bool or own_mask.max(initial=0) <= 1 else 1
+    height, width = own_mask.shape
+    if (width, height) != size:
+        if abs(width * size[1] - height * size[0]) > 0.02 * height * size[0]:
+            raise RowError(
+                "rejected",
+                "mask_size_mismatch",
+                f"the row's mask is {width}x{height}, the image {size[0]}x{size[1]}: another aspect ratio",
+            )
+        alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_LINEAR)
+    return np.clip(np.round(alpha), 0, 255).astype(np.uint8)

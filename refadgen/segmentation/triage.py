@@ -1,0 +1,91 @@
+"""Which masks are too weak to make ads from, and why."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from refadgen.config import SegmentationConfig
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a mask looks like.
+
+    area: share of the image. edge_contact: the largest share, over the four sides of the image, of the product's
+    extent along that side on which it touches it: 1 for a torso cut at the bottom, near 0 for a ball that just touches.
+    pieces: separate parts, small ones left out. trimmed: touches all four sides, as cut-outs cropped to the product do.
+    """
+
+    area: float
+    edge_contact: float
+    pieces: int
+    trimmed: bool
+
+
+@dataclass(frozen=True)
+class Weakness:
+    """Why a mask is weak: a stable reason code and a sentence with the measurement, the threshold and its field."""
+
+    reason: str
+    detail: str
+
+
+def measure(mask: np.ndarray, min_piece: float) -> Measurements:
+    """Measurements of a mask, uint8 HW, product above 127. min_piece: share of the product from which a part counts."""
+    product = mask > 127
+    size = int(np.count_nonzero(product))
+    if size == 0:
+        return Measurements(area=0.0, edge_contact=0.0, pieces=0, trimmed=False)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(product.astype(np.uint8), connectivity=8)
+    parts = stats[1:][stats[1:, cv2.CC_STAT_AREA] >= min_piece * size]
+    columns, rows = np.flatnonzero(product.any(axis=0)), np.flatnonzero(product.any(axis=1))
+    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+    contacts = [
+        np.count_nonzero(product[0]) / width,
+        np.count_nonzero(product[-1]) / width,
+        np.count_nonzero(product[:, 0]) / height,
+        np.count_nonzero(product[:, -1]) / height,
+    ]
+    return Measurements(
+        area=size / product.size, edge_contact=float(max(contacts)), pieces=len(parts), trimmed=bool(min(contacts) > 0)
+    )
+
+
+def find_weakness(
+    measurements: Measurements, score: float, config: SegmentationConfig, trimmed_is_whole: bool
+) -> Weakness | None:
+    """The first thing wrong with a mask; None: it is good.
+
+    trimmed_is_whole: a product that touches all four sides was cropped to its own extent (cut-outs), not cut off.
+    """
+    area, contact = measurements.area, measurements.edge_contact
+    if area == 0:
+        return Weakness("mask_empty", "the mask is empty: no product was found in the image")
+    if area < config.min_area:
+        return Weakness(
+            "mask_area_too_small",
+            f"the mask covers {area:.2%} of the image, less than {config.min_area:.2%} (segmentation.min_area)",
+        )
+    if area > config.max_area:
+        return Weakness(
+            "mask_area_too_large",
+            f"the mask covers {area:.2%} of the image, more than {config.max_area:.2%} (segmentation.max_area)",
+        )
+    if contact > config.max_edge_contact and not (trimmed_is_whole and measurements.trimmed):
+        return Weakness(
+            "mask_touches_edge",
+            f"the product is cut off: {contact:.0%} of its extent along one side of the image touches that side, "
+            f"more than {config.max_edge_contact:.0%} (segmentation.max_edge_contact)",
+        )
+    if measurements.pieces > config.max_pieces:
+        return Weakness(
+            "mask_in_pieces",
+            f"the mask is in {measurements.pieces} pieces, more than {config.max_pieces} (segmentation.max_pieces)",
+        )
+    if score < config.min_score:
+        return Weakness(
+            "mask_low_score",
+            f"the mask's score is {score:.2f}, less than {config.min_score:.2f} (segmentation.min_score)",
+        )
+    return None

@@ -1,0 +1,191 @@
+"""The only place that knows Mitsuba: meshes, materials, lights and the path tracer.
+
+Importing it selects the `scalar_rgb` variant for the process: compiled variants would compile anew for every product.
+"""
+
+import mitsuba as mi
+import numpy as np
+
+from refadgen.studio.appearance import Appearance, Color, draw_label
+from refadgen.studio.camera import Pinhole, View
+from refadgen.studio.denoise import denoise
+from refadgen.studio.meshes import Part, rotation_y
+from refadgen.studio.scenes import Scene
+from refadgen.studio.shapes import Shape
+from refadgen.studio.textures import TILE_UNITS, surface_texture, wall_texture
+
+mi.set_variant("scalar_rgb")
+
+_PAPER = (232, 230, 224)
+_FLOOR_UNITS = 60.0
+
+
+def _flat(color: Color) -> dict:
+    """A constant colour, given in sRGB 0–255."""
+    srgb = np.array(color) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return {"type": "rgb", "value": linear.tolist()}
+
+
+def _picture(pixels: np.ndarray, *, repeat: float = 1.0) -> dict:
+    """An sRGB picture uint8 [H, W, 3], top row first, as a texture, tiled `repeat` times over the label square."""
+    scale = mi.ScalarTransform4f().scale([repeat, repeat, 1])
+    return {"type": "bitmap", "bitmap": mi.Bitmap(np.array(pixels[::-1])), "to_uv": scale}
+
+
+def _mesh(part: Part, bsdf: dict) -> mi.Mesh:
+    properties = mi.Properties()
+    properties["bsdf"] = mi.load_dict(bsdf)
+    mesh = mi.Mesh(
+        part.name,
+        vertex_count=len(part.vertices),
+        face_count=len(part.faces),
+        has_vertex_normals=True,
+        has_vertex_texcoords=True,
+        props=properties,
+    )
+    parameters = mi.traverse(mesh)
+    parameters["vertex_positions"] = part.vertices.astype(np.float32).ravel()
+    parameters["vertex_normals"] = part.normals.astype(np.float32).ravel()
+    parameters["vertex_texcoords"] = part.uvs.astype(np.float32).ravel()
+    parameters["faces"] = part.faces.astype(np.uint32).ravel()
+    parameters.update()
+    return mesh
+
+
+def product_dict(shape: Shape, appearance: Appearance, view: View) -> dict:
+    """The product's meshes, turned as the view says, ready for `trace`."""
+    finish = {
+        "type": "principled",
+        "roughness": appearance.roughness,
+        "metallic": 0.35 if appearance.metallic else 0.0,
+        "specular": 0.4,
+    }
+    label = _picture(draw_label(appearance, shape.label_aspect))
+    colors = {"body": label, "accent": _flat(appearance.accent), "paper": _flat(_PAPER)}
+    objects = {}
+    for index, part in enumerate(shape.parts):
+        bsdf = {"type": "twosided", "material": finish | {"base_color": colors[part.material]}}
+        objects[f"part{index}"] = _mesh(part.mapped(rotation_y(view.yaw_deg)), bsdf)
+    return objects
+
+
+def backdrop_dict(scene: Scene) -> dict:
+    """Floor and wall of a scene. An open sky has no wall: its pixels stay transparent and are painted afterwards."""
+    turn = mi.ScalarTransform4f()
+    floor = {
+        "type": "rectangle",
+        "to_world": turn.rotate([0, 1, 0], scene.surface_turn_deg).rotate([1, 0, 0], -90).scale(_FLOOR_UNITS / 2),
+        "bsdf": {
+            "type": "diffuse",
+            "reflectance": _picture(
+                surface_texture(scene.surface, scene.texture_seed), repeat=_FLOOR_UNITS / TILE_UNITS
+            ),
+        },
+    }
+    if scene.wall == "open sky":
+        return {"floor": floor}
+    wall = {
+        "type": "rectangle",
+        "to_world": turn.translate([0, 0, -scene.wall_distance]).scale(_FLOOR_UNITS / 2),
+        "bsdf": {
+            "type": "diffuse",
+            "reflectance": _picture(wall_texture(scene.wall, scene.texture_seed), repeat=_FLOOR_UNITS / TILE_UNITS),
+        },
+    }
+    return {"floor": floor, "wall": wall}
+
+
+def _sky_fill(red: float, green: float, blue: float) -> dict:
+    return {"type": "constant", "radiance": {"type": "rgb", "value": [red, green, blue]}}
+
+
+def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) -> dict:
+    """A square lamp at (x, y, z) that faces the product."""
+    place = mi.ScalarTransform4f().look_at(origin=[x, y, z], target=[0, 0.4, 0], up=[0, 0.99, 0.1])
+    return {
+        "type": "rectangle",
+        "to_world": place.scale(half_size),
+        "emitter": {"type": "area", "radiance": {"type": "rgb", "value": [radiance] * 3}},
+    }
+
+
+def _direction(azimuth_deg: float, lift_deg: float) -> np.ndarray:
+    """Unit vector towards a lamp: azimuth 0 is the camera's side, positive to the right."""
+    a, e = np.radians(azimuth_deg), np.radians(lift_deg)
+    return np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
+
+
+def _lights(scene: Scene | None) -> dict:
+    """The lamps of a scene, or those of the product photograph (None).
+
+    Strengths are set so that a diffuse surface shows about its own colour.
+    """
+    if scene is None:
+        return {
+            "fill": _sky_fill(0.62, 0.62, 0.62),
+            "key": _softbox(-3.0, 3.5, 4.0, 1.8, 4.0),
+        }
+    turn, lift = scene.light_turn_deg, scene.light_lift_deg
+    if scene.light == "soft studio light":
+        x, y, z = 6.5 * _direction(-30 + turn, 48 + lift)
+        return {"fill": _sky_fill(0.5, 0.5, 0.5), "key": _softbox(x, y, z, 2.0, 7.0)}
+    if scene.light == "spotlight from above":
+        origin = 4.2 * _direction(15 + 2 * turn, 60 + lift)
+        place = mi.ScalarTransform4f().look_at(origin=origin.tolist(), target=[0, 0.35, 0], up=[0, 0.1, -0.99])
+        spot = {"type": "spot", "to_world": place, "cutoff_angle": 16, "beam_width": 11}
+        strength = 4.2**2 * np.pi * 1.35
+        spot["intensity"] = {"type": "rgb", "value": [strength, 0.96 * strength, 0.88 * strength]}
+        return {"fill": _sky_fill(0.17, 0.17, 0.19), "key": spot}
+    if scene.light == "morning sun from the left":
+        towards, color, fill = _direction(-48 + turn, 36 + lift), (1.0, 0.94, 0.80), _sky_fill(0.34, 0.38, 0.44)
+        strength = 1.15 * np.pi
+    else:
+        towards, color, fill = _direction(50 + turn, 24 + lift), (1.0, 0.66, 0.36), _sky_fill(0.27, 0.24, 0.30)
+        strength = 1.45 * np.pi
+    sun = {
+        "type": "directional",
+        "direction": (-towards).tolist(),
+        "irradiance": {"type": "rgb", "value": [strength * c for c in color]},
+    }
+    return {"fill": fill, "key": sun}
+
+
+def trace(
+    objects: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, spp: int
+) -> np.ndarray:
+    """Path-traces `objects` in the light of `scene`, or in the neutral light of product photographs (None).
+
+    Returns: linear float32 [H, W, 4]; rgb is weighted by alpha, alpha is 0 where nothing but light is seen.
+    """
+    target = camera.origin + camera.axes[2]
+    sensor = {
+        "type": "perspective",
+        "fov_axis": "x",
+        "fov": float(np.degrees(2 * np.arctan(width_px / 2 / camera.focal_px))),
+        "principal_point_offset_x": 0.5 - camera.principal[0] / width_px,
+        "principal_point_offset_y": 0.5 - camera.principal[1] / height_px,
+        "near_clip": 0.1,
+        "far_clip": 1e4,
+        "to_world": mi.ScalarTransform4f().look_at(
+            origin=camera.origin.tolist(), target=target.tolist(), up=camera.axes[1].tolist()
+        ),
+        "film": {
+            "type": "hdrfilm",
+            "width": width_px,
+            "height": height_px,
+            "pixel_format": "rgba",
+            "component_format": "float32",
+            "rfilter": {"type": "box"},
+        },
+        "sampler": {"type": "multijitter", "sample_count": spp},
+    }
+    # Light straight from the lamps and the fill only: bounces between objects cost a third more time and most of the
+    # noise, and are hardly seen at this size.
+    path = {"type": "path", "max_depth": 2, "hide_emitters": True}
+    world = mi.load_dict({"type": "scene", "integrator": path, "sensor": sensor} | objects | _lights(scene))
+    # A pass of its own with the same seed, so the same sample positions: together in one pass they take twice as long.
+    guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"})
+    passes = [mi.render(world, spp=spp, seed=0), mi.render(world, integrator=guides, spp=spp, seed=0)]
+    pixels = np.concatenate([np.array(image) for image in passes], axis=-1)
+    return denoise(np.nan_to_num(pixels, nan=0.0, posinf=0.0))

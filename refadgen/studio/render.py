@@ -1,0 +1,147 @@
+"""Pictures of products: photograph on white and ad in a scene, from seeds.
+
+One seed gives one product, one view and one scene. Photograph and ad share camera and place, so one mask serves both.
+Needs the extra `refadgen[studio]`; importing this module selects Mitsuba's `scalar_rgb` variant for the process.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from refadgen.studio import scenes
+from refadgen.studio.appearance import Appearance, sample_appearance
+from refadgen.studio.camera import View, camera_for, sample_view, silhouette
+from refadgen.studio.mitsuba_scene import backdrop_dict, product_dict, trace
+from refadgen.studio.scenes import Scene
+from refadgen.studio.shapes import Shape, sample_shape
+from refadgen.studio.textures import sky_picture
+
+WIDTH_PX, HEIGHT_PX = 128, 160
+PHOTO_SPP, AD_SPP = 6, 6
+
+__all__ = ["Product", "Scene", "Triplet", "View", "render_ad", "render_product_photo", "render_triplet", "sample_view"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """One thing to sell."""
+
+    product_id: str
+    category: str
+    """One of the paper's categories (Table 1)."""
+    shape: Shape
+    appearance: Appearance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Triplet:
+    """One training row: product photograph, ad, and what is known about them."""
+
+    seed: int
+    product_id: str
+    category: str
+    split: str
+    """Either "train" or "test"; a product is in one of them only."""
+    scene: Scene
+    view: View
+    captions: list[str]
+    product_image: np.ndarray
+    """uint8 [H, W, 3], pure white outside of the mask."""
+    product_mask: np.ndarray
+    """uint8 [H, W], 0 or 255; the product's place in both pictures."""
+    ad_image: np.ndarray
+    """uint8 [H, W, 3]."""
+
+
+def sample_product(seed: int) -> Product:
+    """The product of a seed: shape and appearance are drawn independently."""
+    shape = sample_shape(np.random.default_rng([seed, 0]))
+    appearance = sample_appearance(np.random.default_rng([seed, 1]))
+    return Product(product_id=f"studio-{seed:07d}", category=shape.category, shape=shape, appearance=appearance)
+
+
+def with_appearance(product: Product, appearance: Appearance) -> Product:
+    """The same silhouette in another product's clothes."""
+    return replace(product, appearance=appearance, product_id=f"{product.product_id}-dressed")
+
+
+def split_of(product_id: str) -> str:
+    """The split: "test" for about 4 % of the products, by a hash of the id, else "train"."""
+    return "test" if int.from_bytes(hashlib.sha256(product_id.encode()).digest()[:4]) % 100 < 4 else "train"
+
+
+def _to_srgb(linear: np.ndarray) -> np.ndarray:
+    """Linear radiance to uint8 sRGB; highlights above 0.8 roll off softly and reach white at about 1.8."""
+    over = np.maximum(linear - 0.8, 0.0)
+    toned = np.minimum(linear, 0.8) + 0.2 * (1 - np.exp(-over / 0.2 * 0.8))
+    srgb = np.where(toned <= 0.0031308, 12.92 * toned, 1.055 * np.maximum(toned, 1e-6) ** (1 / 2.4) - 0.055)
+    return np.clip(np.round(srgb * 255), 0, 255).astype(np.uint8)
+
+
+def render_product_photo(
+    product: Product,
+    view: View,
+    *,
+    width_px: int = WIDTH_PX,
+    height_px: int = HEIGHT_PX,
+    spp: int = PHOTO_SPP,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The product alone in neutral soft light, in the place where the ad shows it.
+
+    Returns: rgb uint8 [H, W, 3], exactly 255 outside of the mask; mask uint8 [H, W], 0 or 255.
+    """
+    camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
+    objects = product_dict(product.shape, product.appearance, view)
+    rgba = trace(objects, camera, None, width_px=width_px, height_px=height_px, spp=spp)
+    # The product's light is weighted by coverage: white paper fills the rest of a pixel at the edge.
+    paper = 1.0 - rgba[..., 3:]
+    toned = _to_srgb(rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3))
+    rgb = np.round(toned * (1 - paper) + 255 * paper).astype(np.uint8)
+    mask = silhouette(product.shape, view, width_px=width_px, height_px=height_px)
+    rgb[mask == 0] = 255
+    return rgb, mask
+
+
+def render_ad(
+    product: Product,
+    scene: Scene,
+    view: View,
+    *,
+    width_px: int = WIDTH_PX,
+    height_px: int = HEIGHT_PX,
+    spp: int = AD_SPP,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The product in a scene. Returns: rgb uint8 [H, W, 3]; the same mask as the product photograph's, uint8 [H, W]."""
+    camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
+    objects = product_dict(product.shape, product.appearance, view) | backdrop_dict(scene)
+    rgba = trace(objects, camera, scene, width_px=width_px, height_px=height_px, spp=spp)
+    linear = rgba[..., :3]
+    if scene.wall == "open sky":
+        far = camera.origin + np.array([[0.0, 0.0, -1e4]]) * [1, 0, 1]
+        horizon = float(camera.project(far)[0, 1])
+        sky = sky_picture(scene.light, scene.texture_seed, horizon=horizon, height=height_px, width=width_px)
+        linear = linear + (1 - rgba[..., 3:]) * sky
+    return _to_srgb(linear * scene.exposure), silhouette(product.shape, view, width_px=width_px, height_px=height_px)
+
+
+def render_triplet(seed: int, *, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, spp: int = AD_SPP) -> Triplet:
+    """Everything of one seed. Training products stand in trained scene combinations only; test products in any."""
+    product, view = sample_product(seed), sample_view(seed)
+    split = split_of(product.product_id)
+    scene = scenes.sample_scene(seed, held_out=None if split == "test" else False)
+    size = {"width_px": width_px, "height_px": height_px}
+    product_image, product_mask = render_product_photo(product, view, **size, spp=min(spp, PHOTO_SPP))
+    ad_image, _ = render_ad(product, scene, view, **size, spp=spp)
+    return Triplet(
+        seed=seed,
+        product_id=product.product_id,
+        category=product.category,
+        split=split,
+        scene=scene,
+        view=view,
+        captions=scenes.captions(product.shape.noun, scene),
+        product_image=product_image,
+        product_mask=product_mask,
+        ad_image=ad_image,
+    )

@@ -1,0 +1,123 @@
+"""Scene words: surfaces × walls × lights, the captions made of them, and the combinations kept from training.
+
+Nothing here needs Mitsuba: scene templates import these words, so that a prompt uses exactly what the model has seen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SURFACES = ("wooden table", "marble slab", "sand", "grass", "concrete", "snow", "blue cloth", "dark slate")
+"""What a product stands on."""
+
+WALLS = ("white wall", "pink wall", "green wall", "blue wall", "yellow wall", "grey wall", "open sky", "leafy hedge")
+"""What is behind it."""
+
+LIGHTS = ("soft studio light", "morning sun from the left", "evening sun from the right", "spotlight from above")
+"""What lights it."""
+
+_SURFACE_PHRASES = {
+    "wooden table": "on a wooden table",
+    "marble slab": "on a marble slab",
+    "sand": "on sand",
+    "grass": "on grass",
+    "concrete": "on concrete",
+    "snow": "on snow",
+    "blue cloth": "on a blue cloth",
+    "dark slate": "on dark slate",
+}
+_WALL_PHRASES = {
+    **{wall: f"in front of a {wall}" for wall in WALLS},
+    "open sky": "under an open sky",
+}
+
+ANY_PRODUCT = "product"
+"""The noun of a caption that names no category."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """One place to photograph in: three words and the chance that makes two such places differ."""
+
+    surface: str
+    wall: str
+    light: str
+    texture_seed: int
+    wall_distance: float
+    """From the product to the wall, in product heights."""
+    surface_turn_deg: float
+    light_turn_deg: float
+    """Turns the light about the upward axis."""
+    light_lift_deg: float
+    exposure: float
+    """Factor on all light, about 1."""
+
+
+def is_held_out_combination(surface: str, wall: str) -> bool:
+    """Whether training never shows this surface with this wall (9 of 64): each word is trained, the pair is not.
+
+    Raises: ValueError for a word that is not in SURFACES or WALLS.
+    """
+    _check(surface, "surface", SURFACES)
+    _check(wall, "wall", WALLS)
+    return (3 * SURFACES.index(surface) + WALLS.index(wall)) % 7 == 1
+
+
+def sample_scene(seed: int, *, held_out: bool | None = False) -> Scene:
+    """The scene of a seed. `held_out`: False gives trained combinations only, True held-out ones only, None any."""
+    rng = np.random.default_rng([seed, 3])
+    pairs = [(s, w) for s in SURFACES for w in WALLS if held_out is None or is_held_out_combination(s, w) == held_out]
+    surface, wall = pairs[int(rng.integers(len(pairs)))]
+    return make_scene(surface, wall, LIGHTS[int(rng.integers(len(LIGHTS)))], seed=seed)
+
+
+def make_scene(surface: str, wall: str, light: str, *, seed: int) -> Scene:
+    """A scene of given words; the seed draws textures, distances and angles. Raises: ValueError for unknown words."""
+    _check(surface, "surface", SURFACES)
+    _check(wall, "wall", WALLS)
+    _check(light, "light", LIGHTS)
+    rng = np.random.default_rng([seed, 4])
+    return Scene(
+        surface=surface,
+        wall=wall,
+        light=light,
+        texture_seed=int(rng.integers(2**31)),
+        wall_distance=float(rng.uniform(1.0, 2.4)),
+        surface_turn_deg=float(rng.uniform(-25, 25)),
+        light_turn_deg=float(rng.uniform(-12, 12)),
+        light_lift_deg=float(rng.uniform(-5, 5)),
+        exposure=float(rng.uniform(0.92, 1.08)),
+    )
+
+
+def scene_prompt(surface: str, wall: str, light: str, category: str | None = None) -> str:
+    """The plain prompt of a scene, e.g. "a bottle on a wooden table in front of a pink wall, soft studio light".
+
+    `category`: the product's noun; None says "a product". Raises: ValueError for words that were never trained.
+    """
+    _check(surface, "surface", SURFACES)
+    _check(wall, "wall", WALLS)
+    _check(light, "light", LIGHTS)
+    return f"a {category or ANY_PRODUCT} {_SURFACE_PHRASES[surface]} {_WALL_PHRASES[wall]}, {light}"
+
+
+def caption(category: str, scene: Scene, rng: np.random.Generator) -> str:
+    """One random paraphrase of `captions`."""
+    options = captions(category, scene)
+    return options[int(rng.integers(len(options)))]
+
+
+def captions(category: str, scene: Scene) -> list[str]:
+    """All paraphrases of a scene, each with the scene's three words: the plain prompt first, then without category."""
+    on, behind = _SURFACE_PHRASES[scene.surface], _WALL_PHRASES[scene.wall]
+    return [
+        scene_prompt(scene.surface, scene.wall, scene.light, category),
+        scene_prompt(scene.surface, scene.wall, scene.light),
+        f"a photo of a {category} {on} {behind} with {scene.light}",
+        f"{scene.light}, a {category} standing {on}, {behind}",
+    ]
+
+
+def _check(word: str, what: str, allowed: tuple[str, ...]) -> None:
+    if word not in allowed:
+        raise ValueError(f"{word!r} is not a trained {what}: use one of {', '.join(allowed)}")

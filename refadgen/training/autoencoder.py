@@ -1,0 +1,84 @@
+"""Trains the small VAE of the built-in model on random crops of product photographs and ads."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+KL_WEIGHT = 1e-5
+
+
+def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """L1 of pixels and of their differences to the neighbours (edges), plus a little KL. pixels: N×3×H×W in −1…1."""
+    posterior = vae.encode(pixels).latent_dist
+    decoded = vae.decode(posterior.sample()).sample
+    loss = F.l1_loss(decoded, pixels)
+    for axis in (-1, -2):
+        loss = loss + F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
+    return loss + KL_WEIGHT * posterior.kl().mean() / pixels[0].numel()
+
+
+def train_autoencoder(
+    vae: AutoencoderKL,
+    images_u8: np.ndarray,
+    *,
+    num_steps: int,
+    batch_size: int = 16,
+    crop_px: int = 64,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Trains `vae` in place, then sets `shift_factor` and `scaling_factor` so that latents have mean 0 and deviation 1.
+
+    images_u8: uint8 n×H×W×3.
+    """
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.05)
+    height, width = images_u8.shape[1:3]
+    started = time.monotonic()
+    mean_loss = 0.0
+    vae.train()
+    for step in range(num_steps):
+        crops = []
+        for index in rng.integers(len(images_u8), size=batch_size):
+            top, left = rng.integers(height - crop_px + 1), rng.integers(width - crop_px + 1)
+            crop = images_u8[index, top : top + crop_px, left : left + crop_px]
+            crop = crop[..., rng.permutation(3)]  # colours the catalogue has not seen yet
+            crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
+        pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        loss = reconstruction_loss(vae, pixels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        mean_loss += (loss.item() - mean_loss) / min(step + 1, 50)
+        if (step + 1) % 100 == 0:
+            report(f"vae step {step + 1}/{num_steps} loss {mean_loss:.4f} {time.monotonic() - started:.0f} s")
+    vae.eval()
+    _set_latent_scale(vae, images_u8[:: max(1, len(images_u8) // 256)])
+
+
+@torch.no_grad()
+def _set_latent_scale(vae: AutoencoderKL, images_u8: np.ndarray) -> None:
+    latents = encode_images(vae, images_u8)
+    vae.register_to_config(
+        shift_factor=round(latents.mean().item(), 5), scaling_factor=round(1 / latents.std().item(), 5)
+    )
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, images_u8: np.ndarray, batch_size: int = 16) -> Tensor:
+    """Unscaled latents (the means) of images. uint8 n×H×W×3 → float32 n×C×h×w."""
+    parts = []
+    for start in range(0, len(images_u8), batch_size):
+        pixels = torch.from_numpy(images_u8[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        parts.append(vae.encode(pixels).latent_dist.mean)
+    return torch.cat(parts)

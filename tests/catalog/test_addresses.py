@@ -1,0 +1,53 @@
+"""What of an address may be shown, and which network addresses are public."""
+
+import pytest
+
+from refadgen.catalog.addresses import is_public_address, redact_address
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://u:p@shop.example/a.png?sig=SECRET#SECRET", "https://shop.example/a.png"),
+        ("HTTP://shop.example?sig=SECRET", "HTTP://shop.example"),
+        ("s3://KEY:SECRET@bucket/a.png?X-Amz-Signature=SECRET", "s3://bucket/a.png"),
+        ("ftp://u:SECRET@host/a", "ftp://host/a"),
+        ("//u:SECRET@cdn.example/a.png?sig=SECRET", "//cdn.example/a.png"),
+        ("https:u:SECRET@host/a?SECRET", "https:host/a"),
+        ("http://[::1?sig=SECRET", "http://[::1"),
+        ("https:\\\\u:SECRET@host/a?SECRET", "https:\\\\host/a"),
+        ("images/what?.png", "images/what?.png"),
+        ("/data/a#b.png", "/data/a#b.png"),
+        ("C:\\a?.png", "C:\\a?.png"),
+        ("data:image/png;base64,SECRETSECRET", "data:image/png;base64,… (34 characters)"),
+        ("https://host/a\n<b>\x1b", "https://host/a\ufffd<b>\ufffd"),
+    ],
+)
+def test_redacted(address, shown):
+    assert redact_address(address) == shown
+    assert "SECRET" not in redact_address(address)
+
+
+def test_long_addresses_keep_both_ends():
+    shown = redact_address("https://host/" + "x" * 500 + "/last.png", max_chars=60)
+    assert len(shown) == 60
+    assert shown.startswith("https://host/")
+    assert shown.endswith("/last.png")
+
+
+@pytest.mark.parametrize("ip", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public(ip):
+    assert is_public_address(ip)
+
+
+_NOT_PUBLIC = """
+    127.0.0.1 127.9.9.9 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 100.100.100.200 192.0.0.192
+    198.18.0.1 192.0.2.1 224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 168.63.129.16 192.88.99.1
+    :: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:169.254.169.254 fe80::1 fe80::1%eth0 fec0::1 fc00::1 fd00:ec2::254
+    ff02::1 2002:7f00:1:: 2001::1 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::1 2001:db8::1 3fff::1 5f00::1 nonsense
+"""
+
+
+@pytest.mark.parametrize("ip", _NOT_PUBLIC.split())
+def test_not_public(ip):
+    assert not is_public_address(ip)

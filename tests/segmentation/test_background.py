@@ -1,0 +1,122 @@
+"""The plain-background link: what it cuts out, and what it refuses."""
+
+import cv2
+import numpy as np
+import pytest
+from pictures import SIZE, as_jpeg, disk, iou, mug, photograph, with_shadow
+
+from refadgen.errors import RowError
+from refadgen.segmentation.background import cut_out
+
+TOLERANCE = 12.0
+
+
+def test_product_on_white() -> None:
+    product = disk()
+    cut = cut_out(photograph(product, (200, 40, 40)), TOLERANCE)
+    assert iou(cut.alpha, product) > 0.985
+    assert cut.score > 0.95
+    assert ((cut.alpha > 0) & (cut.alpha < 255)).any(), "the edge is soft"
+
+
+@pytest.mark.parametrize(
+    "backdrop",
+    [
+        np.linspace(250, 170, SIZE[0], dtype=np.float32)[:, None, None],
+        np.float32([225, 205, 180]),
+        245 - 60 * np.linspace(-1, 1, SIZE[1], dtype=np.float32)[None, :, None] ** 2,
+        0,
+    ],
+    ids=["grey gradient", "beige", "vignette", "black"],
+)
+def test_uniform_and_graded_backdrops(backdrop: np.ndarray) -> None:
+    product = disk()
+    assert iou(cut_out(photograph(product, (60, 90, 200), backdrop), TOLERANCE).alpha, product) > 0.98
+
+
+@pytest.mark.parametrize("quality", [60, 85])
+def test_noisy_jpeg(quality: int) -> None:
+    product = disk()
+    noise = np.random.default_rng(0).normal(0, 2, (*SIZE, 3))
+    noisy = (photograph(product, (40, 140, 60), 240) + noise).clip(0, 255).astype(np.uint8)
+    cut = cut_out(as_jpeg(noisy, quality), TOLERANCE)
+    assert iou(cut.alpha, product) > 0.97
+
+
+def test_white_on_white() -> None:
+    product = disk()
+    cut = cut_out(as_jpeg(photograph(product, (247, 247, 246), 255), 90), TOLERANCE)
+    assert iou(cut.alpha, product) > 0.95
+    assert cut.score >= 0.5
+
+
+def test_white_inside_the_product_stays_product() -> None:
+    product = disk()
+    image = photograph(product, (30, 60, 160))
+    cv2.rectangle(image, (165, 235), (235, 285), (255, 255, 255), -1)  # a printed label, the backdrop's very white
+    assert (cut_out(image, TOLERANCE).alpha[240:280, 170:230] == 255).all()
+
+
+def test_the_hole_of_a_handle_is_opened() -> None:
+    product, hole = mug()
+    cut = cut_out(as_jpeg(photograph(product, (180, 60, 50)), 85), TOLERANCE)
+    assert iou(cut.alpha, product) > 0.97
+    assert (cut.alpha[hole] < 128).mean() > 0.9
+
+
+@pytest.mark.parametrize("color", [(190, 40, 60), (175, 175, 178)], ids=["red", "grey"])
+def test_soft_ground_shadow_is_background(color: tuple[int, int, int]) -> None:
+    product = disk()
+    backdrop = with_shadow(252, product, darkness=0.35)
+    assert backdrop.min() < 180, "there is a shadow to remove"
+    cut = cut_out(as_jpeg(photograph(product, color, backdrop), 90), TOLERANCE)
+    assert iou(cut.alpha, product) > 0.97
+
+
+def test_pale_grey_product_without_shadow_is_not_eaten() -> None:
+    product = disk()
+    assert iou(cut_out(photograph(product, (222, 222, 222)), TOLERANCE).alpha, product) > 0.98
+
+
+@pytest.mark.parametrize("size", [(120, 96), (3000, 2400)])
+def test_small_and_large_images(size: tuple[int, int]) -> None:
+    product = disk((size[1] // 2, size[0] // 2), size[1] // 3, size)
+    cut = cut_out(photograph(product, (90, 40, 120)), TOLERANCE)
+    assert cut.alpha.shape == size
+    assert iou(cut.alpha, product) > 0.96
+
+
+def test_an_empty_backdrop_has_no_product() -> None:
+    assert cut_out(np.full((*SIZE, 3), 255, np.uint8), TOLERANCE).alpha.max() == 0
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 400), (1, 1)])
+def test_tiny_images_do_not_break(size: tuple[int, int]) -> None:
+    assert cut_out(np.full((*size, 3), 255, np.uint8), TOLERANCE).alpha.shape == size
+
+
+def _texture() -> np.ndarray:
+    noise = np.random.default_rng(1).normal(0, 60, (*SIZE, 3)).astype(np.float32)
+    return (120 + cv2.GaussianBlur(noise, (0, 0), 2) * 4).clip(0, 255)
+
+
+def _tiles() -> np.ndarray:
+    floor = np.full((*SIZE, 3), 215, np.uint8)
+    for shift in (-300, 0, 300):
+        cv2.line(floor, (shift, 0), (shift + 500, 500), (90, 90, 90), 2)
+        cv2.line(floor, (shift + 500, 0), (shift, 500), (90, 90, 90), 2)
+    return floor.astype(np.float32)
+
+
+def _horizon() -> np.ndarray:
+    scene = np.full((*SIZE, 3), (150, 190, 230), np.float32)
+    scene[200:] = (70, 110, 60)
+    return scene
+
+
+@pytest.mark.parametrize("scene", [_texture, _tiles, _horizon])
+def test_scenes_are_refused(scene) -> None:
+    with pytest.raises(RowError) as caught:
+        cut_out(photograph(disk(radius=80), (200, 40, 40), scene()), TOLERANCE)
+    assert (caught.value.status, caught.value.reason) == ("rejected", "no_plain_background")
+    assert "segmentation.background_tolerance" in caught.value.detail

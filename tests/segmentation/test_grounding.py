@@ -1,0 +1,160 @@
+"""Grounding DINO and SAM2 for real: smallest configurations, random weights, loaded through the code path of a job."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import disk, photograph
+from PIL import Image
+
+from refadgen.config import SegmentationConfig
+from refadgen.errors import RowError
+from refadgen.segmentation import ProductMasker
+from refadgen.segmentation.networks import GroundedSegmenter, as_query, best_box
+
+SAM2_CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "product", "shoes", "mug", "a", "##s"]
+IMAGE_U8 = photograph(disk((60, 80), 40, (160, 128)), (200, 40, 40), 120)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a tiny random Grounding DINO with its processor."""
+    from transformers import (
+        BertConfig,
+        BertTokenizerFast,
+        GroundingDinoConfig,
+        GroundingDinoForObjectDetection,
+        GroundingDinoImageProcessor,
+        GroundingDinoProcessor,
+        SwinConfig,
+    )
+
+    folder = tmp_path_factory.mktemp("grounding_dino")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    torch.manual_seed(0)
+    config = GroundingDinoConfig(
+        backbone_config=SwinConfig(
+            image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
+            out_indices=[2, 3, 4],
+        ),
+        text_config=BertConfig(
+            vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        ),
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        encoder_attention_heads=2, decoder_attention_heads=2, num_queries=20,
+    )  # fmt: skip
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    size = {"shortest_edge": 96, "longest_edge": 128}
+    processor = GroundingDinoProcessor(
+        GroundingDinoImageProcessor(size=size), BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+    )
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def sam2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """File of random SAM2 weights, in the layout of the released ones."""
+    from sam2.build_sam import build_sam2
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("sam2") / "sam2.pt"
+    torch.save({"model": build_sam2(SAM2_CONFIG, device="cpu").state_dict()}, path)
+    return str(path)
+
+
+def _config(detector: str, sam2_checkpoint: str, **settings: object) -> SegmentationConfig:
+    return SegmentationConfig(
+        grounding_dino=detector, sam2_checkpoint=sam2_checkpoint, sam2_config=SAM2_CONFIG, device="cpu", **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def networks(detector: str, sam2_checkpoint: str) -> GroundedSegmenter:
+    return GroundedSegmenter(_config(detector, sam2_checkpoint, box_threshold=0.0, text_threshold=0.0))
+
+
+def test_box_of_random_weights(networks: GroundedSegmenter) -> None:
+    box = networks.find_box(IMAGE_U8, "Shoes")
+    assert box.shape == (4,)
+    assert (box >= 0).all()
+    assert (box <= [128, 160, 128, 160]).all()
+    assert (networks.find_box(IMAGE_U8, "Shoes") == box).all()
+
+
+def test_threshold_of_one_finds_nothing(networks: GroundedSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "config", SegmentationConfig(box_threshold=1.0))
+    with pytest.raises(RowError) as caught:
+        networks.segment(IMAGE_U8, "Home > Mug")
+    assert (caught.value.status, caught.value.reason) == ("rejected", "product_not_found")
+    assert "'mug'" in caught.value.detail
+    assert "segmentation.box_threshold" in caught.value.detail
+
+
+def test_a_category_longer_than_the_text_encoder_is_cut(networks: GroundedSegmenter) -> None:
+    assert networks.find_box(IMAGE_U8, "shoes " * 600).shape == (4,)
+
+
+def test_the_chain_ends_in_sam2(
+    detector: str, sam2_checkpoint: str, networks: GroundedSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import refadgen.segmentation.networks as module
+
+    made: list[tuple[np.ndarray, float]] = []
+
+    class Recording:
+        """The loaded networks; keeps what they made: random weights may mask nothing, which triage would refuse."""
+
+        def segment(self, image_u8: np.ndarray, category: str | None) -> tuple[np.ndarray, float]:
+            made.append(networks.segment(image_u8, category))
+            return made[-1]
+
+    monkeypatch.setattr(module, "GroundedSegmenter", lambda config: Recording())
+    anything = {"min_area": 0.0, "max_area": 1.0, "max_edge_contact": 1.0, "max_pieces": 10_000, "min_score": 0.0}
+    masker = ProductMasker(_config(detector, sam2_checkpoint, **anything))
+    scene = np.random.default_rng(0).integers(0, 255, (160, 128, 3)).astype(np.uint8)
+    try:
+        outcome = masker.segment(Image.fromarray(scene), "shoes").source
+    except RowError as error:
+        outcome = error.reason
+    alpha, score = made[0]
+    assert outcome == ("sam2" if alpha.max() > 127 else "mask_empty")
+    assert alpha.shape == (160, 128)
+    assert alpha.dtype == np.uint8
+    assert 0 <= score <= 1
+
+
+def test_best_box_is_the_highest_score_with_words_and_area() -> None:
+    boxes = np.float32([[0, 0, 9, 9], [10, 10, 50, 60], [20, 20, 20, 90], [-5, 4, 300, 40], [1, 1, 8, 8]])
+    labels = ["mug", "mug", "mug", "mug", ""]
+    assert best_box(np.float32([0.4, 0.6, 0.9, 0.5, 0.95]), boxes, labels, (100, 80)).tolist() == [10, 10, 50, 60]
+    assert best_box(np.float32([0.1, 0.2, 0.3, 0.8, 0.1]), boxes, labels, (100, 80)).tolist() == [0, 4, 100, 40]
+    assert best_box(np.float32([]), np.zeros((0, 4), np.float32), [], (100, 80)) is None
+
+
+@pytest.mark.parametrize(
+    ("category", "query"),
+    [(None, "product."), ("", "product."), ("Shoes", "shoes."), ("Apparel > Men's  Shoes.", "men's shoes.")],
+)
+def test_query(category: str | None, query: str) -> None:
+    assert as_query(category) == query
+
+
+def test_what_is_missing_is_named(detector: str, sam2_checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"segmentation\.grounding_dino"):
+        GroundedSegmenter(_config(str(tmp_path / "none"), sam2_checkpoint))
+    with pytest.raises(ValueError, match=r"segmentation\.sam2_checkpoint.*no such file"):
+        GroundedSegmenter(_config(detector, str(tmp_path / "none.pt")))
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"segmentation\.sam2_checkpoint"):
+        GroundedSegmenter(_config(detector, str(broken)))
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "gpu"])
+def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
+    config = SegmentationConfig(grounding_dino="x", sam2_checkpoint="y", device=device)
+    with pytest.raises(ValueError, match=r"segmentation\.device"):
+        GroundedSegmenter(config)

@@ -1,0 +1,147 @@
+"""The chain: which link decides, and how it ends."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from pictures import disk, iou, photograph
+from PIL import Image
+
+from refadgen.config import SegmentationConfig
+from refadgen.errors import RowError
+from refadgen.segmentation import ProductMasker
+
+PRODUCT = disk()
+ELSEWHERE = disk(center=(150, 150), radius=70)
+
+
+class StubNetworks:
+    """Stands where GroundedSegmenter does; the real one is tried in test_grounding.py."""
+
+    def __init__(self, alpha: np.ndarray) -> None:
+        self.alpha = alpha
+        self.categories: list[str | None] = []
+
+    def segment(self, image_u8: np.ndarray, category: str | None) -> tuple[np.ndarray, float]:
+        assert image_u8.shape == (*self.alpha.shape, 3)
+        self.categories.append(category)
+        return self.alpha, 0.9
+
+
+def _masker(**settings: object) -> ProductMasker:
+    return ProductMasker(SegmentationConfig(**settings))
+
+
+def _on_white() -> Image.Image:
+    return Image.fromarray(photograph(PRODUCT, (200, 40, 40)))
+
+
+def _in_scene() -> Image.Image:
+    texture = np.random.default_rng(0).integers(0, 255, (500, 400, 3)).astype(np.float32)
+    return Image.fromarray(photograph(PRODUCT, (200, 40, 40), texture))
+
+
+def _with_alpha(alpha: np.ndarray) -> Image.Image:
+    image = _on_white()
+    image.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return image
+
+
+def test_own_mask_comes_first() -> None:
+    result = _masker().segment(_with_alpha(PRODUCT * 255), None, own_mask=ELSEWHERE)
+    assert (result.source, result.score) == ("own_mask", 1.0)
+    assert iou(result.mask, ELSEWHERE) == 1.0
+
+
+def test_alpha_comes_before_the_background() -> None:
+    result = _masker().segment(_with_alpha(ELSEWHERE * 255), None)
+    assert (result.source, result.score) == ("alpha", 1.0)
+    assert (result.alpha == ELSEWHERE * 255).all()
+
+
+@pytest.mark.parametrize("value", [255, 120], ids=["opaque", "half transparent all over"])
+def test_unused_alpha_is_passed_over(value: int) -> None:
+    result = _masker().segment(_with_alpha(np.full((500, 400), value)), None)
+    assert result.source == "plain_background"
+    assert iou(result.mask, PRODUCT) > 0.98
+
+
+def test_plain_background() -> None:
+    result = _masker().segment(_on_white(), "shoes")
+    assert result.source == "plain_background"
+    assert result.mask.dtype == result.alpha.dtype == np.uint8
+    assert result.mask.shape == result.alpha.shape == (500, 400)
+    assert set(np.unique(result.mask)) == {0, 255}
+    assert ((result.alpha > 127) == (result.mask == 255)).all()
+    assert result.measurements.pieces == 1
+    assert result.score > 0.9
+
+
+def test_scene_without_networks_says_what_to_configure() -> None:
+    with pytest.raises(RowError) as caught:
+        _masker().segment(_in_scene(), None)
+    assert (caught.value.status, caught.value.reason) == ("rejected", "no_plain_background")
+    assert "segmentation.grounding_dino" in caught.value.detail
+    assert "segmentation.sam2_checkpoint" in caught.value.detail
+
+
+@pytest.mark.parametrize("weak", [False, True], ids=["scene", "weak mask"])
+def test_networks_come_last(weak: bool) -> None:
+    masker = _masker(max_area=0.2) if weak else _masker()  # the disk covers 0.23
+    stub = StubNetworks((ELSEWHERE * 255).astype(np.uint8))
+    masker._networks = stub
+    result = masker.segment(_on_white() if weak else _in_scene(), "Shoes")
+    assert (result.source, result.score) == ("sam2", 0.9)
+    assert stub.categories == ["Shoes"]
+    assert iou(result.mask, ELSEWHERE) == 1.0
+
+
+def test_good_plain_mask_does_not_ask_the_networks() -> None:
+    masker = _masker()
+    stub = masker._networks = StubNetworks(np.zeros((500, 400), np.uint8))
+    masker.segment(_on_white(), None)
+    assert stub.categories == []
+
+
+def test_weak_network_mask_is_rejected() -> None:
+    masker = _masker()
+    masker._networks = StubNetworks(np.zeros((500, 400), np.uint8))
+    with pytest.raises(RowError, match="mask_empty"):
+        masker.segment(_in_scene(), None)
+
+
+@pytest.mark.parametrize(
+    ("image", "own_mask", "reason"),
+    [
+        (_with_alpha(np.zeros((500, 400))), None, "mask_empty"),
+        (Image.new("RGB", (400, 500), "white"), None, "mask_empty"),
+        (_on_white(), np.zeros((500, 400), np.uint8), "mask_empty"),
+        (_on_white(), np.ones((500, 400), bool), "mask_area_too_large"),
+        (_on_white(), np.ones((400, 500), np.uint8), "mask_size_mismatch"),
+        (_on_white(), np.ones((500, 400, 3), np.uint8), "mask_size_mismatch"),
+        (_with_alpha(disk(radius=5) * 255), None, "mask_area_too_small"),
+    ],
+)
+def test_rejections(image: Image.Image, own_mask: np.ndarray | None, reason: str) -> None:
+    with pytest.raises(RowError) as caught:
+        _masker().segment(image, None, own_mask)
+    assert (caught.value.status, caught.value.reason) == ("rejected", reason)
+
+
+@pytest.mark.parametrize("scale", [1, 255], ids=["0/1", "0/255"])
+def test_own_mask_of_another_resolution_is_scaled(scale: int) -> None:
+    small = disk((100, 130), 60, (250, 200)).astype(np.uint8) * scale
+    assert iou(_masker().segment(_on_white(), None, small).mask, PRODUCT) > 0.97
+
+
+def test_same_input_same_mask() -> None:
+    first, second = (_masker().segment(_on_white(), None) for _ in range(2))
+    assert (first.alpha == second.alpha).all()
+
+
+def test_plain_links_do_not_import_torch() -> None:
+    code = (
+        "import refadgen.segmentation, sys; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sam2')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,209 @@
+"""The studio end to end at a small size: determinism, masks, splits, captions, shards and the sample catalogue."""
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+pytest.importorskip("mitsuba", reason="needs the extra refadgen[studio]")
+
+from PIL import Image
+
+from refadgen.studio import build_triplets, scenes
+from refadgen.studio.appearance import LOGOS, PATTERNS, sample_appearance
+from refadgen.studio.build_triplets import SCHEMA, write_shard
+from refadgen.studio.camera import View, camera_for, sample_view, silhouette
+from refadgen.studio.make_catalog import LISTINGS, Listing, make_catalog
+from refadgen.studio.mitsuba_scene import product_dict, trace
+from refadgen.studio.phone_photo import render_phone_photo
+from refadgen.studio.render import (
+    render_ad,
+    render_product_photo,
+    render_triplet,
+    sample_product,
+    split_of,
+    with_appearance,
+)
+from refadgen.studio.shapes import CATEGORIES
+
+SMALL = {"width_px": 64, "height_px": 80, "spp": 2}
+
+
+def test_one_seed_gives_the_same_bytes_twice():
+    first, second = render_triplet(11, **SMALL), render_triplet(11, **SMALL)
+    assert first.product_image.tobytes() == second.product_image.tobytes()
+    assert first.product_mask.tobytes() == second.product_mask.tobytes()
+    assert first.ad_image.tobytes() == second.ad_image.tobytes()
+    assert first.captions == second.captions
+    assert render_triplet(12, **SMALL).ad_image.tobytes() != first.ad_image.tobytes()
+
+
+@pytest.mark.parametrize("seed", [3, 105])
+def test_photograph_and_ad_share_the_mask_and_white_lies_outside(seed: int):
+    product, view = sample_product(seed), sample_view(seed)
+    photo, photo_mask = render_product_photo(product, view, **SMALL)
+    ad, ad_mask = render_ad(product, scenes.sample_scene(seed), view, **SMALL)
+    assert photo.shape == ad.shape == (80, 64, 3)
+    assert photo.dtype == ad.dtype == photo_mask.dtype == np.uint8
+    assert set(np.unique(photo_mask)) == {0, 255}
+    np.testing.assert_array_equal(photo_mask, ad_mask)
+    assert (photo[photo_mask == 0] == 255).all()
+    assert (photo[photo_mask == 255] < 250).any(axis=-1).mean() > 0.5
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 4.0])
+@pytest.mark.parametrize("seed", [105, 107, 113])
+def test_the_mask_is_what_the_path_tracer_sees(seed: int, roll_deg: float):
+    # 105 is a cup with a handle: a hole in the silhouette.
+    product = sample_product(seed)
+    view = View(yaw_deg=20, pitch_deg=8, height_share=0.7, center_x=0.4, base_y=0.85, roll_deg=roll_deg)
+    camera = camera_for(product.shape, view, width_px=64, height_px=80)
+    objects = product_dict(product.shape, product.appearance, view)
+    seen = trace(objects, camera, None, width_px=64, height_px=80, spp=16)[..., 3] >= 0.5
+    _, mask = render_product_photo(product, view, **SMALL)
+    # 16 samples leave a pixel's coverage uncertain by 12 %, so single edge pixels differ.
+    assert (seen != (mask > 0)).sum() <= 0.02 * seen.sum()
+
+
+@pytest.mark.parametrize("seed", [3, 107])
+def test_the_product_stands_where_the_view_says(seed: int):
+    view = sample_view(seed)
+    mask = silhouette(sample_product(seed).shape, view, width_px=128, height_px=160)
+    rows, columns = np.nonzero(mask)
+    assert abs((rows.max() + 1) / 160 - view.base_y) < 0.02
+    assert abs((columns.min() + columns.max() + 1) / 2 / 128 - view.center_x) < 0.05
+    assert 0.33 < (rows.max() + 1 - rows.min()) / 160 <= view.height_share + 0.01
+    assert rows.min() > 0
+    assert columns.min() > 0
+    assert columns.max() < 127
+
+
+def test_views_stay_in_their_ranges():
+    for view in map(sample_view, range(200)):
+        assert 0.35 <= view.center_x <= 0.65
+        assert 0.35 <= view.height_share <= 0.75
+        assert max(0.7, view.height_share) < view.base_y <= 0.9
+
+
+def test_another_appearance_keeps_the_silhouette():
+    product, other, view = sample_product(7), sample_product(8), sample_view(7)
+    dressed = with_appearance(product, other.appearance)
+    photo, mask = render_product_photo(product, view, **SMALL)
+    dressed_photo, dressed_mask = render_product_photo(dressed, view, **SMALL)
+    np.testing.assert_array_equal(mask, dressed_mask)
+    assert np.abs(photo.astype(int) - dressed_photo)[mask > 0].mean() > 20
+    assert dressed.product_id != product.product_id
+
+
+def test_products_are_split_and_varied():
+    products = [sample_product(seed) for seed in range(150)]
+    splits = [split_of(f"studio-{seed:07d}") for seed in range(5000)]
+    assert 0.03 < splits.count("test") / len(splits) < 0.05
+    assert {product.category for product in products} == set(CATEGORIES)
+    assert len(CATEGORIES) >= 10
+    looks = [sample_appearance(np.random.default_rng(seed)) for seed in range(150)]
+    assert {look.pattern for look in looks} == set(PATTERNS)
+    assert {look.logo for look in looks} == set(LOGOS)
+
+
+def test_captions_contain_the_scene_words():
+    scene = scenes.sample_scene(5)
+    texts = scenes.captions("bottle", scene)
+    for text in texts:
+        assert all(word in text for word in (scene.surface, scene.wall, scene.light))
+    assert texts[0] == scenes.scene_prompt(scene.surface, scene.wall, scene.light, "bottle")
+    assert sum("bottle" in text for text in texts) == len(texts) - 1
+    assert scenes.caption("bottle", scene, np.random.default_rng(0)) in texts
+    with pytest.raises(ValueError, match="not a trained wall"):
+        scenes.scene_prompt("sand", "purple wall", "soft studio light")
+
+
+def test_held_out_combinations_stay_out_of_training_but_not_their_words():
+    held_out = {(s, w) for s in scenes.SURFACES for w in scenes.WALLS if scenes.is_held_out_combination(s, w)}
+    assert 0.1 < len(held_out) / 64 < 0.2
+    trained = [scenes.sample_scene(seed) for seed in range(400)]
+    assert not held_out & {(scene.surface, scene.wall) for scene in trained}
+    assert {scene.surface for scene in trained} == set(scenes.SURFACES)
+    assert {scene.wall for scene in trained} == set(scenes.WALLS)
+    unseen = scenes.sample_scene(1, held_out=True)
+    assert (unseen.surface, unseen.wall) in held_out
+
+
+def test_every_scene_word_can_be_rendered():
+    product, view = sample_product(3), sample_view(3)
+    for number, (surface, wall) in enumerate(zip(scenes.SURFACES, scenes.WALLS, strict=True)):
+        scene = scenes.make_scene(surface, wall, scenes.LIGHTS[number % 4], seed=number)
+        rgb, _ = render_ad(product, scene, view, width_px=32, height_px=40, spp=2)
+        assert 15 < rgb.mean() < 250, (surface, wall)
+
+
+def test_a_phone_photograph_comes_with_its_mask():
+    rgb, mask = render_phone_photo(sample_product(3), 1, **SMALL)
+    assert rgb.shape == (80, 64, 3)
+    assert mask.shape == (80, 64)
+    assert 0.05 < (mask > 0).mean() < 0.6
+    assert (rgb[mask == 0] < 255).any()
+
+
+def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, monkeypatch):
+    size = ["--width-px", "32", "--height-px", "40", "--spp", "1"]
+    command = ["--output", str(tmp_path), "--num", "3", "--first-seed", "10", "--shard-rows", "2", *size]
+    build_triplets.main(command)
+    shards = sorted(tmp_path.glob("*.parquet"))
+    assert [shard.name for shard in shards] == [
+        "triplets-0000010-0000011.parquet",
+        "triplets-0000012-0000012.parquet",
+    ]
+    kept, lost = (shard.read_bytes() for shard in shards)
+    shards[1].unlink()
+    rendered = []
+    render_row = build_triplets.render_row
+    monkeypatch.setattr(
+        build_triplets, "render_row", lambda seed, **size: rendered.append(seed) or render_row(seed, **size)
+    )
+    build_triplets.main(command)
+    assert rendered == [12]
+    assert [shard.read_bytes() for shard in shards] == [kept, lost]
+    assert not list(tmp_path.glob(".*"))
+
+    table = pq.read_table(shards[0])
+    assert table.schema.equals(SCHEMA)
+    row = table.to_pylist()[0]
+    image, mask = (np.asarray(Image.open(io.BytesIO(row[name]))) for name in ("product_image", "product_mask"))
+    assert image.shape == (40, 32, 3)
+    assert mask.shape == (40, 32)
+    assert (image[mask == 0] == 255).all()
+    assert row["split"] == split_of(row["product_id"])
+
+
+def test_a_killed_shard_leaves_nothing_visible(tmp_path, monkeypatch):
+    def killed(seed: int) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_triplets, "render_row", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(tmp_path, range(2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_sample_catalogue_shows_unseen_products_in_trained_scenes(tmp_path):
+    products = [sample_product(listing.seed) for listing in LISTINGS]
+    assert len(LISTINGS) == 12
+    assert all(split_of(product.product_id) == "test" for product in products)
+    assert len({product.category for product in products}) >= 8
+    assert sorted(listing.kind for listing in LISTINGS if listing.kind != "white") == ["cutout", "phone"]
+    for listing in LISTINGS:
+        assert len(listing.scenes) in (0, 2)
+        assert not any(scenes.is_held_out_combination(surface, wall) for surface, wall, _ in listing.scenes)
+
+    chosen = [listing for listing in LISTINGS if listing.kind != "white" or listing.name == "heart-ball"]
+    rows = pq.read_table(make_catalog(tmp_path, spp=1, listings=chosen)).to_pylist()
+    for row in rows:
+        image = Image.open(tmp_path / row["image"])
+        assert image.mode == ("RGBA" if row["image"].endswith(".png") else "RGB")
+        if row["mask"]:
+            assert Image.open(tmp_path / row["mask"]).size == image.size
+    assert [bool(row["mask"]) for row in rows].count(True) == 1
+    with pytest.raises(ValueError, match="training product"):
+        make_catalog(tmp_path, listings=[Listing(seed=1, name="seen", title="Seen", brand="Seen")])
