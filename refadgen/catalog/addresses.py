@@ -73,3 +73,19 @@ def _shown(text: str, max_chars: int) -> str:
         return text
     tail = max_chars // 3
     return f"{text[: max_chars - tail - 1]}…{text[len(text) - tail :]}"
+
+
+_SIGNATURES = re.compile(
+    r"^(x-amz-.*|x-goog-.*|signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid|sig|se|st|sp|sv|sr|skoid)$",
+    re.IGNORECASE,
+)
+
+
+def unsigned_address(address: str) -> str:
+    """`address` without the query fields that sign it for a time (S3, CloudFront, Google, Azure): the image's name."""
+    head, mark, query = address.partition("?")
+    if not mark:
+        return address
+    query, hash_mark, fragment = query.partition("#")
+    kept = [part for part in query.split("&") if not _SIGNATURES.match(part.partition("=")[0])]
+    return head + ("?" + "&".join(kept) if kept else "") + hash_mark + fragment

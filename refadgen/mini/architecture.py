@@ -5,7 +5,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 WIDTH_PX, HEIGHT_PX = 128, 160
 TEXT_WIDTH = 64
-MAX_TOKENS = 32
+MAX_TOKENS = 64
 
 
 def make_vae() -> AutoencoderKL:
@@ -16,7 +16,7 @@ def make_vae() -> AutoencoderKL:
         block_out_channels=(16, 32, 64, 96),
         layers_per_block=1,
         latent_channels=8,
-        norm_num_groups=8,
+        norm_num_groups=1,  # groups of few channels lose flat colour: their mean is normalised away
         mid_block_add_attention=False,
         sample_size=WIDTH_PX,
     )

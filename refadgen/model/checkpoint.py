@@ -10,6 +10,7 @@ Only safetensors are read. Each component loads with its own diffusers or transf
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,15 @@ _MODELS = {
     "image_projection": ProductImageProjection,
 }
 _PROCESSORS = {"tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
+_PROCESSOR_FILES = {"tokenizer": ("tokenizer.json", "vocab.json"), "feature_extractor": ("preprocessor_config.json",)}
+"""At least one of them holds what the processor knows; without it transformers would make an empty one, or ask the hub."""
 _OPTIONAL = ("image_encoder", "image_projection", "feature_extractor")
 
 
-def resolve(path_or_id: str | Path) -> Path:
+def resolve(path_or_id: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt")) -> Path:
     """The local folder of a model: the path itself, or a hub id's snapshot (downloaded: the user asked for it by name).
 
-    Raises: ValueError when it is neither.
+    patterns: of the files to download. Raises: ValueError when it is neither.
     """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
@@ -53,7 +56,7 @@ def resolve(path_or_id: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(path_or_id), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(str(path_or_id), allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client raises its own, requests' and OS errors
         raise ValueError(f"model.path={str(path_or_id)!r}: neither a folder nor a reachable hub id: {error}") from error
 
@@ -80,7 +83,7 @@ def load_stable_diffusion(path_or_id: str | Path, dtype: torch.dtype) -> dict[st
         "unet": load_model(folder, "unet", UNet2DConditionModel, dtype),
         "vae": load_model(folder, "vae", AutoencoderKL, dtype),
         "text_encoder": load_model(folder, "text_encoder", CLIPTextModel, dtype),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        "tokenizer": load_processor(folder, "tokenizer"),
         "scheduler": load_scheduler(folder),
     }
     return parts
@@ -100,7 +103,11 @@ def _is_component(value: Any) -> bool:
 
 def load_scheduler(folder: Path) -> SchedulerMixin:
     """The scheduler in `folder/scheduler`, of the diffusers class its config names. Raises: ValueError."""
-    config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    file = folder / "scheduler" / "scheduler_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: the component scheduler/ is missing or unreadable ({error})") from error
     cls = getattr(importlib.import_module("diffusers"), str(config.get("_class_name")), None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
         raise ValueError(f"{folder}/scheduler: {config.get('_class_name')!r} is no scheduler of diffusers")
@@ -110,7 +117,7 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
 
 def _load_component(folder: Path, name: str, dtype: torch.dtype) -> Any:
     if name in _PROCESSORS:
-        return _PROCESSORS[name].from_pretrained(folder / name)
+        return load_processor(folder, name)
     model = load_model(folder, name, _MODELS[name], dtype)
     if name == "reference_unet":
         attach_capture(model)
@@ -118,6 +125,16 @@ def _load_component(folder: Path, name: str, dtype: torch.dtype) -> Any:
         attach_fusion(model)
         _load_fusion(model, folder / name / FUSION_FILE)
     return model
+
+
+def load_processor(folder: Path, name: str) -> Any:
+    """The tokenizer or feature extractor in `folder/name`. Raises: ValueError when it is missing or unreadable."""
+    if not any((folder / name / file).is_file() for file in _PROCESSOR_FILES[name]):
+        raise ValueError(f"{folder}: the component {name}/ is missing")
+    try:
+        return _PROCESSORS[name].from_pretrained(folder / name)
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise ValueError(f"{folder}/{name}: cannot be loaded: {error}") from error
 
 
 def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype) -> Any:
@@ -129,15 +146,21 @@ def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype) -> Any:
     if not place.is_dir():
         raise ValueError(f"{folder}: the component {name}/ is missing")
     kwargs: dict[str, Any] = {"output_loading_info": True, "use_safetensors": True}
-    kwargs |= {"torch_dtype": dtype, "low_cpu_mem_usage": False} if issubclass(cls, ModelMixin) else {"dtype": dtype}
-    level = transformers_logging.get_verbosity()
+    if issubclass(cls, ModelMixin):
+        kwargs |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+    else:
+        kwargs |= {"dtype": dtype, "ignore_mismatched_sizes": True}  # its own error does not name the keys; ours does
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    transformers_logging.disable_progress_bar()
     try:
         model, info = cls.from_pretrained(place, **kwargs)  # type: ignore[attr-defined]
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{place}: cannot be loaded: {error}") from error
     finally:
         transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
             raise ValueError(f"{place}: {kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:8]}")

@@ -39,7 +39,7 @@ from refadgen.model.unets import make_generation_unet, make_reference_unet, pred
 
 def pixels_from_u8(image_u8: np.ndarray) -> Tensor:
     """uint8 H×W×3 → float32 1×3×H×W in −1…1."""
-    return torch.from_numpy(np.ascontiguousarray(image_u8)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
+    return torch.from_numpy(np.array(image_u8)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
 
 
 def u8_from_pixels(pixels: Tensor) -> np.ndarray:

@@ -132,7 +132,11 @@ def parameters_without_gradient(reference_unet: UNet2DConditionModel) -> set[str
     transformer_block = last.rsplit(".", 1)[0]
     transformer = transformer_block.rsplit(".transformer_blocks.", 1)[0]
     after = [f"{transformer_block}.{part}." for part in ("attn1", "norm2", "attn2", "norm3", "ff")]
-    after += [f"{transformer}.proj_out.", "conv_norm_out.", "conv_out."]
+    block = transformer.partition(".attentions.")[0]
+    after += [f"{transformer}.proj_out.", f"{block}.upsamplers.", "conv_norm_out.", "conv_out."]
+    # Bases whose last levels have no attention: whole blocks run after it.
+    in_order = ["mid_block", *(f"up_blocks.{index}" for index in range(len(reference_unet.up_blocks)))]
+    after += [f"{later}." for later in in_order[in_order.index(block) + 1 :]]
     return {name for name, _ in reference_unet.named_parameters() if name.startswith(tuple(after))}
 
 

@@ -73,6 +73,14 @@ class ProductMasker:
         alpha, score = self._networks.segment(image_u8, category)
         return self._checked(alpha, "sam2", score)
 
+    def find(self, image_u8: np.ndarray, category: str | None) -> np.ndarray:
+        """What the networks, which must be configured, take for the product: uint8 HW; all 0 where they find none."""
+        assert self._networks is not None
+        try:
+            return self._networks.segment(image_u8, category)[0]
+        except RowError:
+            return np.zeros(image_u8.shape[:2], np.uint8)
+
     def _checked(self, alpha: np.ndarray, source: Source, score: float) -> Segmentation:
         """The segmentation, if triage finds nothing wrong."""
         mask = np.where(alpha > 127, 255, 0).astype(np.uint8)

@@ -226,6 +226,24 @@ CATEGORIES = (
 )
 """The paper's categories (Table 1) that the studio can build."""
 
+NOUNS = (
+    "bottle",
+    "body wash",
+    "shampoo",
+    "cup",
+    "coffee can",
+    "snack box",
+    "snack pouch",
+    "lipstick",
+    "foundation jar",
+    "notebook",
+    "pillow",
+    "sports ball",
+    "cell phone",
+    "handbag",
+)
+"""What the captions call the products."""
+
 
 def sample_shape(rng: np.random.Generator) -> Shape:
     """A random shape of a random kind."""

@@ -1,0 +1,60 @@
+"""A product catalogue becomes ad images, a ledger of every one of them, and a report.
+
+    ray job submit -- python jobs/generate_catalog.py catalogs/demo.parquet
+    python jobs/generate_catalog.py s3://shop/catalogue/ --output s3://shop/ads --model org/model sampling.seed=7
+
+The same command again continues where the last one stopped. Exit code 0 unless the job itself broke: 2 for a wrong
+setting or catalogue, 1 for a fault.
+"""
+
+import argparse
+import sys
+from pathlib import PurePosixPath
+
+from refadgen.config import GenerateConfig, load_config
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Exits with 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description="Make ad images of every product of a catalogue.")
+    parser.add_argument("catalog", help="parquet file or folder of them; a path or s3://")
+    parser.add_argument("--output", help="folder for the results, a path or s3:// (default: out/NAME of the catalogue)")
+    parser.add_argument("--model", help="mini (built in), a folder, or a hub id; short for model.path=…")
+    parser.add_argument("--config", help="YAML file of settings")
+    parser.add_argument("--limit", type=int, help="only the first N rows of the catalogue")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print settings, what would be made and skipped, and end"
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="take up images that failed before")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
+    return parser.parse_intermixed_args(words)  # settings may follow options
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs the job. Returns the exit code."""
+    arguments = parse_arguments(words)
+    settings = list(arguments.settings)
+    if arguments.model:
+        settings.append(f"model.path={arguments.model}")
+    output = arguments.output or f"out/{PurePosixPath(arguments.catalog.rstrip('/')).stem}"
+    try:
+        config = load_config(GenerateConfig, arguments.config, settings)
+
+        from refadgen.generation import job  # Ray and torch: only after the words are known to be right
+
+        catalog_job = job.CatalogJob(
+            config, arguments.catalog, output, limit=arguments.limit, retry_failed=arguments.retry_failed
+        )
+        job.connect_ray(config)
+        if arguments.dry_run:
+            print(catalog_job.describe(catalog_job.plan()))
+        else:
+            print(catalog_job.run())
+    except ValueError as error:
+        print(f"generate_catalog: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

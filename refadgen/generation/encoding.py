@@ -1,0 +1,74 @@
+"""Ad images as files: JPEG, PNG or WebP that say what they are, in XMP, and how they were made.
+
+The generation record depends on the wanted image alone (no times, no run), so that the same image is the same bytes.
+"""
+
+import io
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, PngImagePlugin
+
+from refadgen.config import OutputConfig
+
+EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+RECORD_NAMESPACE = "https://refadgen.invalid/ns/1.0/"
+_RECORD = re.compile(r"<refadgen:GenerationRecord>(.*?)</refadgen:GenerationRecord>", re.DOTALL)
+
+
+def encode_ad(image_u8: npt.NDArray[np.uint8], record: Mapping[str, Any], config: OutputConfig) -> bytes:
+    """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
+    image, xmp, sink = Image.fromarray(image_u8), _xmp(record), io.BytesIO()
+    if config.format == "jpeg":
+        image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)
+    elif config.format == "webp":
+        image.save(sink, "WEBP", quality=config.quality, method=4, xmp=xmp)
+    else:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        image.save(sink, "PNG", pnginfo=info)
+    return sink.getvalue()
+
+
+def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uint8]) -> bytes:
+    """The placed product as a small WebP whose alpha is the mask, for the report."""
+    sink = io.BytesIO()
+    Image.fromarray(np.dstack([canvas_u8, mask_u8])).save(sink, "WEBP", quality=85, method=4)
+    return sink.getvalue()
+
+
+def read_record(data: bytes) -> dict[str, Any]:
+    """The generation record of an encoded ad image. Raises: ValueError where there is none."""
+    with Image.open(io.BytesIO(data)) as image:
+        raw = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+    text = raw.decode() if isinstance(raw, bytes) else raw
+    found = _RECORD.search(text)
+    if not found:
+        raise ValueError("the image carries no generation record")
+    record: dict[str, Any] = json.loads(_unescape(found.group(1)))
+    return record
+
+
+def _unescape(text: str) -> str:
+    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def _xmp(record: Mapping[str, Any]) -> bytes:
+    """An XMP packet with IPTC's DigitalSourceType and the record as JSON (ASCII, so that any text is legal XML)."""
+    text = escape(json.dumps(record, sort_keys=True, ensure_ascii=True))
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        f'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:refadgen={quoteattr(RECORD_NAMESPACE)}>'
+        f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+        "<xmp:CreatorTool>RefAdGen</xmp:CreatorTool>"
+        f"<refadgen:GenerationRecord>{text}</refadgen:GenerationRecord>"
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()

@@ -1,0 +1,309 @@
+"""The main job: the one place where the Dataset is assembled, and the run around it.
+
+    catalogue ─► plan ─► fetch ─► segment + place ─► generate + check ─► publish ─► ledger
+
+A run is a function of catalogue, configuration and ledger: what the ledger has settled is left out before the first
+actor starts, so the same command again continues.
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from tqdm import tqdm
+
+from refadgen.catalog.addresses import redact_address
+from refadgen.catalog.scenes import load_scenes
+from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
+from refadgen.generation.generator import AdGenerator
+from refadgen.generation.ledger import Ledger, LedgerWriter, ledger_rows, now
+from refadgen.generation.planning import PLAN_SCHEMA, CatalogScan, Fragment, Planner, scan_catalog
+from refadgen.generation.publisher import AdPublisher
+from refadgen.generation.report import write_report
+from refadgen.generation.stages import ProductFetcher, ProductSegmenter, to_table
+from refadgen.generation.wanted import pixel_settings
+from refadgen.mini import model_folder
+from refadgen.model import checkpoint
+from refadgen.storage import Storage
+
+_PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCounts:
+    """Wanted images of a catalogue: how many there are, and how many the ledger has settled."""
+
+    wanted: int
+    skipped: int
+
+    @property
+    def to_make(self) -> int:
+        return self.wanted - self.skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run did."""
+
+    done: int
+    failed: int
+    rejected: int
+    skipped: int
+    seconds: float
+    output: str
+    reasons: dict[str, int]
+
+    def __str__(self) -> str:
+        made = self.done + self.failed + self.rejected
+        lines = [
+            f"done {self.done}, failed {self.failed}, rejected {self.rejected}, skipped {self.skipped} "
+            f"(settled by an earlier run)",
+            f"{made} images in {self.seconds:.1f} s, {self.done / max(self.seconds, 1e-9):.2f} done images/s",
+        ]
+        lines += [f"  {count} × {reason}" for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])]
+        return "\n".join([*lines, f"look at {self.output}/report.html; images and ledger/ lie beside it"])
+
+
+class CatalogJob:
+    """One catalogue, one output, one configuration; checked when it is made, before anything starts."""
+
+    def __init__(
+        self,
+        config: GenerateConfig,
+        catalog_uri: str,
+        output_uri: str,
+        *,
+        limit: int | None = None,
+        retry_failed: bool = False,
+    ) -> None:
+        """limit: only the catalogue's first rows. retry_failed: takes up images that failed before.
+
+        Raises: ValueError naming what is wrong with catalogue, output, model or a setting.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"--limit {limit}: must be at least 1")
+        self._config = config
+        self._catalog_uri = catalog_uri
+        self._storage = Storage(output_uri)
+        self._retry_failed = retry_failed
+        load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
+        folder = model_folder(config.model.path)
+        self._fingerprint = checkpoint.fingerprint(folder)
+        self._model = f"{config.model.path}@{self._fingerprint}"
+        self._size = _canvas_size(config, folder)
+        self._scan: CatalogScan = scan_catalog(catalog_uri, limit)
+        self._storage.check_writable("--output")
+        self._ledger = Ledger(self._storage)
+
+    # Planning.
+
+    def plan(self) -> PlanCounts:
+        """Counts what is wanted and what is settled. Needs Ray."""
+        if not self._scan.fragments:
+            return PlanCounts(wanted=0, skipped=0)
+        counted = self._fragments().map_batches(
+            count_fragments, batch_size=1, batch_format="pyarrow", fn_kwargs=self._planning()
+        )
+        wanted = skipped = 0
+        for row in counted.take_all():
+            wanted, skipped = wanted + row["wanted"], skipped + row["skipped"]
+        return PlanCounts(wanted=wanted, skipped=skipped)
+
+    def _fragments(self) -> Dataset:
+        items = [vars(fragment) for fragment in self._scan.fragments]
+        return ray.data.from_items(items, override_num_blocks=len(items))
+
+    def _planning(self) -> dict[str, Any]:
+        settled = self._ledger.settled(retry_failed=self._retry_failed)
+        settings = pixel_settings(self._config, self._fingerprint)
+        planner = Planner(config=self._config, settings=settings, first_rows=self._scan.first_rows)
+        return {"planner": ray.put(planner), "settled": ray.put(settled)}
+
+    def describe(self, counts: PlanCounts) -> str:
+        """What `--dry-run` prints: resolved configuration, what would be made and skipped, and an estimate."""
+        estimate = "no estimate: nothing was made in this output yet (--limit 20 makes a few)"
+        done = self._ledger.latest(["status", "generate_s"])
+        seconds = [s for s in done["generate_s"].to_pylist() if s]
+        if seconds:
+            mean = sum(seconds) / len(seconds)
+            total = mean * counts.to_make / self._config.stages.generate.num_actors
+            estimate = (
+                f"about {total / 3600:.1f} h ({total:.0f} s) with {self._config.stages.generate.num_actors} "
+                f"generate actors, from {mean:.2f} s an image so far"
+            )
+        return "\n".join(
+            [
+                to_yaml(self._config),
+                f"model: {self._model}",
+                f"canvas: {self._size[0]}×{self._size[1]} px",
+                f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
+                f"output: {self._storage.uri}",
+                f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (settled): {counts.skipped}",
+                estimate,
+            ]
+        )
+
+    # Running.
+
+    def run(self) -> RunSummary:
+        """Makes what is not settled, and writes images, ledger, run.json and report.html. Needs Ray."""
+        self._require_resources()
+        run_id = uuid.uuid4().hex[:12]
+        started, started_at = time.monotonic(), now()
+        self._ledger.compact()
+        counts = self.plan()
+        facts: dict[str, Any] = {
+            "run_id": run_id,
+            "state": "running",
+            "catalog": redact_address(self._catalog_uri),
+            "output": self._storage.uri,
+            "model": self._model,
+            "started_at": started_at.isoformat(timespec="seconds"),
+            "wanted": counts.wanted,
+            "config": as_dict(self._config),
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        }
+        self._write_facts(facts)
+        writer = LedgerWriter(self._ledger)
+        if counts.to_make:
+            with tqdm(total=counts.to_make, unit="image", mininterval=1.0, dynamic_ncols=True) as progress:
+                for rows in self._stream(run_id):
+                    writer.add(rows)
+                    progress.update(len(rows))
+                    progress.set_postfix(dict(writer.counts), refresh=False)
+        writer.flush()
+        seconds = time.monotonic() - started
+        summary = RunSummary(
+            done=writer.counts["done"],
+            failed=writer.counts["failed"],
+            rejected=writer.counts["rejected"],
+            skipped=counts.skipped,
+            seconds=seconds,
+            output=self._storage.uri,
+            reasons=dict(writer.reasons),
+        )
+        facts |= {
+            "state": "finished",
+            "seconds": round(seconds, 1),
+            "counts": {name: getattr(summary, name) for name in ("done", "failed", "rejected", "skipped")},
+            "images_per_s": round(summary.done / max(seconds, 1e-9), 3),
+        }
+        self._write_facts(facts)
+        write_report(self._storage, self._ledger.latest(), facts)
+        return summary
+
+    def _write_facts(self, facts: dict[str, Any]) -> None:
+        self._storage.write("run.json", json.dumps(facts, indent=2, ensure_ascii=False).encode())
+
+    def _stream(self, run_id: str) -> Iterator[list[dict[str, Any]]]:
+        """Ledger rows as the stream gives them."""
+        config, stages = self._config, self._config.stages
+        dataset = self._fragments().map_batches(
+            plan_fragments, batch_size=1, batch_format="pyarrow", fn_kwargs=self._planning()
+        )
+        dataset = dataset.repartition(target_num_rows_per_block=config.catalog.rows_per_block)
+        dataset = _stage(dataset, ProductFetcher, stages.fetch, config, self._catalog_uri)
+        dataset = _stage(dataset, ProductSegmenter, stages.segment, config, *self._size)
+        dataset = _stage(dataset, AdGenerator, stages.generate, config)
+        dataset = _stage(dataset, AdPublisher, stages.publish, config, self._storage.uri, run_id, self._model)
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield list(ledger_rows(table))
+
+    def _require_resources(self) -> None:
+        """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
+        stages = self._config.stages
+        pools = (stages.fetch, stages.segment, stages.generate, stages.publish)
+        have = ray.cluster_resources()
+        need_gpus = sum(pool.num_actors * pool.num_gpus for pool in pools)
+        need_cpus = sum(pool.num_actors * pool.num_cpus for pool in pools) + 1  # one for the tasks that plan
+        if need_gpus > have.get("GPU", 0):
+            raise ValueError(
+                f"stages.*.num_gpus: the actors ask for {need_gpus:g} GPUs, Ray has {have.get('GPU', 0):g}"
+            )
+        if need_cpus > have.get("CPU", 0):
+            raise ValueError(
+                f"stages.*.num_cpus: the actors ask for {need_cpus:g} CPUs (one of them for planning), "
+                f"Ray has {have.get('CPU', 0):g}; ask for less, or start Ray with more (--num-cpus)"
+            )
+
+
+def _stage(dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) -> Dataset:
+    """`stage` as a pool of actors of fixed size; each call takes one block."""
+    return dataset.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pool.num_actors),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+    )
+
+
+def _canvas_size(config: GenerateConfig, folder: str) -> tuple[int, int]:
+    """Width and height of the canvas: the configured ones, or the model's own."""
+    index = json.loads((checkpoint.resolve(folder) / "model_index.json").read_text(encoding="utf-8"))
+    return config.sampling.width_px or index["width_px"], config.sampling.height_px or index["height_px"]
+
+
+def _fragments_of(table: pa.Table) -> list[Fragment]:
+    return [Fragment(**row) for row in table.to_pylist()]
+
+
+def plan_fragments(table: pa.Table, *, planner: Any, settled: Any) -> Iterator[pa.Table]:
+    """INPUT: fields of Fragment. OUTPUT: PLAN_SCHEMA, the rows that have images to make. A Ray task."""
+    plans, keys = ray.get([planner, settled])
+    for fragment in _fragments_of(table):
+        pending: list[dict[str, Any]] = []
+        for plan, _ in plans.rows(fragment, keys):
+            if plan is not None:
+                pending.append(plan)
+            if len(pending) >= 64:
+                yield to_table(pending, PLAN_SCHEMA)
+                pending = []
+        yield to_table(pending, PLAN_SCHEMA)
+
+
+def count_fragments(table: pa.Table, *, planner: Any, settled: Any) -> pa.Table:
+    """INPUT: fields of Fragment. OUTPUT: `wanted` and `skipped` images, one row per fragment. A Ray task."""
+    plans, keys = ray.get([planner, settled])
+    counts = []
+    for fragment in _fragments_of(table):
+        wanted = skipped = 0
+        for plan, num_settled in plans.rows(fragment, keys):
+            skipped += num_settled
+            wanted += num_settled + (0 if plan is None else len(json.loads(plan["wanted"])))
+        counts.append({"wanted": wanted, "skipped": skipped})
+    return pa.Table.from_pylist(counts, schema=pa.schema([("wanted", pa.int64()), ("skipped", pa.int64())]))
+
+
+def connect_ray(config: GenerateConfig) -> None:
+    """Joins the cluster that this job was submitted to (RAY_ADDRESS), or starts a local Ray for it."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    if not ray.is_initialized():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.WARNING)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray on loopback that ends with this process
+            pools = (config.stages.fetch, config.stages.segment, config.stages.generate, config.stages.publish)
+            cpus = math.ceil(sum(pool.num_actors * pool.num_cpus for pool in pools)) + 1
+            ray.init(
+                address="local",
+                num_cpus=max(4, cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # the job has one of its own, in images
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

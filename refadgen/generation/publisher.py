@@ -1,0 +1,115 @@
+"""The last stage: encode, write, and only then the ledger row."""
+
+import hashlib
+import io
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from refadgen.catalog.addresses import redact_address
+from refadgen.config import GenerateConfig
+from refadgen.generation import ledger
+from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product
+from refadgen.generation.stages import to_table
+from refadgen.storage import Storage
+
+
+def image_key(image_id: str, format: str) -> str:
+    """Where an ad image lies in the output: `images/3f/3fa9….jpg`. A folder of millions of files serves nobody."""
+    return f"images/{image_id[:2]}/{image_id}.{EXTENSIONS[format]}"
+
+
+class AdPublisher:
+    """Writes images and placed products, and makes the ledger rows.
+
+    INPUT: GENERATE_SCHEMA. OUTPUT: ledger.SCHEMA, one row per row. A retried task writes the same bytes to the same
+    places.
+    """
+
+    def __init__(self, config: GenerateConfig, output_uri: str, run_id: str, model: str) -> None:
+        self._config = config
+        self._storage = Storage(output_uri)
+        self._run_id = run_id
+        self._model = model
+        self._masker = None
+        if config.segmentation.grounding_dino is not None:
+            from refadgen.segmentation import ProductMasker
+
+            self._masker = ProductMasker(config.segmentation)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return to_table([self._row(row) for row in table.to_pylist()], ledger.SCHEMA)
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        started = time.monotonic()
+        entry = {
+            **row,
+            "run_id": self._run_id,
+            "status": "done",
+            "reason": "",
+            "detail": "",
+            "uri": "",
+            "product_uri": "",
+            "image": redact_address(row["image"]) if row["image"] else "",
+            "model": self._model,
+        }
+        try:
+            entry |= self._publish(row)
+        except Exception as error:  # storage raises many kinds; the image can be made and written again
+            entry |= {
+                "status": "failed",
+                "reason": "publish_failed",
+                "detail": f"{type(error).__name__}: {error}"[:300],
+            }
+        if row["error"]:
+            entry |= json.loads(row["error"])
+        return {**entry, "publish_s": time.monotonic() - started, "recorded_at": ledger.now()}
+
+    def _publish(self, row: dict[str, Any]) -> dict[str, Any]:
+        if not row["canvas"]:
+            return {}
+        canvas = np.asarray(Image.open(io.BytesIO(row["canvas"])))
+        mask = np.asarray(Image.open(io.BytesIO(row["product_mask"])))
+        height, width = mask.shape
+        product = encode_product(canvas, mask)
+        name = hashlib.sha256(product).hexdigest()[:32]
+        published: dict[str, Any] = {
+            "product_uri": f"products/{name[:2]}/{name}.webp",
+            "width_px": width,
+            "height_px": height,
+        }
+        self._storage.write(published["product_uri"], product)
+        if row["ad"]:
+            ad = np.asarray(Image.open(io.BytesIO(row["ad"])))
+            published["uri"] = image_key(row["image_id"], self._config.output.format)
+            published["mask_iou"] = self._mask_iou(ad, mask, row["category"])
+            self._storage.write(published["uri"], encode_ad(ad, self._record(row), self._config.output))
+        return published
+
+    def _mask_iou(self, ad: np.ndarray, mask: np.ndarray, category: str | None) -> float | None:
+        """Overlap of M′ with the product that the segmentation networks find in the ad; None without networks."""
+        if self._masker is None:
+            return None
+        found = self._masker.find(ad, category) >= 128
+        wanted = mask >= 128
+        return float((found & wanted).sum() / max(1, (found | wanted).sum()))
+
+    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
+        """How the image was made, for its XMP: nothing that differs between two runs."""
+        sampling = self._config.sampling
+        facts = {
+            name: row[name] for name in ("image_id", "sku", "scene", "variant", "prompt", "negative_prompt", "seed")
+        }
+        return facts | {
+            "model": self._model,
+            "input_sha256": row["input_sha256"],
+            "num_inference_steps": sampling.num_inference_steps,
+            "guidance_scale": sampling.guidance_scale,
+            "fusion_scale": sampling.fusion_scale,
+            "color_similarity": round(row["color_similarity"], 4),
+            "structure_similarity": round(row["structure_similarity"], 4),
+        }

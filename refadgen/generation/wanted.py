@@ -1,0 +1,117 @@
+"""Wanted images: what a catalogue row asks for, image by image, with ids and seeds known before anything is fetched."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from refadgen.catalog.addresses import unsigned_address
+from refadgen.catalog.layout import merged_layout
+from refadgen.catalog.rows import CatalogRow
+from refadgen.catalog.scenes import Scenes
+from refadgen.config import GenerateConfig, as_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class WantedImage:
+    """One image to make: (sku, scene, variant). `image_id` names its file and its ledger rows."""
+
+    image_id: str
+    scene: str
+    variant: int
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSettings:
+    """Everything but the row that decides the pixels of an image. Made once, by `pixel_settings`."""
+
+    values: Mapping[str, Any]
+
+    def digest(self, row_values: Mapping[str, Any]) -> str:
+        """32 hexadecimal digits of SHA-256 over the settings and `row_values`."""
+        text = json.dumps({"settings": self.values, "row": row_values}, sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def pixel_settings(config: GenerateConfig, fingerprint: str) -> PixelSettings:
+    """The settings that change pixels, out of all: what it takes to run them (actors, threads, devices) does not."""
+    tree = as_dict(config)
+    sampling = {name: value for name, value in tree["sampling"].items() if name not in ("batch_size", "seed")}
+    segmentation = {name: value for name, value in tree["segmentation"].items() if name != "device"}
+    return PixelSettings(
+        values={
+            "model": fingerprint,
+            "dtype": config.model.dtype,
+            "sampling": sampling,
+            "segmentation": segmentation,
+            "quality": tree["quality"],
+            "output": tree["output"],
+        }
+    )
+
+
+def wanted_images(
+    row: CatalogRow, scenes: Scenes, config: GenerateConfig, settings: PixelSettings
+) -> tuple[WantedImage, ...]:
+    """The images of one row, scene by scene, variant by variant.
+
+    A seed is the row's plus the variant, or else a hash of (job seed, sku, scene, variant).
+    """
+    if row.prompts:
+        named = [(f"prompt-{index}", prompt) for index, prompt in enumerate(row.prompts)]
+    else:
+        found = scenes.prompts_for(row.category, row.title, config.catalog.scenes_per_product)
+        named = [(scene.name, scene.prompt) for scene in found]
+    num_variants = row.num_variants or config.catalog.num_variants
+    images = []
+    for scene, prompt in named:
+        for variant in range(num_variants):
+            seed = _seed(row, config.sampling.seed, scene, variant)
+            identity = {
+                "sku": row.sku,
+                "image": _identity(row.image),
+                "mask": None if row.mask is None else _identity(row.mask),
+                "category": row.category,
+                "scene": scene,
+                "variant": variant,
+                "prompt": prompt,
+                "negative_prompt": row.negative_prompt,
+                "layout": dataclasses.asdict(merged_layout(config.layout, row.placement)),
+                "seed": seed,
+            }
+            image_id = settings.digest(identity)
+            images.append(WantedImage(image_id=image_id, scene=scene, variant=variant, prompt=prompt, seed=seed))
+    return tuple(images)
+
+
+def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:
+    """The id of the one ledger row of a catalogue row that names no images: by its place and content."""
+    content = {
+        name: _identity(value) if isinstance(value, bytes) else repr(value) for name, value in sorted(values.items())
+    }
+    text = json.dumps({"row": row_number, "values": content}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def attempt_seed(seed: int, attempt: int) -> int:
+    """The seed of a further attempt (from 1) at an image: its own for the first (0)."""
+    return seed if attempt == 0 else _hash63("attempt", seed, attempt)
+
+
+def _seed(row: CatalogRow, job_seed: int, scene: str, variant: int) -> int:
+    if row.seed is not None:
+        return (row.seed + variant) % 2**63
+    return _hash63(job_seed, row.sku, scene, variant)
+
+
+def _hash63(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+
+
+def _identity(image: str | bytes) -> str:
+    """What an image is known by: its address without signatures, which change daily; inline bytes by their hash."""
+    return "sha256:" + hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else unsigned_address(image)

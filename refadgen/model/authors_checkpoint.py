@@ -1,0 +1,294 @@
+"""The authors' released weights, a DeepSpeed file, as a RefAdGenPipeline in our layout.
+
+`read_state` reads the file's `module` without running anything from it; `split_state` parts its flat keys into
+networks; `import_checkpoint` puts them into the networks that the base's and the image encoder's configs describe.
+Strict all the way: every key is used once, nothing is missing, every shape fits.
+
+    unet.<U-Net key>                                  the Generation U-Net, frozen weights too
+    unet.<block>.attn1.processor.to_k_ref.weight …    the AFM weights inside it
+    adapter_modules.{i}.to_k_ref.weight …             the same again, i counting `unet.attn_processors`
+    ref_unet.<U-Net key>                              the Reference U-Net
+    proj.<Resampler key>                              the image-prompt Resampler, in IP-Adapter's names
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
+
+from refadgen.model.attention_fusion import self_attention_layers
+from refadgen.model.checkpoint import check_keys, load_model, load_processor, resolve
+from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.pipeline import RefAdGenPipeline
+from refadgen.model.unets import make_generation_unet, make_reference_unet
+
+SETTINGS = {
+    "prompt_suffix": ", best quality, high quality",
+    "negative_prompt": "bare, naked, nude, undressed, monochrome, bad anatomy, worst quality, low quality",
+    "guidance_scale": 7.5,
+    "reference_in_uncond": True,
+    "width_px": 512,
+    "height_px": 640,
+}
+"""What the authors sample with."""
+
+HARMLESS_CLASSES = (
+    "deepspeed.checkpoint.universal_checkpoint.SubparamShape",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScalerBase",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.runtime.zero.offload_config.OffloadDeviceEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+)
+"""Plain records that DeepSpeed keeps beside `module` for its optimizer. They are read as `_Inert`, never as themselves,
+so that neither DeepSpeed is needed nor any code of a class runs. Exact names; all others are refused."""
+
+
+class _Inert:
+    """Stands in for an object that we do not need: takes whatever it is made of and keeps nothing."""
+
+    def __new__(cls, *_: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+def make_scheduler() -> DDIMScheduler:
+    """The authors' sampler. Their training used another schedule; the weights are sampled with this one."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        prediction_type="epsilon",
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+
+
+def import_checkpoint(
+    file: str | Path, *, base: str | Path, vae: str | Path, image_encoder: str | Path | None = None
+) -> RefAdGenPipeline:
+    """The pipeline of the authors' `file`; the U-Nets and the Resampler keep the file's number type, the rest is fp32.
+
+    base: Stable Diffusion 1.5 (folder or hub id): tokenizer, text encoder and the U-Net's config come from it.
+    vae: folder or hub id of a VAE, or of a pipeline with one. image_encoder: likewise; hub ids may go on into a folder
+    of the repository, `owner/name/folder`. None only for a file without a Resampler.
+    Raises: ValueError naming the file, the keys or the component that does not fit.
+    """
+    networks = split_state(read_state(file), str(file))
+    folder = _fetch(
+        "base", base, ["unet/config.json", "text_encoder/*.json", "text_encoder/model.safetensors", "tokenizer/*"]
+    )
+    with torch.device("meta"):  # without numbers: the file brings them all
+        base_unet = UNet2DConditionModel.from_config(_unet_config(folder))
+        reference_unet, generation_unet = make_reference_unet(base_unet), make_generation_unet(base_unet)
+    _fill(reference_unet, networks["ref_unet"], "ref_unet.", str(file))
+    _fill_generation_unet(generation_unet, networks["unet"], networks["adapter_modules"], str(file))
+    parts = _load_image_parts(image_encoder, networks["proj"], base_unet.config.cross_attention_dim, str(file))
+    return RefAdGenPipeline(
+        vae=_load_part("vae", vae, AutoencoderKL),
+        text_encoder=load_model(folder, "text_encoder", CLIPTextModel, torch.float32),
+        tokenizer=load_processor(folder, "tokenizer"),
+        reference_unet=reference_unet.eval(),
+        generation_unet=generation_unet.eval(),
+        scheduler=make_scheduler(),
+        **parts,
+        **SETTINGS,
+    )
+
+
+def read_state(file: str | Path) -> dict[str, Tensor]:
+    """The tensors under `module` of a DeepSpeed file, by their flat keys; large files stay on disk until they are used.
+
+    Raises: ValueError when it is no such file, or when it holds an object that is not known to be harmless.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in HARMLESS_CLASSES]):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(
+                f"{path}: refused, it holds {found[1]}, which is neither a tensor nor known to be harmless"
+            ) from error
+        reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
+        raise ValueError(
+            f"{path}: refused, not a file of plain weights: {reason[1] if reason else _first_line(error)}"
+        ) from error
+    except Exception as error:  # damaged bytes surface as anything: RuntimeError, KeyError, EOFError, UnicodeError …
+        raise ValueError(
+            f"{path}: not a readable PyTorch file ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    module = content.get("module") if isinstance(content, dict) else None
+    if not isinstance(module, Mapping):
+        raise ValueError(f"{path}: holds no `module`: not a DeepSpeed file of model states")
+    state: dict[str, Tensor] = {}
+    for key, value in module.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{path}: module entry {key!r} is a {type(value).__name__}, not a tensor")
+        if value.layout != torch.strided or value.device.type != "cpu" or not value.is_floating_point():
+            raise ValueError(f"{path}: {key} is {value.layout}, {value.dtype}, {value.device}: not plain weights")
+        state[key] = value.detach()
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def split_state(state: Mapping[str, Tensor], source: str) -> dict[str, dict[str, Tensor]]:
+    """The flat state by network: `unet`, `ref_unet`, `proj`, `adapter_modules`.
+
+    Raises: ValueError naming keys of none of them.
+    """
+    networks: dict[str, dict[str, Tensor]] = {"unet": {}, "ref_unet": {}, "proj": {}, "adapter_modules": {}}
+    unknown = []
+    for key, tensor in state.items():
+        network, _, rest = key.partition(".")
+        if network in networks and rest:
+            networks[network][rest] = tensor
+        else:
+            unknown.append(key)
+    if unknown:
+        raise ValueError(f"{source}: unexpected keys: {sorted(unknown)[:8]}")
+    return networks
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], prefix: str, source: str) -> None:
+    """Gives `module` the tensors of `state` themselves; no copies. Raises: ValueError naming keys that do not fit."""
+    _check(prefix, module.state_dict(), state, source)
+    module.load_state_dict({key: tensor.contiguous() for key, tensor in state.items()}, assign=True)
+
+
+def _check(prefix: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """`check_keys` with the keys named as they are in the file."""
+    full_names = [{f"{prefix}{key}": tensor for key, tensor in state.items()} for state in (wanted, given)]
+    check_keys(source, *full_names)
+
+
+def _fill_generation_unet(
+    unet: UNet2DConditionModel, state: Mapping[str, Tensor], adapters: Mapping[str, Tensor], source: str
+) -> None:
+    """The Generation U-Net with its AFM weights, which the file holds twice: both must agree."""
+    state = dict(state)
+    if "conv_in.weight" in state:
+        state["conv_in.weight"] = _pad_conv_in(state["conv_in.weight"], unet.config.in_channels)
+    _fill(unet, state, "unet.", source)
+    fused = {f"{layer}.processor" for layer in self_attention_layers(unet)}
+    twins = {
+        f"{index}.{name}": f"{processor}.{name}"
+        for index, processor in enumerate(unet.attn_processors)
+        if processor in fused
+        for name in ("to_k_ref.weight", "to_v_ref.weight")
+    }
+    _check("adapter_modules.", {twin: state[name] for twin, name in twins.items()}, adapters, source)
+    for twin, name in twins.items():
+        if not torch.equal(adapters[twin], state[name]):
+            raise ValueError(f"{source}: adapter_modules.{twin} and unet.{name} must hold the same weights, and differ")
+
+
+def _pad_conv_in(weight: Tensor, channels: int) -> Tensor:
+    """Old files have no mask channel: a zero one is added."""
+    if weight.ndim != 4 or weight.shape[1] != channels - 1:
+        return weight
+    return torch.cat([weight, torch.zeros_like(weight[:, :1])], dim=1)
+
+
+def _load_image_parts(
+    image_encoder: str | Path | None, state: dict[str, Tensor], text_width: int, source: str
+) -> dict[str, Any]:
+    """`image_encoder`, `image_projection`, `feature_extractor`; nothing for a file without a Resampler."""
+    if image_encoder is None:
+        if state:
+            raise ValueError(f"{source}: holds a Resampler (proj.*): give the image encoder it reads (--image-encoder)")
+        return {}
+    encoder = _load_part("image_encoder", image_encoder, CLIPVisionModelWithProjection)
+    width = encoder.config.hidden_size
+    with torch.device("meta"):
+        projection = ProductImageProjection(embed_dims=width, output_dims=text_width, hidden_dims=text_width)
+    names = resampler_names(len(projection.resampler.layers))
+    wanted = projection.state_dict()
+    _check(
+        "proj.", {theirs: torch.cat([wanted[name] for name in ours]) for theirs, ours in names.items()}, state, source
+    )
+    filled = {}
+    for theirs, ours in names.items():
+        filled.update(zip(ours, state[theirs].chunk(len(ours)), strict=True))
+    _fill(projection, filled, "proj.", source)
+    size = encoder.config.image_size
+    return {
+        "image_encoder": encoder,
+        "image_projection": projection.eval(),
+        # The authors take the class's defaults, 224 px; the encoder's own size is the same for theirs.
+        "feature_extractor": CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        ),
+    }
+
+
+def resampler_names(depth: int) -> dict[str, tuple[str, ...]]:
+    """The Resampler's keys in IP-Adapter's names, each with its names in `ProductImageProjection`.
+
+    Two for `to_kv`, which holds to_k's rows above to_v's.
+    """
+    names = {"latents": ("resampler.latents",)}
+    for layer in ("proj_in", "proj_out", "norm_out"):
+        names |= {f"{layer}.{kind}": (f"resampler.{layer}.{kind}",) for kind in ("weight", "bias")}
+    for index in range(depth):
+        theirs, ours = f"layers.{index}", f"resampler.layers.{index}"
+        for their_norm, our_norm in (("0.norm1", "ln0"), ("0.norm2", "ln1"), ("1.0", "ff.0")):
+            names |= {f"{theirs}.{their_norm}.{kind}": (f"{ours}.{our_norm}.{kind}",) for kind in ("weight", "bias")}
+        names[f"{theirs}.0.to_q.weight"] = (f"{ours}.attn.to_q.weight",)
+        names[f"{theirs}.0.to_kv.weight"] = (f"{ours}.attn.to_k.weight", f"{ours}.attn.to_v.weight")
+        names[f"{theirs}.0.to_out.weight"] = (f"{ours}.attn.to_out.0.weight",)
+        names[f"{theirs}.1.1.weight"] = (f"{ours}.ff.1.net.0.proj.weight",)
+        names[f"{theirs}.1.3.weight"] = (f"{ours}.ff.1.net.2.weight",)
+    return names
+
+
+def _unet_config(base: Path) -> dict[str, Any]:
+    place = base / "unet" / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{place}: unreadable ({error}): the base must be a Stable Diffusion 1.5 folder") from error
+    if config.get("_class_name") != "UNet2DConditionModel":
+        raise ValueError(f"{place}: describes a {config.get('_class_name')}, must be a UNet2DConditionModel")
+    return config
+
+
+def _load_part(name: str, path_or_id: str | Path, cls: type) -> Any:
+    """A component from its own folder, or from a pipeline's folder that has it as `name`."""
+    folder = _fetch(name, path_or_id, ["*.json", "*.safetensors"]).resolve()
+    if (folder / "config.json").is_file():
+        return load_model(folder.parent, folder.name, cls, torch.float32)
+    return load_model(folder, name, cls, torch.float32)
+
+
+def _fetch(argument: str, path_or_id: str | Path, patterns: Sequence[str]) -> Path:
+    """The local folder of `path_or_id`; of a hub id, only the matching files. Raises: ValueError naming `argument`."""
+    if Path(path_or_id).expanduser().is_dir():
+        return Path(path_or_id).expanduser()
+    owner_and_name, inside = str(path_or_id).split("/")[:2], str(path_or_id).split("/")[2:]
+    try:
+        folder = resolve("/".join(owner_and_name), ["/".join([*inside, pattern]) for pattern in patterns])
+    except ValueError as error:
+        raise ValueError(f"{argument}={str(path_or_id)!r}: neither a folder nor a reachable hub id") from error
+    return folder.joinpath(*inside)

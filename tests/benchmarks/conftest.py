@@ -1,0 +1,6 @@
+"""The benchmarks are scripts; their tests import them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

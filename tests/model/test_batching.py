@@ -1,0 +1,133 @@
+"""Rows are independent: what shares a batch, joins it or leaves it never shows in a row's latents."""
+
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from tiny_models import make_pipeline, make_scheduler, relative_difference, run, start
+
+from refadgen.model.pipeline import DenoisingBatch
+
+TOLERANCE = 2e-5  # a batch of another size sums in another order
+
+
+def mixed_rows(pipeline) -> list:
+    """Four rows that differ in everything, steps included."""
+    return [
+        start(pipeline, 1, "a red cup", fusion_scale=1.0, guidance_scale=7.5, num_inference_steps=20),
+        start(pipeline, 2, "on sand", fusion_scale=0.3, guidance_scale=3.0, num_inference_steps=7),
+        start(pipeline, 3, "", fusion_scale=0.0, guidance_scale=1.0, num_inference_steps=12),
+        start(pipeline, 4, "blue", fusion_scale=2.0, guidance_scale=12.0, num_inference_steps=20),
+    ]
+
+
+def alone(pipeline, make_rows=mixed_rows) -> list[torch.Tensor]:
+    return [run(pipeline, [row])[0] for row in make_rows(pipeline)]
+
+
+def assert_equal(latents, expected):
+    for index, (one, other) in enumerate(zip(latents, expected, strict=True)):
+        assert relative_difference(one, other) < TOLERANCE, f"row {index}"
+
+
+def test_a_mixed_batch_equals_its_rows_alone(pipeline):
+    assert_equal(run(pipeline, mixed_rows(pipeline)), alone(pipeline))
+
+
+def test_a_padded_batch_equals_an_unpadded_one(pipeline):
+    rows = mixed_rows(pipeline)[:3]
+    assert_equal(run(pipeline, mixed_rows(pipeline)[:3], batch_size=5), run(pipeline, rows))
+    assert pipeline.decode(rows, batch_size=5).shape == (3, 88, 72, 3)
+
+
+def test_rows_join_and_leave_a_running_batch(encoder_pipeline):
+    first, second, third, fourth = mixed_rows(encoder_pipeline)
+    expected = alone(encoder_pipeline)
+    batch = DenoisingBatch(encoder_pipeline)
+    finished = []
+    batch.add(first)
+    for step in range(40):
+        if step == 3:
+            batch.add(second)
+            batch.add(third)
+        if step == 6:
+            batch.remove(third)  # a request given up
+        if step == 11:
+            batch.add(fourth)
+        if batch.rows:
+            finished += batch.step()
+    assert [row is other for row, other in zip(finished, (second, first, fourth), strict=True)] == [True] * 3
+    assert third.step_index == 3
+    assert_equal([first.latents, second.latents, fourth.latents], [expected[i] for i in (0, 1, 3)])
+    batch.add(third)  # and taken up again
+    while batch.rows:
+        batch.step()
+    assert_equal([third.latents], [expected[2]])
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DPMSolverMultistepScheduler,
+        UniPCMultistepScheduler,
+        PNDMScheduler,
+        EulerDiscreteScheduler,
+        EulerAncestralDiscreteScheduler,
+    ],
+)
+def test_schedulers_with_history_keep_it_per_row(scheduler):
+    """Also the one that draws noise at each step: it draws from the row's own generator."""
+    options = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
+    made = scheduler.from_config(make_scheduler().config, **options)
+    pipeline = make_pipeline(image_encoder=False, scheduler=made)
+
+    def make_rows(pipeline):
+        return [
+            start(pipeline, seed, prompt, num_inference_steps=steps)
+            for seed, prompt, steps in [(1, "a cup", 8), (2, "sand", 5), (3, "red", 8)]
+        ]
+
+    expected = alone(pipeline, make_rows)
+    rows = make_rows(pipeline)
+    batch = DenoisingBatch(pipeline)
+    batch.add(rows[0])
+    batch.add(rows[1])
+    batch.step()
+    batch.step()
+    batch.add(rows[2])
+    while batch.rows:
+        batch.step()
+    assert_equal([row.latents for row in rows], expected)
+    assert pipeline.scheduler.num_inference_steps is None  # the pipeline's own is untouched
+
+
+def test_a_batch_refuses_other_sizes_and_more_rows_than_it_holds(encoder_pipeline):
+    batch = DenoisingBatch(encoder_pipeline, batch_size=1)
+    batch.add(start(encoder_pipeline, 1, "cup"))
+    with pytest.raises(ValueError, match="full"):
+        batch.add(start(encoder_pipeline, 2, "cup"))
+    batch.batch_size = None
+    with pytest.raises(ValueError, match="latents of"):
+        batch.add(start(encoder_pipeline, 2, "cup", size_px=(64, 64)))
+
+
+def test_a_call_equals_its_parts(encoder_pipeline):
+    """`__call__` is encode, start, denoise and decode, and its images are reproducible."""
+    from PIL import Image
+    from tiny_models import product
+
+    pictures = [product(seed) for seed in (1, 2)]
+    images = [Image.fromarray(image_u8) for image_u8, _ in pictures]
+    masks = [Image.fromarray(mask_u8) for _, mask_u8 in pictures]
+    encoder_pipeline.set_progress_bar_config(disable=True)
+    made = encoder_pipeline(images, masks, ["cup", "sand"], seeds=[1, 2], num_inference_steps=3).images
+    rows = [start(encoder_pipeline, s, p, num_inference_steps=3) for s, p in [(1, "cup"), (2, "sand")]]
+    run(encoder_pipeline, rows)
+    assert [Image.fromarray(image).tobytes() for image in encoder_pipeline.decode(rows)] == [i.tobytes() for i in made]
+    with pytest.raises(ValueError, match="mask of"):
+        encoder_pipeline(images[:1], [masks[0].resize((64, 64))], ["cup"], seeds=[1])

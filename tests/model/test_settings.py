@@ -1,0 +1,55 @@
+"""Settings of speed and precision: the pictures stay close."""
+
+import pytest
+import torch
+from tiny_models import make_pipeline, relative_difference, run, start
+
+
+def latents_of(pipeline, steps: int = 5) -> torch.Tensor:
+    rows = [start(pipeline, seed, "a red cup", num_inference_steps=steps) for seed in (1, 2)]
+    return torch.cat(run(pipeline, rows)).float()
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return latents_of(make_pipeline(image_encoder=True))
+
+
+def test_bfloat16_runs(usual, tmp_path):
+    """From the same folder: every tensor of the networks and of the row is in the asked-for type."""
+    from refadgen.model import RefAdGenPipeline
+
+    make_pipeline(image_encoder=True).save_pretrained(tmp_path)
+    pipeline = RefAdGenPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    assert {parameter.dtype for module in modules for parameter in module.parameters()} == {torch.bfloat16}
+    row = start(pipeline, 1, "a red cup", num_inference_steps=5)
+    assert row.latents.dtype == row.mask_latents.dtype == torch.bfloat16
+    latents = latents_of(pipeline)
+    assert latents.isfinite().all()
+    assert relative_difference(latents, usual) < 0.25  # 8 bits of mantissa, five steps of guidance 7.5
+    run(pipeline, [row])
+    assert pipeline.decode([row]).shape == (1, 88, 72, 3)
+
+
+def test_channels_last_is_close(usual):
+    pipeline = make_pipeline(image_encoder=True)
+    pipeline.optimize(channels_last=True)
+    weight = pipeline.generation_unet.conv_in.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert relative_difference(latents_of(pipeline), usual) < 2e-5  # convolutions sum in another order
+
+
+@pytest.mark.slow
+def test_compiled_step_is_close():
+    from tiny_models import LOW_BLOCKS
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except Exception as error:  # its own exception type, private to torch
+        pytest.skip(f"torch.compile needs a C++ compiler: {error}")
+    pipeline = make_pipeline(image_encoder=False, blocks=LOW_BLOCKS)
+    expected = latents_of(pipeline, steps=2)
+    pipeline.optimize(compile=True)
+    assert relative_difference(latents_of(pipeline, steps=2), expected) < 2e-5  # fused kernels round differently
