@@ -43,15 +43,18 @@ def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> F
 
 
 def _lab(image_u8: ImageU8) -> Floats:
-    lab: Floats = cv2.cvtColor(image_u8.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    return lab
+    return np.asarray(cv2.cvtColor(image_u8.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), dtype=np.float32)
 
 
 def _masked_blur(values: Floats, weight: Floats, sigma: float) -> Floats:
     """Gaussian mean of the values inside the mask only: the background never mixes in."""
     shaped = weight if values.ndim == 2 else weight[..., None]
-    total: Floats = cv2.GaussianBlur(values * shaped, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
-    share: Floats = cv2.GaussianBlur(weight, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    total = np.asarray(
+        cv2.GaussianBlur(np.asarray(values * shaped), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT), dtype=np.float32
+    )
+    share = np.asarray(
+        cv2.GaussianBlur(np.asarray(weight), (0, 0), sigma, borderType=cv2.BORDER_CONSTANT), dtype=np.float32
+    )
     blurred: Floats = total / np.maximum(share if values.ndim == 2 else share[..., None], 1e-6)
     return blurred
 

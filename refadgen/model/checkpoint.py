@@ -37,7 +37,7 @@ _MODELS = {
 }
 _PROCESSORS = {"tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
 _PROCESSOR_FILES = {"tokenizer": ("tokenizer.json", "vocab.json"), "feature_extractor": ("preprocessor_config.json",)}
-"""At least one of them holds what the processor knows; without it transformers would make an empty one, or ask the hub."""
+"""One of them holds what the processor knows; without it transformers would make an empty one, or ask the hub."""
 _OPTIONAL = ("image_encoder", "image_projection", "feature_extractor")
 
 

@@ -1,0 +1,88 @@
+"""The ledger: append only, the latest row counts, settled ids, many parts folded into few."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refadgen.generation.ledger import SCHEMA, Ledger, LedgerWriter, is_settled, short_key
+from refadgen.storage import Storage
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def entry(number: int, status: str, minute: int = 0, **values: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {name: None for name in SCHEMA.names}
+    return row | {
+        "image_id": f"{number:032x}",
+        "status": status,
+        "reason": "" if status == "done" else "because",
+        "recorded_at": START + timedelta(minutes=minute),
+        **values,
+    }
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(Storage(str(tmp_path)))
+
+
+def test_the_latest_row_of_an_id_counts_whatever_the_order_of_the_parts(ledger: Ledger) -> None:
+    ledger.append([entry(1, "done", minute=5), entry(2, "failed", minute=1)])
+    ledger.append([entry(1, "failed", minute=2), entry(2, "done", minute=3)])
+    latest = ledger.latest(["status"]).to_pylist()
+    assert [row["status"] for row in latest] == ["done", "done"]
+
+
+def test_of_rows_of_one_instant_the_later_written_counts(ledger: Ledger) -> None:
+    ledger.append([entry(1, "failed")])
+    ledger.append([entry(1, "done")])
+    assert ledger.latest(["status"]).to_pylist()[0]["status"] == "done"
+
+
+def test_settled_holds_failed_rows_only_where_they_are_not_retried(ledger: Ledger) -> None:
+    first = 2**120  # short keys are the first digits
+    ledger.append([entry(first * n, status) for n, status in enumerate(("done", "failed", "rejected"), start=1)])
+    ids = [f"{first * n:032x}" for n in (1, 2, 3, 4)]
+    assert [is_settled(i, ledger.settled(retry_failed=False)) for i in ids] == [True, True, True, False]
+    assert [is_settled(i, ledger.settled(retry_failed=True)) for i in ids] == [True, False, True, False]
+
+
+def test_an_empty_ledger_settles_nothing(ledger: Ledger) -> None:
+    assert len(ledger.latest()) == 0
+    assert not is_settled("0" * 32, ledger.settled(retry_failed=False))
+
+
+def test_many_parts_are_folded_without_changing_what_they_say(ledger: Ledger) -> None:
+    for number in range(70):
+        ledger.append([entry(number % 50, "done" if number % 3 else "failed", minute=number)])
+    before = ledger.latest().to_pylist()
+    ledger.compact()
+    assert len(ledger.parts()) == 1
+    assert ledger.latest().to_pylist() == before
+
+
+def test_the_writer_writes_at_once_and_then_at_intervals(ledger: Ledger) -> None:
+    writer = LedgerWriter(ledger, min_interval_s=3600)
+    writer.add([entry(1, "done")])
+    writer.add([entry(2, "rejected")])
+    assert len(ledger.latest()) == 1
+    writer.flush()
+    assert len(ledger.latest()) == 2
+    assert writer.counts == {"done": 1, "rejected": 1}
+    assert writer.reasons == {"because": 1}
+
+
+def test_a_part_that_is_no_parquet_is_named(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "part-0.parquet").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"part-0\.parquet: not a part of a ledger"):
+        ledger.latest()
+
+
+def test_short_keys_keep_the_order_of_ids() -> None:
+    ids = sorted(f"{int(n):032x}" for n in np.random.default_rng(0).integers(0, 2**62, 50) * 2**60)
+    keys = [short_key(i) for i in ids]
+    assert keys == sorted(keys)

@@ -1,0 +1,131 @@
+"""Runs of the main job as a user starts them: a process of its own, with a Ray of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+PROJECT = Path(__file__).resolve().parents[2]
+CATALOG = PROJECT / "catalogs" / "demo.parquet"
+VOLATILE = ("run_id", "recorded_at", "attempts", "fetch_s", "segment_s", "generate_s", "publish_s")
+QUICK = ("sampling.num_inference_steps=2", "sampling.batch_size=2", "catalog.rows_per_block=1")
+"""Small batches and blocks: many points at which a crash can hit."""
+
+
+def command(catalog: Path | str, output: Path | str, model: Path, *words: str) -> list[str]:
+    job = str(PROJECT / "jobs" / "generate_catalog.py")
+    return [sys.executable, job, str(catalog), "--output", str(output), "--model", str(model), *words]
+
+
+def run(
+    catalog: Path | str, output: Path | str, model: Path, *words: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(catalog, output, model, *words),
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, **(env or {})},
+        cwd=PROJECT,
+        check=False,
+    )
+
+
+def start(
+    catalog: Path | str, output: Path | str, model: Path, *words: str, env: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command(catalog, output, model, *words),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **(env or {})},
+        cwd=PROJECT,
+    )
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], timeout_s: float = 400) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, f"the job ended by itself with {process.returncode}"
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`, found through /proc."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
+
+
+def actor_pid(pid: int, title: str) -> int:
+    """The worker below `pid` whose title holds `title` (Ray names its workers after their actors)."""
+    for child in descendants(pid):
+        try:
+            words = (Path("/proc") / str(child) / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if title in words and words.startswith("ray::"):
+            return child
+    return 0
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to the driver, as a lost machine would; its Ray is then waited for, and ended where it lingers."""
+    below = descendants(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(alive(pid) for pid in below):
+        time.sleep(0.2)
+    for pid in below:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def images(output: Path) -> dict[str, bytes]:
+    """Finished images by name."""
+    return {file.name: file.read_bytes() for file in sorted((output / "images").rglob("*.jpg"))}
+
+
+def ledger_rows(output: Path) -> list[dict[str, Any]]:
+    """All rows of all parts."""
+    return [row for part in sorted((output / "ledger").glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
+
+
+def latest(output: Path) -> dict[str, dict[str, Any]]:
+    """The latest row of each image_id, without what differs from run to run."""
+    rows = sorted(ledger_rows(output), key=lambda row: row["recorded_at"])
+    return {row["image_id"]: {k: v for k, v in row.items() if k not in VOLATILE} for row in rows}
+
+
+def done_twice(output: Path) -> list[str]:
+    ids = [row["image_id"] for row in ledger_rows(output) if row["status"] == "done"]
+    return sorted({image_id for image_id in ids if ids.count(image_id) > 1})
+
+
+def facts(output: Path) -> dict[str, Any]:
+    return json.loads((output / "run.json").read_text())

@@ -1,0 +1,176 @@
+"""The main job on a real local Ray: what it makes, what it skips, and what a crash costs."""
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import job_runs
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from refadgen.generation.encoding import SOURCE_TYPE, read_record
+
+pytestmark = pytest.mark.slow
+NUM_IMAGES = 24
+
+
+def test_every_wanted_image_is_there_with_its_ledger_row(whole_run: Path) -> None:
+    rows = job_runs.latest(whole_run)
+    assert len(rows) == NUM_IMAGES
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert {whole_run / row["uri"] for row in rows.values()} == set((whole_run / "images").rglob("*.jpg"))
+    for row in rows.values():
+        assert (whole_run / row["product_uri"]).exists()
+        assert 0 <= row["color_similarity"] <= 1
+        assert 0 <= row["structure_similarity"] <= 1
+    assert {row["mask_source"] for row in rows.values()} == {"plain_background", "alpha", "own_mask"}
+    assert (whole_run / "report.html").stat().st_size > 10_000
+    facts = job_runs.facts(whole_run)
+    assert facts["counts"] == {"done": NUM_IMAGES, "failed": 0, "rejected": 0, "skipped": 0}
+
+
+def test_an_image_says_what_it_is_and_how_it_was_made(whole_run: Path) -> None:
+    row = next(iter(job_runs.latest(whole_run).values()))
+    data = (whole_run / row["uri"]).read_bytes()
+    assert SOURCE_TYPE.encode() in data
+    record = read_record(data)
+    assert {name: record[name] for name in ("image_id", "sku", "prompt", "seed")} == {
+        name: row[name] for name in ("image_id", "sku", "prompt", "seed")
+    }
+    with Image.open(whole_run / row["uri"]) as image:
+        assert image.size == (row["width_px"], row["height_px"])
+
+
+def test_the_same_command_again_does_nothing(whole_run: Path, random_model: Path) -> None:
+    before = job_runs.ledger_rows(whole_run)
+    again = job_runs.run(job_runs.CATALOG, whole_run, random_model, *job_runs.QUICK)
+    assert again.returncode == 0
+    assert f"skipped {NUM_IMAGES}" in again.stdout
+    assert len(job_runs.ledger_rows(whole_run)) == len(before)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_killed_driver_costs_only_the_batches_in_flight(
+    share: float, whole_run: Path, random_model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    process = job_runs.start(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
+    job_runs.wait_until(lambda: len(list((output / "images").rglob("*.jpg"))) >= share * NUM_IMAGES, process)
+    job_runs.kill_all(process)
+    first = {row["image_id"] for row in job_runs.ledger_rows(output)}
+    published = {Path(name).stem for name in job_runs.images(output)}
+    assert first <= published  # an image is there before its row
+    assert first
+    again = job_runs.run(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert job_runs.images(output) == job_runs.images(whole_run)
+    assert job_runs.latest(output) == job_runs.latest(whole_run)
+    assert job_runs.done_twice(output) == []
+    # Blocks of one product (two images): one in the publisher, one on its way to the driver's ledger.
+    assert len(published - first) <= 4
+    assert f"skipped {len(first)}" in again.stdout
+
+
+def test_a_killed_actor_costs_nothing(whole_run: Path, random_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    process = job_runs.start(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
+    job_runs.wait_until(lambda: len(list((output / "images").rglob("*.jpg"))) >= 6, process)
+    pid = job_runs.actor_pid(process.pid, "AdGenerator")
+    assert pid, "no generator actor found"
+    os.kill(pid, signal.SIGKILL)
+    assert process.wait(timeout=400) == 0
+    assert job_runs.images(output) == job_runs.images(whole_run)
+    assert job_runs.latest(output) == job_runs.latest(whole_run)
+    assert job_runs.done_twice(output) == []
+
+
+def test_order_company_and_number_of_actors_do_not_change_a_byte(
+    whole_run: Path, random_model: Path, tmp_path: Path
+) -> None:
+    table = pq.read_table(job_runs.CATALOG)
+    folder = tmp_path / "catalogue"
+    folder.mkdir()
+    (folder / "images").symlink_to(job_runs.CATALOG.parent / "images")
+    pq.write_table(table.take(pa.array([7, 2, 11, 0, 5, 9, 1, 10, 3, 8, 6, 4])), folder / "shuffled.parquet")
+    pq.write_table(table.slice(4, 1), folder / "alone.parquet")
+    expected = job_runs.images(whole_run)
+    roots = f"fetch.file_roots=[{job_runs.CATALOG.parent}]"
+    shuffled = job_runs.run(
+        folder / "shuffled.parquet",
+        tmp_path / "out-shuffled",
+        random_model,
+        *job_runs.QUICK,
+        roots,
+        "stages.generate.num_actors=3",
+        "stages.generate.num_cpus=0.5",
+    )
+    assert shuffled.returncode == 0, shuffled.stderr[-3000:]
+    assert job_runs.images(tmp_path / "out-shuffled") == expected
+    alone = job_runs.run(folder / "alone.parquet", tmp_path / "out-alone", random_model, *job_runs.QUICK, roots)
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    found = job_runs.images(tmp_path / "out-alone")
+    assert len(found) == 2
+    assert found.items() <= expected.items()
+
+
+def test_gpus_are_counted_by_ray(random_model: Path, tmp_path: Path) -> None:
+    """A Ray started with pretended GPUs schedules actors by `num_gpus`; asking for more than there are is an error."""
+    script = tmp_path / "gpus.py"
+    script.write_text(
+        "import json, sys, ray\n"
+        "from jobs.generate_catalog import main\n"
+        "ray.init(address='local', num_cpus=4, num_gpus=2, include_dashboard=False)\n"
+        "sys.exit(main(json.loads(sys.argv[1])))\n"
+    )
+    words = [str(job_runs.CATALOG), "--model", str(random_model), "--limit", "2", *job_runs.QUICK, "model.device=cpu"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [job_runs.sys.executable, str(script), json.dumps([*words, *more])],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=job_runs.PROJECT,
+            env={**os.environ, "PYTHONPATH": str(job_runs.PROJECT)},
+            check=False,
+        )
+
+    fits = run("--output", str(tmp_path / "fits"), "stages.generate.num_gpus=1", "stages.generate.num_actors=2")
+    assert fits.returncode == 0, fits.stderr[-3000:]
+    assert len(job_runs.images(tmp_path / "fits")) == 4
+    too_many = run("--output", str(tmp_path / "many"), "stages.generate.num_gpus=2", "stages.generate.num_actors=2")
+    assert too_many.returncode == 2
+    assert "4 GPUs, Ray has 2" in too_many.stderr
+
+
+def test_a_dry_run_tells_and_makes_nothing(random_model: Path, tmp_path: Path) -> None:
+    told = job_runs.run(job_runs.CATALOG, tmp_path / "out", random_model, "--dry-run", "--limit", "5")
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert "images wanted: 10, to make: 10, skipped (settled): 0" in told.stdout
+    assert "num_inference_steps: 20" in told.stdout
+    assert not (tmp_path / "out" / "images").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["sampling.stepz=3"], "unknown setting sampling.stepz; did you mean sampling."),
+        (["sampling.fusion_scale=-1"], "sampling.fusion_scale=-1"),
+        (["--limit", "0"], "--limit 0: must be at least 1"),
+        (["catalog.scenes_per_product=99"], "catalog.scenes_per_product=99"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["sampling.width_px=100"], "sampling.width_px=100: must be a multiple of 8"),
+        (["model.path=./nowhere"], "model.path='./nowhere': no such folder"),
+    ],
+)
+def test_a_wrong_setting_stops_the_job_before_it_starts(
+    words: list[str], message: str, random_model: Path, tmp_path: Path
+) -> None:
+    stopped = job_runs.run(job_runs.CATALOG, tmp_path / "out", random_model, *words)
+    assert stopped.returncode == 2
+    assert message in stopped.stderr
+    assert "Traceback" not in stopped.stderr
