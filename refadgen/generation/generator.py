@@ -7,25 +7,24 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 from PIL import Image
 
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
-from refadgen.generation.planning import error_json
+from refadgen.generation.planning import error_json, to_table
 from refadgen.generation.scores import FidelityScores, score_fidelity
-from refadgen.generation.stages import SEGMENT_SCHEMA, to_table
+from refadgen.generation.stages import SEGMENT_SCHEMA
 from refadgen.generation.wanted import WantedImage, attempt_seed
-from refadgen.mini import model_folder
-from refadgen.model import RefAdGenPipeline, ReferenceFeatures
-from refadgen.model.attention_fusion import PromptFeatures
-from refadgen.model.devices import resolve_device, resolve_dtype
+from refadgen.model_folder import find_model
+
+if TYPE_CHECKING:
+    from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
 
 GENERATE_SCHEMA = pa.schema(
     [
@@ -54,8 +53,8 @@ class _Task:
     wanted: WantedImage
     canvas: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
-    reference: ReferenceFeatures
-    prompt: PromptFeatures
+    reference: "ReferenceFeatures"
+    prompt: "PromptFeatures"
     attempts: int = 0
     seed: int = 0
     generate_s: float = 0.0
@@ -72,11 +71,17 @@ class AdGenerator:
 
     def __init__(self, config: GenerateConfig) -> None:
         """Loads the model. Raises: ValueError for a model, device or number format that cannot be."""
+        # Only here: planning and the driver import this module without waiting for torch.
+        import torch
+
+        from refadgen.model import RefAdGenPipeline
+        from refadgen.model.devices import resolve_device, resolve_dtype
+
         torch.set_num_threads(config.model.torch_threads)
         self._config = config
         device = resolve_device(config.model.device, gpu_expected=config.stages.generate.num_gpus > 0)
         self._pipeline = RefAdGenPipeline.from_pretrained(
-            model_folder(config.model.path), torch_dtype=resolve_dtype(config.model.dtype, device), device=device
+            find_model(config.model.path), torch_dtype=resolve_dtype(config.model.dtype, device), device=device
         )
         self._pipeline.optimize(
             channels_last=config.model.channels_last,

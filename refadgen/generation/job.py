@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from tqdm import tqdm
@@ -28,13 +27,12 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import Ledger, LedgerWriter, ledger_rows, now
-from refadgen.generation.planning import PLAN_SCHEMA, CatalogScan, Fragment, Planner, scan_catalog
+from refadgen.generation.planning import CatalogScan, Planner, count_fragments, plan_fragments, scan_catalog
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
-from refadgen.generation.stages import ProductFetcher, ProductSegmenter, to_table
+from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
-from refadgen.mini import model_folder
-from refadgen.model import checkpoint
+from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
 from refadgen.storage import Storage
 
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
@@ -98,10 +96,13 @@ class CatalogJob:
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
         load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
-        folder = model_folder(config.model.path)
-        self._fingerprint = checkpoint.fingerprint(folder)
+        folder = find_model(config.model.path)
+        index = read_index(folder)
+        require_refadgen(folder, index)
+        self._fingerprint = fingerprint(folder)
         self._model = f"{config.model.path}@{self._fingerprint}"
-        self._size = _canvas_size(config, folder)
+        sampling = config.sampling
+        self._size: tuple[int, int] = (sampling.width_px or index["width_px"], sampling.height_px or index["height_px"])
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit)
         self._storage.check_writable("--output")
         self._ledger = Ledger(self._storage)
@@ -251,46 +252,8 @@ def _stage(dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) ->
     )
 
 
-def _canvas_size(config: GenerateConfig, folder: str) -> tuple[int, int]:
-    """Width and height of the canvas: the configured ones, or the model's own."""
-    index = json.loads((checkpoint.resolve(folder) / "model_index.json").read_text(encoding="utf-8"))
-    return config.sampling.width_px or index["width_px"], config.sampling.height_px or index["height_px"]
-
-
-def _fragments_of(table: pa.Table) -> list[Fragment]:
-    return [Fragment(**row) for row in table.to_pylist()]
-
-
-def plan_fragments(table: pa.Table, *, planner: Any, settled: Any) -> Iterator[pa.Table]:
-    """INPUT: fields of Fragment. OUTPUT: PLAN_SCHEMA, the rows that have images to make. A Ray task."""
-    plans, keys = ray.get([planner, settled])
-    for fragment in _fragments_of(table):
-        pending: list[dict[str, Any]] = []
-        for plan, _ in plans.rows(fragment, keys):
-            if plan is not None:
-                pending.append(plan)
-            if len(pending) >= 64:
-                yield to_table(pending, PLAN_SCHEMA)
-                pending = []
-        yield to_table(pending, PLAN_SCHEMA)
-
-
-def count_fragments(table: pa.Table, *, planner: Any, settled: Any) -> pa.Table:
-    """INPUT: fields of Fragment. OUTPUT: `wanted` and `skipped` images, one row per fragment. A Ray task."""
-    plans, keys = ray.get([planner, settled])
-    counts = []
-    for fragment in _fragments_of(table):
-        wanted = skipped = 0
-        for plan, num_settled in plans.rows(fragment, keys):
-            skipped += num_settled
-            wanted += num_settled + (0 if plan is None else len(json.loads(plan["wanted"])))
-        counts.append({"wanted": wanted, "skipped": skipped})
-    return pa.Table.from_pylist(counts, schema=pa.schema([("wanted", pa.int64()), ("skipped", pa.int64())]))
-
-
 def connect_ray(config: GenerateConfig) -> None:
     """Joins the cluster that this job was submitted to (RAY_ADDRESS), or starts a local Ray for it."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     if not ray.is_initialized():
         if os.environ.get("RAY_ADDRESS"):
             ray.init(logging_level=logging.WARNING)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from refadgen.catalog.addresses import redact_address
 from refadgen.catalog.layout import merged_layout
@@ -219,6 +220,42 @@ def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> di
     }
 
 
+def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of just the schema's columns; absent ones are null."""
+    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
+
+
 def error_json(error: RowError) -> str:
     """A RowError as it travels in a column."""
     return json.dumps({"status": error.status, "reason": error.reason, "detail": error.detail})
+
+
+def _fragments_of(table: pa.Table) -> list[Fragment]:
+    return [Fragment(**row) for row in table.to_pylist()]
+
+
+def plan_fragments(table: pa.Table, *, planner: Any, settled: Any) -> Iterator[pa.Table]:
+    """INPUT: fields of Fragment. OUTPUT: PLAN_SCHEMA, the rows that have images to make. A Ray task."""
+    plans, keys = ray.get([planner, settled])
+    for fragment in _fragments_of(table):
+        pending: list[dict[str, Any]] = []
+        for plan, _ in plans.rows(fragment, keys):
+            if plan is not None:
+                pending.append(plan)
+            if len(pending) >= 64:
+                yield to_table(pending, PLAN_SCHEMA)
+                pending = []
+        yield to_table(pending, PLAN_SCHEMA)
+
+
+def count_fragments(table: pa.Table, *, planner: Any, settled: Any) -> pa.Table:
+    """INPUT: fields of Fragment. OUTPUT: `wanted` and `skipped` images, one row per fragment. A Ray task."""
+    plans, keys = ray.get([planner, settled])
+    counts = []
+    for fragment in _fragments_of(table):
+        wanted = skipped = 0
+        for plan, num_settled in plans.rows(fragment, keys):
+            skipped += num_settled
+            wanted += num_settled + (0 if plan is None else len(json.loads(plan["wanted"])))
+        counts.append({"wanted": wanted, "skipped": skipped})
+    return pa.Table.from_pylist(counts, schema=pa.schema([("wanted", pa.int64()), ("skipped", pa.int64())]))

@@ -22,7 +22,7 @@ from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.catalog.layout import place
 from refadgen.config import GenerateConfig, LayoutConfig
 from refadgen.errors import RowError
-from refadgen.generation.planning import PLAN_SCHEMA, error_json
+from refadgen.generation.planning import PLAN_SCHEMA, error_json, to_table
 
 _DONE_WITH = ("image_bytes", "mask", "mask_bytes")
 FETCH_SCHEMA = pa.schema(
@@ -56,11 +56,6 @@ def guarded(step: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any
     except Exception as error:  # a fault of ours or of a library: the row may work with the next version
         detail = f"row {row['row']}: {type(error).__name__}: {str(error)[:200]}"
         return {"error": error_json(RowError("failed", "internal_error", detail))}
-
-
-def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of just the schema's columns; absent ones are null."""
-    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
 
 
 class ProductFetcher:

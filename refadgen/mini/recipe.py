@@ -86,8 +86,8 @@ def make_latents(triplets: TripletArrays, vae: AutoencoderKL, tokenizer: object,
         texts = [text for options in triplets.captions for text in options]
         ids = _token_ids(tokenizer, texts).view(len(triplets), -1, MAX_TOKENS)
         tensors = {
-            **{name: torch.cat(tensors) for name, tensors in parts.items()},
-            "mask_latents": masks.repeat(COLOURINGS, 1, 1, 1),
+            **{name: torch.cat(tensors).contiguous() for name, tensors in parts.items()},
+            "mask_latents": masks.repeat(COLOURINGS, 1, 1, 1).contiguous(),
             "token_ids": ids.repeat(COLOURINGS, 1, 1),
             "empty_token_ids": _token_ids(tokenizer, [""])[0],
         }

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
 from refadgen.model.attention_fusion import self_attention_layers
-from refadgen.model.checkpoint import check_keys, load_model, load_processor, resolve
+from refadgen.model.checkpoint import check_keys, load_model, load_processor
 from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.pipeline import RefAdGenPipeline
 from refadgen.model.unets import make_generation_unet, make_reference_unet
+from refadgen.model_folder import find_model
 
 SETTINGS = {
     "prompt_suffix": ", best quality, high quality",
@@ -284,11 +285,19 @@ def _load_part(name: str, path_or_id: str | Path, cls: type) -> Any:
 
 def _fetch(argument: str, path_or_id: str | Path, patterns: Sequence[str]) -> Path:
     """The local folder of `path_or_id`; of a hub id, only the matching files. Raises: ValueError naming `argument`."""
-    if Path(path_or_id).expanduser().is_dir():
-        return Path(path_or_id).expanduser()
-    owner_and_name, inside = str(path_or_id).split("/")[:2], str(path_or_id).split("/")[2:]
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    owner, name, *inside = [*str(path_or_id).split("/"), ""]
     try:
-        folder = resolve("/".join(owner_and_name), ["/".join([*inside, pattern]) for pattern in patterns])
+        if path.is_absolute() or not name:
+            raise ValueError("no such folder")
+        inside = inside[:-1]
+        folder = find_model(f"{owner}/{name}", ["/".join([*inside, pattern]) for pattern in patterns]).joinpath(*inside)
+        if not folder.is_dir():
+            raise ValueError(f"no folder {'/'.join(inside)} in {owner}/{name}")
     except ValueError as error:
-        raise ValueError(f"{argument}={str(path_or_id)!r}: neither a folder nor a reachable hub id") from error
-    return folder.joinpath(*inside)
+        raise ValueError(
+            f"{argument}={str(path_or_id)!r}: neither a folder nor a reachable hub id, owner/name or owner/name/folder"
+        ) from error
+    return folder

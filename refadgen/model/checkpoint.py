@@ -7,10 +7,8 @@
 Only safetensors are read. Each component loads with its own diffusers or transformers class.
 """
 
-import hashlib
 import importlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from refadgen.model.attention_fusion import attach_capture, attach_fusion, detached, fusion_processors
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model_folder import find_model, read_index, require_refadgen
 
 if TYPE_CHECKING:
     from refadgen.model.pipeline import RefAdGenPipeline
@@ -41,32 +40,11 @@ _PROCESSOR_FILES = {"tokenizer": ("tokenizer.json", "vocab.json"), "feature_extr
 _OPTIONAL = ("image_encoder", "image_projection", "feature_extractor")
 
 
-def resolve(path_or_id: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt")) -> Path:
-    """The local folder of a model: the path itself, or a hub id's snapshot (downloaded: the user asked for it by name).
-
-    patterns: of the files to download. Raises: ValueError when it is neither.
-    """
-    path = Path(path_or_id).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or str(path_or_id).count("/") != 1 or str(path_or_id).startswith("."):
-        raise ValueError(
-            f"model.path={str(path_or_id)!r}: no such folder, and not of the form of a hub id (owner/name)"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(path_or_id), allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's client raises its own, requests' and OS errors
-        raise ValueError(f"model.path={str(path_or_id)!r}: neither a folder nor a reachable hub id: {error}") from error
-
-
 def load(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     """Components and settings of a RefAdGen folder, as keywords of `RefAdGenPipeline`. Raises: ValueError."""
-    folder = resolve(path_or_id)
-    index = _read_index(folder)
-    if index.get("_class_name") != "RefAdGenPipeline":
-        raise ValueError(f"{folder}: holds a {index.get('_class_name')}, not a RefAdGenPipeline")
+    folder = find_model(path_or_id)
+    index = read_index(folder)
+    require_refadgen(folder, index)
     settings = {name: value for name, value in index.items() if not name.startswith("_") and not _is_component(value)}
     absent = [name for name in _OPTIONAL if not (folder / name).is_dir()]
     names = [name for name in (*_MODELS, *_PROCESSORS) if name not in absent]
@@ -77,8 +55,8 @@ def load(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
 
 def load_stable_diffusion(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     """`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler` of a Stable Diffusion 1.5 folder. Raises: ValueError."""
-    folder = resolve(path_or_id)
-    _read_index(folder)
+    folder = find_model(path_or_id)
+    read_index(folder)
     parts: dict[str, Any] = {
         "unet": load_model(folder, "unet", UNet2DConditionModel, dtype),
         "vae": load_model(folder, "vae", AutoencoderKL, dtype),
@@ -87,14 +65,6 @@ def load_stable_diffusion(path_or_id: str | Path, dtype: torch.dtype) -> dict[st
         "scheduler": load_scheduler(folder),
     }
     return parts
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    try:
-        index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder}: no readable model_index.json ({error})") from error
-    return index
 
 
 def _is_component(value: Any) -> bool:
@@ -227,15 +197,3 @@ def save(pipeline: "RefAdGenPipeline", directory: str | Path) -> None:
 def _settings(pipeline: "RefAdGenPipeline") -> dict[str, Any]:
     names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
     return {name: pipeline.config[name] for name in names}
-
-
-def fingerprint(path_or_id: str | Path) -> str:
-    """SHA-256 over all files of a model folder that decide its pixels, names and contents; 16 hexadecimal digits."""
-    folder = resolve(path_or_id)
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".txt") and file.is_file():
-            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-            with open(file, "rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
-    return digest.hexdigest()[:16]

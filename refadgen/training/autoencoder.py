@@ -88,4 +88,4 @@ def encode_images(vae: AutoencoderKL, images_u8: np.ndarray, batch_size: int = 1
     for start in range(0, len(images_u8), batch_size):
         pixels = torch.from_numpy(images_u8[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
         parts.append(vae.encode(pixels).latent_dist.mean)
-    return torch.cat(parts)
+    return torch.cat(parts).contiguous()  # a convolution may have left another memory format

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from refadgen.mini import model_folder
 from refadgen.model import RefAdGenPipeline
 from refadgen.studio.render import (
     Product,
@@ -209,7 +208,7 @@ def main() -> None:
     parser.add_argument("--segmenter-images", type=int, default=320)
     parser.add_argument("--segmenter-steps", type=int, default=600)
     arguments = parser.parse_args()
-    pipeline = RefAdGenPipeline.from_pretrained(model_folder(arguments.model))
+    pipeline = RefAdGenPipeline.from_pretrained(arguments.model)
     cases = read_or_make_cases(arguments.cache, held_out_products(arguments.products))
     photos, swapped = [case.photo for case in cases], [case.swapped_photo for case in cases]
     outputs = generate(pipeline, cases, photos, 1.0)

@@ -3,6 +3,7 @@
 What the file holds is written down here once more, independently of the importer.
 """
 
+import functools
 import importlib.util
 import os
 import pickle
@@ -72,7 +73,12 @@ def resampler_state(width: int = TEXT_WIDTH, features: int = 24) -> dict[str, to
 
 
 def make_module() -> dict[str, torch.Tensor]:
-    """The flat state: every key that the authors' file has."""
+    """The flat state: every key that the authors' file has. A dictionary of the caller's own."""
+    return dict(_module())
+
+
+@functools.cache
+def _module() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(11)
     unet, reference = make_unet(seed=7).state_dict(), make_unet(seed=8).state_dict()
     weight = unet["conv_in.weight"]
@@ -113,7 +119,7 @@ def deepspeed_classes() -> dict[str, type]:
     return places
 
 
-def write_file(path: Path, module: dict[str, torch.Tensor], **beside) -> Path:
+def write_file(file: Path, module: dict[str, torch.Tensor], **beside) -> Path:
     """A file as DeepSpeed's engine writes it, with its own objects beside `module`."""
     classes = deepspeed_classes()
     scaler, stage, fragment = classes.values()
@@ -145,8 +151,8 @@ def write_file(path: Path, module: dict[str, torch.Tensor], **beside) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, stand_in in modules.items():
             patch.setitem(sys.modules, name, stand_in)
-        torch.save(content, path)
-    return path
+        torch.save(content, file)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -369,8 +375,8 @@ def test_a_malicious_pickle_is_refused_and_not_run(job, folders, tmp_path, capsy
 
 def test_unknown_objects_are_refused_by_class(job, folders, tmp_path, capsys):
     """Also one of DeepSpeed's that is not on the list, and a known one in place of a weight."""
-    file = write_file(tmp_path / "file.pt", make_module(), path=Path("x"))
-    assert "pathlib" in refused(job, folders, file, capsys)
+    file = write_file(tmp_path / "file.pt", make_module(), client_state=Path("x"))
+    assert "holds pathlib." in refused(job, folders, file, capsys)
     stage = deepspeed_classes()["deepspeed.runtime.fp16.loss_scaler"]
     stage.__name__ = stage.__qualname__ = "LossScalerOfTomorrow"
     name = stage.__module__
@@ -405,6 +411,7 @@ def test_other_arguments_are_refused(job, folders, tmp_path, capsys):
     assert "--image-encoder" in capsys.readouterr().err
     for option, place, named in (
         ("--base", tmp_path / "gone", "base="),
+        ("--base", "gone/and/lost", "base='gone/and/lost': neither a folder nor a reachable hub id"),
         ("--base", folders / "vae", "unet/config.json"),
         ("--vae", folders / "image_encoder", "image_encoder"),
         ("--image-encoder", tmp_path / "gone", "image_encoder="),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_pipeline, product, run, start, write_base
 
 from refadgen.model import RefAdGenPipeline
-from refadgen.model.checkpoint import fingerprint, resolve
+from refadgen.model_folder import find_model, fingerprint
 
 FUSION = "generation_unet/attention_fusion.safetensors"
 UNET = "generation_unet/diffusion_pytorch_model.safetensors"
@@ -148,7 +148,7 @@ def test_another_kind_of_folder_is_refused(tmp_path, base_folder):
         RefAdGenPipeline.from_pretrained(tmp_path)
     for path in ("/no/such/folder", "./gone", "one-word"):
         with pytest.raises(ValueError, match="no such folder"):
-            resolve(path)
+            find_model(path)
 
 
 def test_an_unknown_scheduler_is_named(folder):
