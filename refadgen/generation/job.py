@@ -6,6 +6,7 @@ A run is a function of catalogue, configuration and ledger: what the ledger has 
 actor starts, so the same command again continues.
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -91,7 +92,6 @@ class CatalogJob:
         """
         if limit is not None and limit < 1:
             raise ValueError(f"--limit {limit}: must be at least 1")
-        self._config = config
         self._catalog_uri = catalog_uri
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
@@ -101,8 +101,7 @@ class CatalogJob:
         require_refadgen(folder, index)
         self._fingerprint = fingerprint(folder)
         self._model = f"{config.model.path}@{self._fingerprint}"
-        sampling = config.sampling
-        self._size: tuple[int, int] = (sampling.width_px or index["width_px"], sampling.height_px or index["height_px"])
+        self._config = with_model_defaults(config, index)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit)
         self._storage.check_writable("--output")
         self._ledger = Ledger(self._storage)
@@ -147,7 +146,6 @@ class CatalogJob:
             [
                 to_yaml(self._config),
                 f"model: {self._model}",
-                f"canvas: {self._size[0]}×{self._size[1]} px",
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (settled): {counts.skipped}",
@@ -215,7 +213,7 @@ class CatalogJob:
         )
         dataset = dataset.repartition(target_num_rows_per_block=config.catalog.rows_per_block)
         dataset = _stage(dataset, ProductFetcher, stages.fetch, config, self._catalog_uri)
-        dataset = _stage(dataset, ProductSegmenter, stages.segment, config, *self._size)
+        dataset = _stage(dataset, ProductSegmenter, stages.segment, config)
         dataset = _stage(dataset, AdGenerator, stages.generate, config)
         dataset = _stage(dataset, AdPublisher, stages.publish, config, self._storage.uri, run_id, self._model)
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -250,6 +248,13 @@ def _stage(dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) ->
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
     )
+
+
+def with_model_defaults(config: GenerateConfig, index: dict[str, Any]) -> GenerateConfig:
+    """The configuration with the checkpoint's own settings (its `model_index.json`) where it leaves them open."""
+    names = ("guidance_scale", "reference_in_uncond", "width_px", "height_px")
+    own = {name: index[name] for name in names if getattr(config.sampling, name) is None}
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **own))
 
 
 def connect_ray(config: GenerateConfig) -> None:

@@ -99,13 +99,15 @@ class ProductSegmenter:
     INPUT: FETCH_SCHEMA. OUTPUT: SEGMENT_SCHEMA, one row per row. A GPU only for Grounding DINO and SAM2.
     """
 
-    def __init__(self, config: GenerateConfig, width_px: int, height_px: int) -> None:
+    def __init__(self, config: GenerateConfig) -> None:
         import cv2
 
         from refadgen.segmentation import ProductMasker
 
         cv2.setNumThreads(1)
-        self._size = width_px, height_px
+        width_px, height_px = config.sampling.width_px, config.sampling.height_px
+        assert width_px is not None and height_px is not None, "the job fills in the model's own size"
+        self._size = (width_px, height_px)
         self._masker = ProductMasker(config.segmentation)
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -1,0 +1,81 @@
+"""The whole job on a real S3 server on loopback: catalogue, images and ledger there, killed and resumed there."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import job_runs
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def s3_environment() -> Iterator[dict[str, str]]:
+    """Environment of clients of an S3 server of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [shutil.which("moto_server") or str(Path(job_runs.sys.executable).with_name("moto_server")), "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            assert server.poll() is None, "moto_server ended"
+            assert time.monotonic() < deadline, "moto_server does not answer"
+            time.sleep(0.2)
+    yield {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test-secret-key",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    server.terminate()
+    server.wait()
+
+
+def test_killed_and_resumed_on_s3_it_gives_the_bytes_of_the_disk(
+    s3_environment: dict[str, str],
+    whole_run: Path,
+    random_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3 = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    s3.call_s3("create_bucket", Bucket="shop")
+    s3.put(str(job_runs.CATALOG), "shop/catalogs/demo.parquet")
+    s3.put(str(job_runs.CATALOG.parent / "images") + "/", "shop/catalogs/images/", recursive=True)
+    catalog, output = "s3://shop/catalogs/demo.parquet", "s3://shop/ads"
+
+    def images() -> dict[str, str]:
+        return {key.rsplit("/", 1)[1]: key for key in s3.find("shop/ads/images")} if s3.exists("shop/ads") else {}
+
+    process = job_runs.start(catalog, output, random_model, *job_runs.QUICK, env=s3_environment)
+    job_runs.wait_until(lambda: len(images()) >= 8, process)
+    job_runs.kill_all(process)
+    resumed = job_runs.run(catalog, output, random_model, *job_runs.QUICK, env=s3_environment)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert "done 0" not in resumed.stdout
+
+    s3.get("shop/ads/", str(tmp_path / "ads"), recursive=True)
+    assert job_runs.images(tmp_path / "ads") == job_runs.images(whole_run)
+    assert job_runs.latest(tmp_path / "ads") == job_runs.latest(whole_run)
+    assert job_runs.done_twice(tmp_path / "ads") == []
+    assert s3.exists("shop/ads/report.html")
+    assert s3.exists("shop/ads/run.json")
+    said = resumed.stdout + resumed.stderr + s3.cat_file("shop/ads/run.json").decode()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
