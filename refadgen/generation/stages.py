@@ -106,7 +106,8 @@ class ProductSegmenter:
 
         cv2.setNumThreads(1)
         width_px, height_px = config.sampling.width_px, config.sampling.height_px
-        assert width_px is not None and height_px is not None, "the job fills in the model's own size"
+        assert width_px is not None  # the job fills in the model's own size
+        assert height_px is not None
         self._size = (width_px, height_px)
         self._masker = ProductMasker(config.segmentation)
 
