@@ -1,0 +1,44 @@
+"""Ad images as files: they say that they are generated, and their record survives each format."""
+
+import io
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refadgen.config import OutputConfig
+from refadgen.generation.encoding import SOURCE_TYPE, encode_ad, encode_product, read_record
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)
+RECORD = {"sku": 'a<b>&"c"\n\u0000🧴\u2028', "prompt": "]]> </rdf:RDF>", "seed": 2**62 + 1, "score": 0.25}
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+def test_record_and_source_type_are_in_the_file(format: str) -> None:
+    data = encode_ad(IMAGE, RECORD, OutputConfig(format=format))
+    assert read_record(data) == RECORD
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == format.upper()
+        packet = image.info.get("xmp") or image.info["XML:com.adobe.xmp"]
+    namespace = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
+    found = ElementTree.fromstring(packet).iter(f"{namespace}DigitalSourceType")
+    assert [element.text for element in found] == [SOURCE_TYPE]
+
+
+def test_the_same_image_is_the_same_bytes() -> None:
+    assert encode_ad(IMAGE, RECORD, OutputConfig()) == encode_ad(IMAGE, dict(reversed(RECORD.items())), OutputConfig())
+
+
+def test_an_image_of_others_has_no_record() -> None:
+    sink = io.BytesIO()
+    Image.fromarray(IMAGE).save(sink, "PNG")
+    with pytest.raises(ValueError, match="no generation record"):
+        read_record(sink.getvalue())
+
+
+def test_the_placed_product_carries_its_mask() -> None:
+    mask = np.zeros((40, 32), np.uint8)
+    mask[10:30, 8:24] = 255
+    with Image.open(io.BytesIO(encode_product(IMAGE, mask))) as product:
+        assert np.array_equal(np.asarray(product)[..., 3], mask)
