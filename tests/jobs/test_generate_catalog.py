@@ -70,8 +70,8 @@ def test_a_killed_driver_costs_only_the_batches_in_flight(
     assert job_runs.images(output) == job_runs.images(whole_run)
     assert job_runs.latest(output) == job_runs.latest(whole_run)
     assert job_runs.done_twice(output) == []
-    # Blocks of one product (two images): one in the publisher, one on its way to the driver's ledger.
-    assert len(published - first) <= 4
+    # Blocks of one product (two images): one in the publisher, one on its way to the driver, one in its ledger buffer.
+    assert len(published - first) <= 6
     assert f"skipped {len(first)}" in again.stdout
 
 
