@@ -33,7 +33,7 @@ class CatalogConfig:
     """Scene templates taken for a product without prompts of its own."""
     num_variants: int = 1
     """Images of each scene, where the row does not say."""
-    rows_per_block: int = 64
+    rows_per_block: int = 4
     """Catalogue rows in one block of the stream; work in an unwritten block is lost in a crash."""
 
     def __post_init__(self) -> None:

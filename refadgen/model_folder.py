@@ -16,6 +16,10 @@ def find_model(path_or_id: str | Path, patterns: Sequence[str] = ("*.json", "*.s
     patterns: of the files to download. Raises: ValueError when it is none of them.
     """
     if path_or_id == "mini":
+        if not MINI.is_dir():
+            raise ValueError(
+                f"model.path=mini: its weights are not in {MINI}; refadgen/mini/README.md tells how to make them"
+            )
         return MINI
     path = Path(path_or_id).expanduser()
     if path.is_dir():

@@ -237,12 +237,12 @@ class CatalogJob:
             )
 
 
-def _stage(dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) -> Dataset:
-    """`stage` as a pool of actors of fixed size; each call takes one block."""
+def _stage(dataset: Dataset, stage: type, pool: StageConfig, config: GenerateConfig, *arguments: Any) -> Dataset:
+    """`stage` as a pool of actors of fixed size."""
     return dataset.map_batches(
         stage,
-        fn_constructor_args=arguments,
-        batch_size=None,
+        fn_constructor_args=(config, *arguments),
+        batch_size=config.catalog.rows_per_block,  # the blocks' own size; stages with GPUs must name one
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=pool.num_actors),
         num_cpus=pool.num_cpus,
