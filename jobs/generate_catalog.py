@@ -33,12 +33,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     """Runs the job. Returns the exit code."""
     arguments = parse_arguments(words)
-    settings = list(arguments.settings)
-    if arguments.model:
-        settings.append(f"model.path={arguments.model}")
+    model = [f"model.path={arguments.model}"] if arguments.model else []
     output = arguments.output or f"out/{PurePosixPath(arguments.catalog.rstrip('/')).stem}"
     try:
-        config = load_config(GenerateConfig, arguments.config, settings)
+        config = load_config(GenerateConfig, arguments.config, [*model, *arguments.settings])
 
         from refadgen.generation import job  # Ray and torch: only after the words are known to be right
 

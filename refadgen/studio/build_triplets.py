@@ -1,8 +1,8 @@
 """Renders training triplets into parquet shards; the same command again makes only what is missing.
 
-    python -m refadgen.studio.build_triplets --output triplets --num 6000 --first-seed 0 --threads 1
+    python -m refadgen.studio.build_triplets --output triplets --num 2000 --first-seed 0 --dressings 12
 
-One shard holds `--shard-rows` consecutive seeds and is written under a hidden name, then renamed: a shard that can be
+One shard holds `--shard-seeds` consecutive seeds and is written under a hidden name, then renamed: a shard that can be
 seen is whole. Rendering uses one thread, so run one process per core over disjoint ranges of seeds.
 """
 
@@ -12,11 +12,15 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+if TYPE_CHECKING:
+    from refadgen.studio.render import Triplet
 
 SCHEMA = pa.schema(
     [
@@ -39,17 +43,26 @@ SCHEMA = pa.schema(
 def png_bytes(pixels: np.ndarray) -> bytes:
     """A picture uint8 [H, W] or [H, W, C] as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=2)
     return buffer.getvalue()
 
 
-def render_row(seed: int, **render_options: int) -> dict:
-    """One row of SCHEMA. `render_options`: width_px, height_px, spp as `render_triplet` takes them."""
+def render_rows(seed: int, dressings: int, **render_options: int) -> list[dict]:
+    """The rows of SCHEMA that one seed gives: one render as it is, or `dressings` products in its light.
+
+    `render_options`: width_px, height_px, spp as `render_triplet` takes them.
+    """
+    from refadgen.studio.dressing import render_dressed
     from refadgen.studio.render import render_triplet
 
-    triplet = render_triplet(seed, **render_options)
+    if dressings:
+        return [_row(triplet) for triplet in render_dressed(seed, dressings, **render_options)]
+    return [_row(render_triplet(seed, **render_options))]
+
+
+def _row(triplet: "Triplet") -> dict:
     return {
-        "seed": seed,
+        "seed": triplet.seed,
         "product_id": triplet.product_id,
         "category": triplet.category,
         "split": triplet.split,
@@ -63,18 +76,18 @@ def render_row(seed: int, **render_options: int) -> dict:
     }
 
 
-def shard_seeds(first_seed: int, num: int, shard_rows: int) -> list[range]:
+def shard_seeds(first_seed: int, num: int, shard_seeds: int) -> list[range]:
     """The seeds of each shard; the last one may be shorter."""
     end = first_seed + num
-    return [range(start, min(start + shard_rows, end)) for start in range(first_seed, end, shard_rows)]
+    return [range(start, min(start + shard_seeds, end)) for start in range(first_seed, end, shard_seeds)]
 
 
-def write_shard(output: Path, seeds: range, **render_options: int) -> bool:
+def write_shard(output: Path, seeds: range, dressings: int, **render_options: int) -> bool:
     """Renders one shard unless it is there. Returns: whether it rendered."""
     path = output / f"triplets-{seeds.start:07d}-{seeds.stop - 1:07d}.parquet"
     if path.exists():
         return False
-    rows = [render_row(seed, **render_options) for seed in seeds]
+    rows = [row for seed in seeds for row in render_rows(seed, dressings, **render_options)]
     hidden = output / f".{path.name}.{os.getpid()}"
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), hidden, compression="zstd")
     os.replace(hidden, path)
@@ -84,9 +97,10 @@ def write_shard(output: Path, seeds: range, **render_options: int) -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the shards")
-    parser.add_argument("--num", type=int, default=6000, help="triplets to render")
+    parser.add_argument("--num", type=int, default=2000, help="seeds to render")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--shard-rows", type=int, default=50)
+    parser.add_argument("--dressings", type=int, default=0, help="products a seed; 0: the seed's own, fully traced")
+    parser.add_argument("--shard-seeds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1, help="Mitsuba's threads")
     parser.add_argument("--width-px", type=int, default=128)
     parser.add_argument("--height-px", type=int, default=160)
@@ -97,12 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     drjit.set_thread_count(options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
-    for seeds in shard_seeds(options.first_seed, options.num, options.shard_rows):
+    for seeds in shard_seeds(options.first_seed, options.num, options.shard_seeds):
         start = time.monotonic()
         made = write_shard(
-            options.output, seeds, width_px=options.width_px, height_px=options.height_px, spp=options.spp
+            options.output,
+            seeds,
+            options.dressings,
+            width_px=options.width_px,
+            height_px=options.height_px,
+            spp=options.spp,
         )
-        pace = f"{(time.monotonic() - start) / len(seeds):.2f} s per triplet" if made else "already there"
+        pace = f"{(time.monotonic() - start) / len(seeds):.2f} s per seed" if made else "already there"
         print(f"seeds {seeds.start}-{seeds.stop - 1}: {pace}", flush=True)
 
 

@@ -3,6 +3,8 @@
 Importing it selects the `scalar_rgb` variant for the process: compiled variants would compile anew for every product.
 """
 
+from collections.abc import Callable
+
 import mitsuba as mi
 import numpy as np
 
@@ -16,8 +18,10 @@ from refadgen.studio.textures import TILE_UNITS, surface_texture, wall_texture
 
 mi.set_variant("scalar_rgb")
 
-_PAPER = (232, 230, 224)
+PAPER = (232, 230, 224)
 _FLOOR_UNITS = 60.0
+BACKDROP_REPEAT = _FLOOR_UNITS / TILE_UNITS
+"""Tiles of a surface's or wall's picture along the whole floor or wall."""
 
 
 def _flat(color: Color) -> dict:
@@ -53,16 +57,19 @@ def _mesh(part: Part, bsdf: dict) -> mi.Mesh:
     return mesh
 
 
-def product_dict(shape: Shape, appearance: Appearance, view: View) -> dict:
-    """The product's meshes, turned as the view says, ready for `trace`."""
+def product_dict(shape: Shape, appearance: Appearance, view: View, *, flat: float | None = None) -> dict:
+    """The product's meshes, turned as the view says, ready for `trace`. `flat`: one grey reflectance for all parts."""
     finish = {
         "type": "principled",
         "roughness": appearance.roughness,
         "metallic": 0.35 if appearance.metallic else 0.0,
         "specular": 0.4,
     }
-    label = _picture(draw_label(appearance, shape.label_aspect))
-    colors = {"body": label, "accent": _flat(appearance.accent), "paper": _flat(_PAPER)}
+    if flat is None:
+        label = _picture(draw_label(appearance, shape.label_aspect))
+        colors = {"body": label, "accent": _flat(appearance.accent), "paper": _flat(PAPER)}
+    else:
+        colors = {kind: {"type": "rgb", "value": [flat] * 3} for kind in ("body", "accent", "paper")}
     objects = {}
     for index, part in enumerate(shape.parts):
         bsdf = {"type": "twosided", "material": finish | {"base_color": colors[part.material]}}
@@ -70,28 +77,29 @@ def product_dict(shape: Shape, appearance: Appearance, view: View) -> dict:
     return objects
 
 
-def backdrop_dict(scene: Scene) -> dict:
-    """Floor and wall of a scene. An open sky has no wall: its pixels stay transparent and are painted afterwards."""
+def backdrop_dict(scene: Scene, *, flat: float | None = None) -> dict:
+    """Floor and wall of a scene. An open sky has no wall: its pixels stay transparent and are painted afterwards.
+
+    `flat`: one grey reflectance in place of the pictures.
+    """
+
+    def reflectance(picture: Callable[[str, int], np.ndarray], word: str) -> dict:
+        if flat is not None:
+            return {"type": "rgb", "value": [flat] * 3}
+        return _picture(picture(word, scene.texture_seed), repeat=BACKDROP_REPEAT)
+
     turn = mi.ScalarTransform4f()
     floor = {
         "type": "rectangle",
         "to_world": turn.rotate([0, 1, 0], scene.surface_turn_deg).rotate([1, 0, 0], -90).scale(_FLOOR_UNITS / 2),
-        "bsdf": {
-            "type": "diffuse",
-            "reflectance": _picture(
-                surface_texture(scene.surface, scene.texture_seed), repeat=_FLOOR_UNITS / TILE_UNITS
-            ),
-        },
+        "bsdf": {"type": "diffuse", "reflectance": reflectance(surface_texture, scene.surface)},
     }
     if scene.wall == "open sky":
         return {"floor": floor}
     wall = {
         "type": "rectangle",
         "to_world": turn.translate([0, 0, -scene.wall_distance]).scale(_FLOOR_UNITS / 2),
-        "bsdf": {
-            "type": "diffuse",
-            "reflectance": _picture(wall_texture(scene.wall, scene.texture_seed), repeat=_FLOOR_UNITS / TILE_UNITS),
-        },
+        "bsdf": {"type": "diffuse", "reflectance": reflectance(wall_texture, scene.wall)},
     }
     return {"floor": floor, "wall": wall}
 
@@ -158,6 +166,52 @@ def trace(
 
     Returns: linear float32 [H, W, 4]; rgb is weighted by alpha, alpha is 0 where nothing but light is seen.
     """
+    world = _world(objects, camera, scene, width_px=width_px, height_px=height_px)
+    # A pass of its own with the same seed, so the same sample positions: together in one pass they take twice as long.
+    guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"})
+    passes = [mi.render(world, spp=spp, seed=0), mi.render(world, integrator=guides, spp=spp, seed=0)]
+    return _denoised(*passes)
+
+
+def trace_light(
+    white: dict, black: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, spp: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What light does to a scene whatever its colours are: `white` and `black` are the objects at reflectance 1 and 0.
+
+    With direct light only, a pixel is affine in the reflectance. Returns: rgba at reflectance 0 and the rgb that
+    reflectance 1 adds, linear float32 [H, W, 4] and [H, W, 3].
+    """
+    worlds = [_world(objects, camera, scene, width_px=width_px, height_px=height_px) for objects in (white, black)]
+    guides = mi.load_dict({"type": "aov", "aovs": "normal:sh_normal,depth:depth"})
+    guide = mi.render(worlds[0], integrator=guides, spp=spp, seed=0)
+    albedo = np.ones((height_px, width_px, 3), np.float32)
+    lit, dark = (_denoised(mi.render(world, spp=spp, seed=0), albedo, guide) for world in worlds)
+    return dark, np.maximum(lit[..., :3] - dark[..., :3], 0.0)
+
+
+def trace_surfaces(
+    objects: dict, camera: Pinhole, *, width_px: int, height_px: int
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """What each pixel's one sample sees.
+
+    Returns: index into the names, int [H, W], -1 for nothing; label coordinates float32 [H, W, 2]; the objects' names.
+    """
+    # Not optimised: Mitsuba would merge objects of one material and forget their names.
+    world = _world(objects, camera, None, width_px=width_px, height_px=height_px, optimize=False)
+    integrator = mi.load_dict({"type": "aov", "aovs": "shape:shape_index,uv:uv"})
+    seen = np.array(mi.render(world, integrator=integrator, spp=1, seed=0))
+    index = np.round(seen[..., 0]).astype(int) - 1  # counted from 1, 0 is nothing
+    return index, seen[..., 1:3], [shape.id() for shape in world.shapes()]
+
+
+def _denoised(*layers: mi.TensorXf | np.ndarray) -> np.ndarray:
+    pixels = np.concatenate([np.array(layer) for layer in layers], axis=-1)
+    return denoise(np.nan_to_num(pixels, nan=0.0, posinf=0.0))
+
+
+def _world(
+    objects: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, optimize: bool = True
+) -> mi.Scene:
     target = camera.origin + camera.axes[2]
     sensor = {
         "type": "perspective",
@@ -178,14 +232,10 @@ def trace(
             "component_format": "float32",
             "rfilter": {"type": "box"},
         },
-        "sampler": {"type": "multijitter", "sample_count": spp},
+        "sampler": {"type": "multijitter"},
     }
     # Light straight from the lamps and the fill only: bounces between objects cost a third more time and most of the
     # noise, and are hardly seen at this size.
     path = {"type": "path", "max_depth": 2, "hide_emitters": True}
-    world = mi.load_dict({"type": "scene", "integrator": path, "sensor": sensor} | objects | _lights(scene))
-    # A pass of its own with the same seed, so the same sample positions: together in one pass they take twice as long.
-    guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"})
-    passes = [mi.render(world, spp=spp, seed=0), mi.render(world, integrator=guides, spp=spp, seed=0)]
-    pixels = np.concatenate([np.array(image) for image in passes], axis=-1)
-    return denoise(np.nan_to_num(pixels, nan=0.0, posinf=0.0))
+    world = {"type": "scene", "integrator": path, "sensor": sensor} | objects | _lights(scene)
+    return mi.load_dict(world, optimize=optimize)

@@ -11,7 +11,7 @@ import numpy as np
 
 from refadgen.studio import scenes
 from refadgen.studio.appearance import Appearance, sample_appearance
-from refadgen.studio.camera import View, camera_for, sample_view, silhouette
+from refadgen.studio.camera import Pinhole, View, camera_for, sample_view, silhouette
 from refadgen.studio.mitsuba_scene import backdrop_dict, product_dict, trace
 from refadgen.studio.scenes import Scene
 from refadgen.studio.shapes import Shape, sample_shape
@@ -71,7 +71,7 @@ def split_of(product_id: str) -> str:
     return "test" if int.from_bytes(hashlib.sha256(product_id.encode()).digest()[:4]) % 100 < 4 else "train"
 
 
-def _to_srgb(linear: np.ndarray) -> np.ndarray:
+def to_srgb(linear: np.ndarray) -> np.ndarray:
     """Linear radiance to uint8 sRGB; highlights above 0.8 roll off softly and reach white at about 1.8."""
     over = np.maximum(linear - 0.8, 0.0)
     toned = np.minimum(linear, 0.8) + 0.2 * (1 - np.exp(-over / 0.2 * 0.8))
@@ -94,13 +94,18 @@ def render_product_photo(
     camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
     objects = product_dict(product.shape, product.appearance, view)
     rgba = trace(objects, camera, None, width_px=width_px, height_px=height_px, spp=spp)
+    mask = silhouette(product.shape, view, width_px=width_px, height_px=height_px)
+    return on_paper(rgba, mask), mask
+
+
+def on_paper(rgba: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A render (linear, weighted by alpha) on white paper: uint8 sRGB, exactly 255 outside of the mask."""
     # The product's light is weighted by coverage: white paper fills the rest of a pixel at the edge.
     paper = 1.0 - rgba[..., 3:]
-    toned = _to_srgb(rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3))
+    toned = to_srgb(rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3))
     rgb = np.round(toned * (1 - paper) + 255 * paper).astype(np.uint8)
-    mask = silhouette(product.shape, view, width_px=width_px, height_px=height_px)
     rgb[mask == 0] = 255
-    return rgb, mask
+    return rgb
 
 
 def render_ad(
@@ -116,13 +121,19 @@ def render_ad(
     camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
     objects = product_dict(product.shape, product.appearance, view) | backdrop_dict(scene)
     rgba = trace(objects, camera, scene, width_px=width_px, height_px=height_px, spp=spp)
-    linear = rgba[..., :3]
-    if scene.wall == "open sky":
-        far = camera.origin + np.array([[0.0, 0.0, -1e4]]) * [1, 0, 1]
-        horizon = float(camera.project(far)[0, 1])
-        sky = sky_picture(scene.light, scene.texture_seed, horizon=horizon, height=height_px, width=width_px)
-        linear = linear + (1 - rgba[..., 3:]) * sky
-    return _to_srgb(linear * scene.exposure), silhouette(product.shape, view, width_px=width_px, height_px=height_px)
+    linear = with_sky(rgba, scene, camera)
+    return to_srgb(linear * scene.exposure), silhouette(product.shape, view, width_px=width_px, height_px=height_px)
+
+
+def with_sky(rgba: np.ndarray, scene: Scene, camera: Pinhole) -> np.ndarray:
+    """Linear rgb of a render, [H, W, 3]; an open sky painted where nothing was hit."""
+    if scene.wall != "open sky":
+        return rgba[..., :3]
+    far = camera.origin + np.array([[0.0, 0.0, -1e4]]) * [1, 0, 1]
+    horizon = float(camera.project(far)[0, 1])
+    height_px, width_px = rgba.shape[:2]
+    sky = sky_picture(scene.light, scene.texture_seed, horizon=horizon, height=height_px, width=width_px)
+    return rgba[..., :3] + (1 - rgba[..., 3:]) * sky
 
 
 def render_triplet(seed: int, *, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, spp: int = AD_SPP) -> Triplet:

@@ -14,15 +14,16 @@ LATENT_NOISE = 0.1
 THUMBNAIL_SCALE = 2.0
 
 
-def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """L1 and L2 of pixels, L1 of their differences to the neighbours (edges). pixels: N×3×H×W in −1…1.
 
     Two helps for a network this small. The first three latent channels are held to the picture's own thumbnail:
     without it each axis of colour is found hundreds of steps after the one before. And in place of the posterior's KL,
-    latents are held near unit scale and decoded with a little noise.
+    latents are held near unit scale and decoded with a little noise. dtype: of the networks' arithmetic (autocast).
     """
-    latents = vae.encode(pixels).latent_dist.mean
-    decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample
+    with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
+        latents = vae.encode(pixels).latent_dist.mean.float()
+        decoded = vae.decode(latents + LATENT_NOISE * torch.randn_like(latents)).sample.float()
     loss = F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels)
     for axis in (-1, -2):
         loss = loss + F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
@@ -39,12 +40,14 @@ def train_autoencoder(
     crop_px: int = 48,
     learning_rate: float = 2e-3,
     seed: int = 0,
+    dtype: torch.dtype = torch.float32,
     report: Callable[[str], None] = print,
 ) -> None:
     """Trains `vae` in place, then sets `shift_factor` and `scaling_factor` so that latents have mean 0 and deviation 1.
 
-    images_u8: uint8 n×H×W×3.
+    images_u8: uint8 n×H×W×3. dtype: bfloat16 pays where the processor has instructions for it.
     """
+    vae.to(memory_format=torch.channels_last)
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=learning_rate, weight_decay=1e-4, betas=(0.9, 0.98))
@@ -60,7 +63,7 @@ def train_autoencoder(
             crop = images_u8[index, top : top + crop_px, left : left + crop_px]
             crops.append(crop[:, ::-1] if rng.random() < 0.5 else crop)
         pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        loss = reconstruction_loss(vae, pixels)
+        loss = reconstruction_loss(vae, pixels, dtype)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -82,10 +85,13 @@ def _set_latent_scale(vae: AutoencoderKL, images_u8: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, images_u8: np.ndarray, batch_size: int = 16) -> Tensor:
-    """Unscaled latents (the means) of images. uint8 n×H×W×3 → float32 n×C×h×w."""
+def encode_images(
+    vae: AutoencoderKL, images_u8: np.ndarray, batch_size: int = 16, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Unscaled latents (the means) of images. uint8 n×H×W×3 → float32 n×C×h×w; dtype: of the arithmetic."""
     parts = []
     for start in range(0, len(images_u8), batch_size):
         pixels = torch.from_numpy(images_u8[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        parts.append(vae.encode(pixels).latent_dist.mean)
+        with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
+            parts.append(vae.encode(pixels).latent_dist.mean.float())
     return torch.cat(parts).contiguous()  # a convolution may have left another memory format

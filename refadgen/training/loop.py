@@ -1,20 +1,24 @@
 """The loop that one worker runs: both U-Nets and the text encoder, jointly, from precomputed latents.
 
 Step k's rows, noise, timesteps and dropouts are functions of (seed, k): a resumed run repeats an uninterrupted one.
+Where torch.distributed is up, each worker takes its share of the step's rows and gradients are averaged.
 Checkpoints hold weights, optimizer, EMA and position, and are written beside their place and renamed.
 """
 
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel
 
 from refadgen.model.unets import parameters_without_gradient
@@ -35,6 +39,10 @@ class TrainingSchedule:
     noise_offset: float = 0.05
     ema_decay: float = 0.995
     max_grad_norm: float = 1.0
+    product_weight: float = 1.0
+    """Weight of the loss inside the product mask; 1 is Eq. 2."""
+    dtype: torch.dtype = torch.float32
+    """Of the networks' arithmetic (autocast); weights and optimizer stay float32."""
     text_dropout: float = 0.1
     """Share of rows that see the empty prompt."""
     reference_dropout: float = 0.1
@@ -50,7 +58,7 @@ class TrainingSchedule:
 
 @dataclass(frozen=True)
 class LatentTriplets:
-    """Precomputed training rows: n pictures of products and ads."""
+    """Precomputed training rows: n pictures of products and ads; latents in any floating dtype."""
 
     latents: Tensor
     """Ads, scaled, n×C×h×w."""
@@ -93,28 +101,40 @@ class Networks:
 
 
 def make_batch(
-    networks: Networks, scheduler: DDIMScheduler, data: LatentTriplets, schedule: TrainingSchedule, step: int
+    networks: Networks,
+    scheduler: DDIMScheduler,
+    data: LatentTriplets,
+    schedule: TrainingSchedule,
+    step: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> TrainingBatch:
-    """Step `step`'s rows with all that is random about them."""
+    """Step `step`'s rows with all that is random about them; of several workers, every `world_size`-th row."""
     generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
     count = schedule.batch_size
     rows = torch.randint(len(data), (count,), generator=generator)
     captions = torch.randint(data.token_ids.shape[1], (count,), generator=generator)
     token_ids = data.token_ids[rows, captions].clone()
     token_ids[torch.rand(count, generator=generator) < schedule.text_dropout] = data.empty_token_ids
-    states = networks.text_encoder(torch.cat([token_ids, data.empty_token_ids[None]]))[0]
-    latents = data.latents[rows]
     # One timestep from each of `count` equal slices: every batch sees the whole range.
     slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    timesteps = (slices * scheduler.config.num_train_timesteps).long()
+    noise = draw_noise((count, *data.latents.shape[1:]), schedule.noise_offset, generator)
+    fusion_scale = (torch.rand(count, generator=generator) >= schedule.reference_dropout).float()
+
+    mine = slice(rank, None, world_size)
+    rows = rows[mine]
+    states = networks.text_encoder(torch.cat([token_ids[mine], data.empty_token_ids[None]]).long())[0]
     return TrainingBatch(
-        latents=latents,
-        reference_latents=data.reference_latents[rows],
-        mask_latents=data.mask_latents[rows],
+        latents=data.latents[rows].float(),
+        reference_latents=data.reference_latents[rows].float(),
+        mask_latents=data.mask_latents[rows].float(),
         prompt_embeds=states[:-1],
-        reference_context=states[-1:].expand(count, -1, -1),
-        noise=draw_noise(tuple(latents.shape), schedule.noise_offset, generator),
-        timesteps=(slices * scheduler.config.num_train_timesteps).long(),
-        fusion_scale=(torch.rand(count, generator=generator) >= schedule.reference_dropout).float(),
+        reference_context=states[-1:].expand(len(rows), -1, -1),
+        noise=noise[mine],
+        timesteps=timesteps[mine],
+        fusion_scale=fusion_scale[mine],
     )
 
 
@@ -140,26 +160,32 @@ def train(
         ema.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     started, mean_loss = time.monotonic(), 0.0
     for step in range(first, schedule.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        loss = diffusion_loss(
-            networks.reference_unet,
-            networks.generation_unet,
-            scheduler,
-            make_batch(networks, scheduler, data, schedule, step),
-        )
+        with _arithmetic(schedule.dtype, data.latents.device.type):
+            batch = make_batch(networks, scheduler, data, schedule, step, rank=rank, world_size=world_size)
+            loss = diffusion_loss(
+                networks.reference_unet,
+                networks.generation_unet,
+                scheduler,
+                batch,
+                product_weight=schedule.product_weight,
+            )
         if not torch.isfinite(loss):
             raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if world_size > 1:
+            _average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
         optimizer.step()
         _average(ema, networks, min(schedule.ema_decay, (1 + step) / (10 + step)))
         mean_loss += (loss.item() - mean_loss) / min(step - first + 1, 100)
         done = step + 1
-        if done % schedule.checkpoint_every == 0 or done == schedule.num_steps:
+        if rank == 0 and (done % schedule.checkpoint_every == 0 or done == schedule.num_steps):
             _save(
                 checkpoint,
                 {
@@ -172,6 +198,24 @@ def train(
             seconds = (time.monotonic() - started) / (done - first)
             report(f"step {done}/{schedule.num_steps} loss {mean_loss:.4f} {seconds:.2f} s/step")
     return ema
+
+
+@contextmanager
+def _arithmetic(dtype: torch.dtype, device: str) -> Iterator[None]:
+    """Autocast to `dtype`. On CPU, attention of few channels is faster as plain products than by the fused kernel."""
+    kernel = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32), kernel:
+        yield
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Mean over workers, in one message. Nothing here may be without a gradient (see `Networks.parameters`)."""
+    gradients = [parameter.grad for parameter in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 @torch.no_grad()

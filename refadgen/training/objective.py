@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 
@@ -51,9 +50,12 @@ def diffusion_loss(
     generation_unet: UNet2DConditionModel,
     scheduler: DDIMScheduler,
     batch: TrainingBatch,
+    *,
+    product_weight: float = 1.0,
 ) -> Tensor:
     """Eq. 2, mean over the batch; the target is ε or v, as the scheduler's `prediction_type` says.
 
+    product_weight: of the errors inside of M′ relative to those outside; 1 is the paper's.
     Raises: ValueError for another prediction type.
     """
     noisy_latents = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
@@ -72,4 +74,5 @@ def diffusion_loss(
         reference_in_uncond=True,
     )
     predicted = predict(generation_unet, noisy_latents, batch.mask_latents, batch.timesteps, conditioning)
-    return F.mse_loss(predicted.float(), target.float())
+    weights = 1 + (product_weight - 1) * batch.mask_latents.expand_as(target)
+    return (weights * (predicted.float() - target.float()).square()).sum() / weights.sum()

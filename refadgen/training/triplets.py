@@ -26,17 +26,18 @@ class TripletArrays:
         return len(self.seeds)
 
 
-def read_triplets(folder: str | Path, split: str) -> TripletArrays:
-    """All triplets of `split` ('train' or 'test') in a folder of shards, in the order of their seeds.
+def read_triplets(path: str | Path, split: str) -> TripletArrays:
+    """All triplets of `split` ('train' or 'test') in one shard or a folder of shards, in the order of their seeds.
 
     Raises: ValueError when there is none.
     """
     columns = ["seed", "split", "caption", "product_image", "product_mask", "ad_image"]
     rows = []
-    for file in sorted(Path(folder).glob("triplets-*.parquet")):
+    path = Path(path)
+    for file in sorted(path.glob("triplets-*.parquet")) if path.is_dir() else [path]:
         rows += [row for row in pq.read_table(file, columns=columns).to_pylist() if row["split"] == split]
     if not rows:
-        raise ValueError(f"{folder}: no triplets of split {split!r} in triplets-*.parquet")
+        raise ValueError(f"{path}: no triplets of split {split!r} in triplets-*.parquet")
     rows.sort(key=lambda row: row["seed"])
 
     def stacked(column: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The studio end to end at a small size: determinism, masks, splits, captions, shards and the sample catalogue."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from refadgen.studio import build_triplets, scenes
 from refadgen.studio.appearance import LOGOS, PATTERNS, sample_appearance
 from refadgen.studio.build_triplets import SCHEMA, write_shard
 from refadgen.studio.camera import View, camera_for, sample_view, silhouette
+from refadgen.studio.dressing import render_dressed
 from refadgen.studio.make_catalog import LISTINGS, Listing, make_catalog
 from refadgen.studio.mitsuba_scene import product_dict, trace
 from refadgen.studio.phone_photo import render_phone_photo
@@ -146,9 +148,31 @@ def test_a_phone_photograph_comes_with_its_mask():
     assert (rgb[mask == 0] < 255).any()
 
 
+@pytest.mark.parametrize("seed", [3, 7, 11])
+def test_a_dressed_view_equals_its_own_render(seed: int):
+    """Within what few samples and the filter leave: the colours of a pixel's samples are averaged before the light."""
+    size = {"width_px": 64, "height_px": 80, "spp": 8}
+    base, view = sample_product(seed), sample_view(seed)
+    dressed = list(render_dressed(seed, 3, **size))
+    assert len({triplet.product_id for triplet in dressed}) == len(dressed)
+    for triplet in dressed:
+        look = sample_appearance(np.random.default_rng([seed, 1, triplet.seed - 3 * seed]))
+        finish = {"roughness": base.appearance.roughness, "metallic": base.appearance.metallic}
+        product = replace(base, appearance=replace(look, **finish))
+        for true, ours in (
+            (render_ad(product, triplet.scene, view, **size)[0], triplet.ad_image),
+            (render_product_photo(product, view, **size)[0], triplet.product_image),
+        ):
+            error = true.astype(float) - ours
+            assert 10 * np.log10(255**2 / (error**2).mean()) > 28
+            assert abs(error.mean()) < 1
+        assert not scenes.is_held_out_combination(triplet.scene.surface, triplet.scene.wall)
+        assert split_of(triplet.product_id) == triplet.split == "train"
+
+
 def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, monkeypatch):
     size = ["--width-px", "32", "--height-px", "40", "--spp", "1"]
-    command = ["--output", str(tmp_path), "--num", "3", "--first-seed", "10", "--shard-rows", "2", *size]
+    command = ["--output", str(tmp_path), "--num", "3", "--first-seed", "10", "--shard-seeds", "2", *size]
     build_triplets.main(command)
     shards = sorted(tmp_path.glob("*.parquet"))
     assert [shard.name for shard in shards] == [
@@ -158,9 +182,11 @@ def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, monkey
     kept, lost = (shard.read_bytes() for shard in shards)
     shards[1].unlink()
     rendered = []
-    render_row = build_triplets.render_row
+    render_rows = build_triplets.render_rows
     monkeypatch.setattr(
-        build_triplets, "render_row", lambda seed, **size: rendered.append(seed) or render_row(seed, **size)
+        build_triplets,
+        "render_rows",
+        lambda seed, dressings, **size: rendered.append(seed) or render_rows(seed, dressings, **size),
     )
     build_triplets.main(command)
     assert rendered == [12]
@@ -178,12 +204,12 @@ def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, monkey
 
 
 def test_a_killed_shard_leaves_nothing_visible(tmp_path, monkeypatch):
-    def killed(seed: int) -> dict:
+    def killed(seed: int, dressings: int) -> list[dict]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build_triplets, "render_row", killed)
+    monkeypatch.setattr(build_triplets, "render_rows", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_shard(tmp_path, range(2))
+        write_shard(tmp_path, range(2), 0)
     assert not list(tmp_path.iterdir())
 
 
