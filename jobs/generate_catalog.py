@@ -26,6 +26,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--dry-run", action="store_true", help="print settings, what would be made and skipped, and end"
     )
     parser.add_argument("--retry-failed", action="store_true", help="take up images that failed before")
+    parser.add_argument(
+        "--check-inputs", action="store_true", help="fetch all product images again; make anew what changed"
+    )
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -41,7 +44,12 @@ def main(words: list[str] | None = None) -> int:
         from refadgen.generation import job  # Ray and torch: only after the words are known to be right
 
         catalog_job = job.CatalogJob(
-            config, arguments.catalog, output, limit=arguments.limit, retry_failed=arguments.retry_failed
+            config,
+            arguments.catalog,
+            output,
+            limit=arguments.limit,
+            retry_failed=arguments.retry_failed,
+            check_inputs=arguments.check_inputs,
         )
         job.connect_ray(config)
         if arguments.dry_run:

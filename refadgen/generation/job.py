@@ -7,6 +7,7 @@ actor starts, so the same command again continues.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from tqdm import tqdm
@@ -27,6 +30,7 @@ from refadgen.catalog.addresses import redact_address
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
 from refadgen.generation.generator import AdGenerator
+from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import Ledger, LedgerWriter, ledger_rows, now
 from refadgen.generation.planning import CatalogScan, Planner, count_fragments, plan_fragments, scan_catalog
 from refadgen.generation.publisher import AdPublisher
@@ -85,8 +89,10 @@ class CatalogJob:
         *,
         limit: int | None = None,
         retry_failed: bool = False,
+        check_inputs: bool = False,
     ) -> None:
-        """limit: only the catalogue's first rows. retry_failed: takes up images that failed before.
+        """limit: only the catalogue's first rows. retry_failed: takes up images that failed before. check_inputs:
+        fetches the product images of settled images again, and takes up those whose bytes have changed.
 
         Raises: ValueError naming what is wrong with catalogue, output, model or a setting.
         """
@@ -95,6 +101,7 @@ class CatalogJob:
         self._catalog_uri = catalog_uri
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
+        self._check_inputs = check_inputs
         load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
         folder = find_model(config.model.path)
         index = read_index(folder)
@@ -113,7 +120,7 @@ class CatalogJob:
         if not self._scan.fragments:
             return PlanCounts(wanted=0, skipped=0)
         counted = self._fragments().map_batches(
-            count_fragments, batch_size=1, batch_format="pyarrow", fn_kwargs=self._planning()
+            count_fragments, batch_size=1, batch_format="pyarrow", fn_kwargs=self._planning(self._settled)
         )
         wanted = skipped = 0
         for row in counted.take_all():
@@ -124,8 +131,29 @@ class CatalogJob:
         items = [vars(fragment) for fragment in self._scan.fragments]
         return ray.data.from_items(items, override_num_blocks=len(items))
 
-    def _planning(self) -> dict[str, Any]:
+    @functools.cached_property
+    def _settled(self) -> npt.NDArray[np.uint64]:
+        """What the ledger has settled, as it was before this run."""
         settled = self._ledger.settled(retry_failed=self._retry_failed)
+        if not self._check_inputs or not len(settled):
+            return settled
+        planned = self._planned(np.array([], dtype=np.uint64))
+        fetched = _stage(planned, ProductFetcher, self._config.stages.fetch, self._config, self._catalog_uri)
+        recorded = ray.put(RecordedInputs.of(self._ledger))
+        changed = fetched.map_batches(
+            changed_inputs, batch_size=None, batch_format="pyarrow", fn_kwargs={"recorded": recorded}
+        )
+        keys = np.array([row["key"] for row in changed.take_all()], dtype=np.uint64)
+        return np.setdiff1d(settled, keys, assume_unique=True)
+
+    def _planned(self, settled: npt.NDArray[np.uint64]) -> Dataset:
+        """The catalogue's products with their images to make, in small blocks."""
+        planned = self._fragments().map_batches(
+            plan_fragments, batch_size=1, batch_format="pyarrow", fn_kwargs=self._planning(settled)
+        )
+        return planned.repartition(target_num_rows_per_block=self._config.catalog.rows_per_block)
+
+    def _planning(self, settled: npt.NDArray[np.uint64]) -> dict[str, Any]:
         settings = pixel_settings(self._config, self._fingerprint)
         planner = Planner(config=self._config, settings=settings, first_rows=self._scan.first_rows)
         return {"planner": ray.put(planner), "settled": ray.put(settled)}
@@ -208,10 +236,7 @@ class CatalogJob:
     def _stream(self, run_id: str) -> Iterator[list[dict[str, Any]]]:
         """Ledger rows as the stream gives them."""
         config, stages = self._config, self._config.stages
-        dataset = self._fragments().map_batches(
-            plan_fragments, batch_size=1, batch_format="pyarrow", fn_kwargs=self._planning()
-        )
-        dataset = dataset.repartition(target_num_rows_per_block=config.catalog.rows_per_block)
+        dataset = self._planned(self._settled)
         dataset = _stage(dataset, ProductFetcher, stages.fetch, config, self._catalog_uri)
         dataset = _stage(dataset, ProductSegmenter, stages.segment, config)
         dataset = _stage(dataset, AdGenerator, stages.generate, config)

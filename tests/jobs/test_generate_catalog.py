@@ -53,6 +53,30 @@ def test_the_same_command_again_does_nothing(whole_run: Path, random_model: Path
     assert len(job_runs.ledger_rows(whole_run)) == len(before)
 
 
+def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: Path, tmp_path: Path) -> None:
+    table = pq.read_table(job_runs.CATALOG).slice(0, 2)
+    pq.write_table(table, tmp_path / "two.parquet")
+    (tmp_path / "images").mkdir()
+    for name in table["image"].to_pylist():
+        (tmp_path / name).write_bytes((job_runs.CATALOG.parent / name).read_bytes())
+
+    def run(*more: str) -> str:
+        finished = job_runs.run(tmp_path / "two.parquet", tmp_path / "out", random_model, *job_runs.QUICK, *more)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        return finished.stdout
+
+    assert "done 4" in run()
+    before = job_runs.latest(tmp_path / "out")
+    first, second = table["image"].to_pylist()
+    (tmp_path / second).write_bytes((tmp_path / first).read_bytes())
+    assert "skipped 4" in run()  # an address is all that an image_id knows
+    assert "done 2, failed 0, rejected 0, skipped 2" in run("--check-inputs")
+    after = job_runs.latest(tmp_path / "out")
+    assert after.keys() == before.keys()
+    changed = {row["sku"] for image_id, row in after.items() if row != before[image_id]}
+    assert changed == {table["sku"].to_pylist()[1]}
+
+
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_a_killed_driver_costs_only_the_batches_in_flight(
     share: float, whole_run: Path, random_model: Path, tmp_path: Path

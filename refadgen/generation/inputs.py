@@ -1,0 +1,63 @@
+"""`--check-inputs`: which settled images were made of a product image that has changed behind its address.
+
+An image_id is known before anything is fetched, so it holds the address, not the bytes. The ledger holds the bytes'
+hash; here the product images are fetched again and compared with it.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+
+from refadgen.generation.ledger import Ledger, short_key
+
+Keys = npt.NDArray[np.uint64]
+
+CHANGED_SCHEMA = pa.schema([("key", pa.uint64())])
+
+
+@dataclass(frozen=True)
+class RecordedInputs:
+    """64 bits of each image_id, sorted, and 64 bits of the hash of what it was made of; 0 where nothing was fetched."""
+
+    keys: Keys
+    hashes: Keys
+
+    @classmethod
+    def of(cls, ledger: Ledger) -> "RecordedInputs":
+        """The latest rows of a ledger."""
+        latest = ledger.latest(["input_sha256"])
+        keys = _numbers(latest["image_id"].to_pylist())
+        order = np.argsort(keys)
+        return cls(keys[order], _numbers(latest["input_sha256"].to_pylist())[order])
+
+    def differs(self, image_id: str, input_sha256: str) -> bool:
+        """Whether the ledger knows this image, made of other bytes (or of none)."""
+        key = np.uint64(short_key(image_id))
+        index = int(np.searchsorted(self.keys, key))
+        known = index < len(self.keys) and self.keys[index] == key
+        return bool(known and self.hashes[index] != np.uint64(short_key(input_sha256)))
+
+
+def _numbers(digests: list[str | None]) -> Keys:
+    return np.fromiter((short_key(digest) if digest else 0 for digest in digests), np.uint64, len(digests))
+
+
+def changed_inputs(table: pa.Table, *, recorded: Any) -> pa.Table:
+    """INPUT: stages.FETCH_SCHEMA. OUTPUT: CHANGED_SCHEMA, the images whose input has changed. A Ray task.
+
+    A product image that cannot be fetched now tells nothing: what was made of it stays.
+    """
+    known: RecordedInputs = ray.get(recorded)
+    keys = [
+        short_key(wanted["image_id"])
+        for row in table.select(["wanted", "input_sha256"]).to_pylist()
+        if row["input_sha256"]
+        for wanted in json.loads(row["wanted"])
+        if known.differs(wanted["image_id"], row["input_sha256"])
+    ]
+    return pa.table({"key": pa.array(keys, pa.uint64())}, schema=CHANGED_SCHEMA)
