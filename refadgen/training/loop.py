@@ -151,7 +151,7 @@ def train(
     Raises: FloatingPointError for a loss that is no number; the last checkpoint stays.
     """
     parameters = networks.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
     ema = copy.deepcopy(networks)
     first = 0
     if checkpoint.exists():

@@ -74,5 +74,10 @@ def diffusion_loss(
         reference_in_uncond=True,
     )
     predicted = predict(generation_unet, noisy_latents, batch.mask_latents, batch.timesteps, conditioning)
-    weights = 1 + (product_weight - 1) * batch.mask_latents.expand_as(target)
-    return (weights * (predicted.float() - target.float()).square()).sum() / weights.sum()
+    return weighted_mean_square(predicted.float() - target.float(), batch.mask_latents, product_weight)
+
+
+def weighted_mean_square(errors: Tensor, mask_latents: Tensor, product_weight: float) -> Tensor:
+    """Mean of squared errors B×C×h×w that count `product_weight` times where `mask_latents` (B×1×h×w) is 1."""
+    weights = 1 + (product_weight - 1) * mask_latents.expand_as(errors)
+    return (weights * errors.square()).sum() / weights.sum()

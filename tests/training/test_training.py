@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from refadgen.mini.architecture import make_scheduler
 from refadgen.mini.recipe import make_networks, make_tokenizer
 from refadgen.training.loop import LatentTriplets, Networks, TrainingSchedule, make_batch, train
-from refadgen.training.objective import diffusion_loss, draw_noise
+from refadgen.training.objective import diffusion_loss, draw_noise, weighted_mean_square
 
 SCHEDULE = TrainingSchedule(num_steps=4, batch_size=2, warmup_steps=1, checkpoint_every=2)
 
@@ -100,3 +100,30 @@ def test_a_loss_that_is_no_number_stops_and_names_the_step(
     with pytest.raises(FloatingPointError, match="step 0: the loss is nan"):
         train(networks, make_scheduler(), broken, SCHEDULE, tmp_path / "c.pt")
     assert not (tmp_path / "c.pt").exists()
+
+
+def test_two_workers_train_like_one(networks: Networks, data: LatentTriplets, tmp_path: Path) -> None:
+    schedule = dataclasses.replace(SCHEDULE, num_steps=2, text_dropout=0.0)
+    alone = train(networks, make_scheduler(), data, schedule, tmp_path / "alone.pt", lambda _: None)
+    torch.multiprocessing.spawn(_work, (data, schedule, tmp_path), nprocs=2)
+    together = torch.load(tmp_path / "together.pt", weights_only=True)["ema"]
+    for name, weights in alone.state_dict().items():
+        for key, tensor in weights.items():
+            # Adam divides by the gradient's own size: where that is rounding, so is the step (at most two rates).
+            torch.testing.assert_close(together[name][key], tensor, rtol=0, atol=2e-3)
+            assert (together[name][key] - tensor).abs().mean() < 1e-4
+
+
+def _work(rank: int, data: LatentTriplets, schedule: TrainingSchedule, folder: Path) -> None:
+    meeting = (folder / "meeting").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    networks = make_networks(make_tokenizer())
+    train(networks, make_scheduler(), data, schedule, folder / "together.pt", lambda _: None)
+    torch.distributed.destroy_process_group()
+
+
+def test_the_product_weighs_more_where_it_is_said() -> None:
+    errors = torch.tensor([1.0, 1.0, 2.0, 2.0]).view(1, 1, 2, 2)
+    mask = torch.tensor([0.0, 0.0, 1.0, 1.0]).view(1, 1, 2, 2)
+    assert weighted_mean_square(errors, mask, 1.0).item() == pytest.approx(2.5)
+    assert weighted_mean_square(errors, mask, 3.0).item() == pytest.approx((1 + 1 + 3 * 4 + 3 * 4) / 8)
