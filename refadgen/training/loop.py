@@ -115,7 +115,7 @@ def make_batch(
     count = schedule.batch_size
     rows = torch.randint(len(data), (count,), generator=generator)
     captions = torch.randint(data.token_ids.shape[1], (count,), generator=generator)
-    token_ids = data.token_ids[rows, captions].clone()
+    token_ids = data.token_ids[rows, captions].long()
     token_ids[torch.rand(count, generator=generator) < schedule.text_dropout] = data.empty_token_ids
     # One timestep from each of `count` equal slices: every batch sees the whole range.
     slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
@@ -125,7 +125,7 @@ def make_batch(
 
     mine = slice(rank, None, world_size)
     rows = rows[mine]
-    states = networks.text_encoder(torch.cat([token_ids[mine], data.empty_token_ids[None]]).long())[0]
+    states = networks.text_encoder(torch.cat([token_ids[mine], data.empty_token_ids[None]]))[0]
     return TrainingBatch(
         latents=data.latents[rows].float(),
         reference_latents=data.reference_latents[rows].float(),
