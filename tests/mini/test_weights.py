@@ -1,4 +1,4 @@
-"""The shipped weights: whole, small, and true to the product. The floors lie well below the figures of the model card."""
+"""The shipped weights: small, and true to product and scene. The floors lie well below the model card's figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
