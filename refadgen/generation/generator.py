@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,14 +93,18 @@ class AdGenerator:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         tasks: list[_Task] = []
-        for row in table.to_pylist():
-            prepared, failures = self._prepare(row)
-            tasks += prepared
-            if failures:
-                yield to_table(failures, GENERATE_SCHEMA)
+        rows = deque(table.to_pylist())
         size = self._config.sampling.batch_size
-        while tasks:
+        while rows or tasks:
+            # No more products than a batch needs: each holds K_ref and V_ref of every layer.
+            while rows and len(tasks) < size:
+                prepared, failures = self._prepare(rows.popleft())
+                tasks += prepared
+                if failures:
+                    yield to_table(failures, GENERATE_SCHEMA)
             batch, tasks = tasks[:size], tasks[size:]
+            if not batch:
+                continue
             outputs, again = self._run(batch)
             tasks = again + tasks
             if outputs:
@@ -126,6 +131,8 @@ class AdGenerator:
                     tasks.append(_Task(row, image, canvas, mask, reference, prompt))
                 except ValueError as problem:
                     problem_json = error_json(RowError("rejected", "prompt_too_long", f"row {row['row']}: {problem}"))
+                except Exception as problem:
+                    problem_json = _internal_error(problem)
             if problem_json:
                 failures.append(self._output(row, image) | {"error": problem_json})
         for task in tasks:
@@ -156,7 +163,8 @@ class AdGenerator:
                 pass
             images = self._pipeline.decode(rows, batch_size=size)
         except Exception as problem:  # out of memory, a lost device: these images fail, the others go on
-            error = {"error": _internal_error(problem)}
+            # Without an earlier attempt's picture: only what is done is published.
+            error = {"error": _internal_error(problem), "ad": b""}
             return [self._output(task.row, task.wanted, task) | error for task in batch], []
         outputs, again = [], []
         for task, image in zip(batch, images, strict=True):

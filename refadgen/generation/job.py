@@ -40,6 +40,8 @@ from refadgen.generation.wanted import pixel_settings
 from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
 from refadgen.storage import Storage
 
+_TASK_RETRIES = 10
+"""Of one block whose actor or node was lost. Ray's own bound is none: a block that kills its actor would run for ever."""
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 
 
@@ -202,14 +204,13 @@ class CatalogJob:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         }
         self._write_facts(facts)
-        writer = LedgerWriter(self._ledger)
-        if counts.to_make:
-            with tqdm(total=counts.to_make, unit="image", mininterval=1.0, dynamic_ncols=True) as progress:
-                for rows in self._stream(run_id):
-                    writer.add(rows)
-                    progress.update(len(rows))
-                    progress.set_postfix(dict(writer.counts), refresh=False)
-        writer.flush()
+        with LedgerWriter(self._ledger) as writer:
+            if counts.to_make:
+                with tqdm(total=counts.to_make, unit="image", mininterval=1.0, dynamic_ncols=True) as progress:
+                    for rows in self._stream(run_id):
+                        writer.add(rows)
+                        progress.update(len(rows))
+                        progress.set_postfix(dict(writer.counts), refresh=False)
         seconds = time.monotonic() - started
         summary = RunSummary(
             done=writer.counts["done"],
@@ -227,7 +228,7 @@ class CatalogJob:
             "images_per_s": round(summary.done / max(seconds, 1e-9), 3),
         }
         self._write_facts(facts)
-        write_report(self._storage, self._ledger.latest(), facts)
+        write_report(self._storage, self._ledger, facts)
         return summary
 
     def _write_facts(self, facts: dict[str, Any]) -> None:
@@ -272,6 +273,7 @@ def _stage(dataset: Dataset, stage: type, pool: StageConfig, config: GenerateCon
         compute=ActorPoolStrategy(size=pool.num_actors),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
+        max_task_retries=_TASK_RETRIES,
     )
 
 
@@ -299,4 +301,6 @@ def connect_ray(config: GenerateConfig) -> None:
             )
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the job has one of its own, in images
+    # Ray would end a run after half an hour without a finished block; a block at full size on a CPU takes longer.
+    context.execution_no_progress_timeout_s = 24 * 3600
     logging.getLogger("ray.data").setLevel(logging.WARNING)

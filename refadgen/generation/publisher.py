@@ -67,7 +67,7 @@ class AdPublisher:
             }
         if row["error"]:
             entry |= json.loads(row["error"])
-        return {**entry, "publish_s": time.monotonic() - started, "recorded_at": ledger.now()}
+        return {**entry, "publish_s": time.monotonic() - started}
 
     def _publish(self, row: dict[str, Any]) -> dict[str, Any]:
         if not row["canvas"]:
@@ -105,7 +105,7 @@ class AdPublisher:
             name: row[name] for name in ("image_id", "sku", "scene", "variant", "prompt", "negative_prompt", "seed")
         }
         return facts | {
-            "model": self._model,
+            "model": self._model.rpartition("@")[2],  # its fingerprint: paths differ between machines
             "input_sha256": row["input_sha256"],
             "num_inference_steps": sampling.num_inference_steps,
             "guidance_scale": sampling.guidance_scale,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from refadgen.generation.ledger import SCHEMA
+from refadgen.generation.ledger import SCHEMA, Ledger
 from refadgen.storage import Storage
 
 KEY = "report.html"
@@ -33,30 +33,35 @@ _MAX_DATA_BYTES = 5_500_000
 _DONE_SHARE = 10  # one row in ten stays for `done`, however many rows failed
 
 
-def write_report(storage: Storage, latest: pa.Table, facts: Mapping[str, Any], *, max_rows: int = 10_000) -> str:
+_FOR_TOTALS = ("row", "sku", "status", "reason")
+
+
+def write_report(storage: Storage, ledger: Ledger, facts: Mapping[str, Any], *, max_rows: int = 10_000) -> str:
     """Writes the report page into the output folder and returns its key.
 
-    latest: `Ledger.latest()`, all columns. facts: what the run says of itself; JSON-able, shown as it is, so without
-    secrets. max_rows: images on the page at most; fewer when their texts are very long. The page says what it leaves
-    out, and its totals are always those of `latest`. Raises: OSError when the file cannot be written.
+    facts: what the run says of itself; JSON-able, shown as it is, so without secrets. max_rows: images on the page at
+    most; fewer when their texts are very long. The page says what it leaves out, and its totals are always those of
+    the whole ledger. Raises: OSError when the file cannot be written.
     """
-    data = report_data(storage.uri, latest, facts, max_rows)
-    while len(data) > _MAX_DATA_BYTES and max_rows > 1:
-        max_rows = max(1, min(max_rows, len(latest)) * _MAX_DATA_BYTES // (len(data) * 11 // 10))
-        data = report_data(storage.uri, latest, facts, max_rows)
+    latest = ledger.latest(_FOR_TOTALS)  # few columns of all rows, then all columns of few
+    shown = ledger.latest(ids=select_rows(latest, max_rows)["image_id"].combine_chunks())
+    data = report_data(storage.uri, latest, shown, facts)
+    while len(data) > _MAX_DATA_BYTES and len(shown) > 1:
+        shown = select_rows(shown, max(1, len(shown) * _MAX_DATA_BYTES // (len(data) * 11 // 10)))
+        data = report_data(storage.uri, latest, shown, facts)
     head, _, tail = _template().partition("__DATA__")
     storage.write(KEY, head.encode() + data + tail.encode())
     return KEY
 
 
-def report_data(root: str, latest: pa.Table, facts: Mapping[str, Any], max_rows: int) -> bytes:
+def report_data(root: str, latest: pa.Table, shown: pa.Table, facts: Mapping[str, Any]) -> bytes:
     """The page's JSON, safe inside a script element.
 
-    `columns` holds SCHEMA's columns, each as a list of values or as `{values, index}`, of the rows on the page. Of the
-    whole ledger: `totals` as `[status, reason, images]`, `images`, `products`, and `images_of_sku` in the order of the
-    column's values. `facts` as given. root: the output's address.
+    `columns` holds SCHEMA's columns, each as a list of values or as `{values, index}`, of the rows that are `shown`. Of
+    the whole ledger (`latest`): `totals` as `[status, reason, images]`, `images`, `products`, and `images_of_sku` in
+    the order of the column's values. `facts` as given. root: the output's address.
     """
-    rows = select_rows(latest, max_rows).sort_by([("row", "ascending"), ("sku", "ascending"), ("variant", "ascending")])
+    rows = shown.sort_by([("row", "ascending"), ("sku", "ascending"), ("variant", "ascending")])
     totals = latest.group_by(["status", "reason"]).aggregate([([], "count_all")])
     skus = rows["sku"].combine_chunks().dictionary_encode().dictionary
     of_sku = pc.value_counts(pc.index_in(latest["sku"], value_set=skus))

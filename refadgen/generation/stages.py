@@ -25,6 +25,8 @@ from refadgen.errors import RowError
 from refadgen.generation.planning import PLAN_SCHEMA, error_json, to_table
 
 _DONE_WITH = ("image_bytes", "mask", "mask_bytes")
+_THREADS = 16
+"""Of one fetcher: enough to hide latency, and a bound on how many photographs are decoded at once."""
 FETCH_SCHEMA = pa.schema(
     [
         *(item for item in PLAN_SCHEMA if item.name not in _DONE_WITH),
@@ -67,7 +69,7 @@ class ProductFetcher:
     def __init__(self, config: GenerateConfig, catalog_uri: str) -> None:
         self._config = config.fetch
         self._fetcher = ImageFetcher(config.fetch, catalog_uri)
-        self._threads = ThreadPoolExecutor(max_workers=max(8, config.catalog.rows_per_block))
+        self._threads = ThreadPoolExecutor(max_workers=_THREADS)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table(list(self._threads.map(self._row, table.to_pylist())), FETCH_SCHEMA)

@@ -1,10 +1,13 @@
 """The ledger: append only, the latest row counts, settled ids, many parts folded into few."""
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from refadgen.generation.ledger import SCHEMA, Ledger, LedgerWriter, is_settled, short_key
@@ -60,19 +63,84 @@ def test_many_parts_are_folded_without_changing_what_they_say(ledger: Ledger) ->
         ledger.append([entry(number % 50, "done" if number % 3 else "failed", minute=number)])
     before = ledger.latest().to_pylist()
     ledger.compact()
-    assert len(ledger.parts()) == 1
+    assert len(ledger.parts()) == 7
     assert ledger.latest().to_pylist() == before
+    ledger.compact()
+    assert len(ledger.parts()) == 7
 
 
-def test_the_writer_writes_at_once_and_then_at_intervals(ledger: Ledger) -> None:
-    writer = LedgerWriter(ledger, min_interval_s=3600)
-    writer.add([entry(1, "done")])
-    writer.add([entry(2, "rejected")])
-    assert len(ledger.latest()) == 1
-    writer.flush()
+def test_a_folded_part_keeps_its_place_in_time(ledger: Ledger) -> None:
+    for _ in range(64):
+        ledger.append([entry(1, "failed")])
+    ledger.append([entry(1, "done")])
+    ledger.compact()
+    assert len(ledger.parts()) == 2
+    assert ledger.latest(["status"]).to_pylist()[0]["status"] == "done"
+
+
+def test_only_the_rows_of_wanted_ids_are_read(ledger: Ledger) -> None:
+    ledger.append([entry(1, "done"), entry(2, "done"), entry(3, "done")])
+    wanted = pa.array([f"{n:032x}" for n in (3, 1)])
+    assert [row["image_id"][-1] for row in ledger.latest(ids=wanted).to_pylist()] == ["1", "3"]
+
+
+def test_what_a_setting_lifts_is_taken_up_with_what_failed(ledger: Ledger) -> None:
+    ledger.append([entry(2**120, "rejected", reason="private_address"), entry(2**121, "rejected", reason="empty_mask")])
+    ids = [f"{n:032x}" for n in (2**120, 2**121)]
+    assert [is_settled(i, ledger.settled(retry_failed=False)) for i in ids] == [True, True]
+    assert [is_settled(i, ledger.settled(retry_failed=True)) for i in ids] == [False, True]
+
+
+def test_the_writer_writes_at_once_and_the_rest_at_its_end(ledger: Ledger) -> None:
+    with LedgerWriter(ledger, min_interval_s=3600) as writer:
+        writer.add([entry(1, "done")])
+        wait_until(lambda: len(ledger.parts()) == 1)
+        writer.add([entry(2, "rejected")])
+        assert len(ledger.latest()) == 1
     assert len(ledger.latest()) == 2
     assert writer.counts == {"done": 1, "rejected": 1}
     assert writer.reasons == {"because": 1}
+
+
+def test_pending_rows_do_not_wait_for_further_ones(ledger: Ledger) -> None:
+    with LedgerWriter(ledger, min_interval_s=0.05) as writer:
+        writer.add([entry(1, "done")])
+        writer.add([entry(2, "done")])
+        wait_until(lambda: len(ledger.latest()) == 2)
+
+
+def test_an_error_in_the_middle_of_a_run_loses_no_row(ledger: Ledger) -> None:
+    def interrupted() -> None:
+        with LedgerWriter(ledger, min_interval_s=3600) as writer:
+            for number in range(5):
+                writer.add([entry(number, "done")])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert len(ledger.latest()) == 5
+
+
+def test_a_run_folds_its_own_parts(ledger: Ledger) -> None:
+    with LedgerWriter(ledger, min_interval_s=0) as writer:
+        for number in range(200):
+            writer.add([entry(number, "done")])
+            wait_until(lambda number=number: writer.counts["done"] == number + 1 and not writer._pending)
+    assert len(ledger.parts()) < 100
+    assert len(ledger.latest()) == 200
+
+
+def test_a_part_that_cannot_be_written_stops_the_run(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "ledger").write_text("a file in the folder's place")
+    with pytest.raises(OSError, match="ledger"), LedgerWriter(ledger) as writer:
+        writer.add([entry(1, "done")])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_a_part_that_is_no_parquet_is_named(ledger: Ledger, tmp_path: Path) -> None:
