@@ -52,13 +52,14 @@ def main(words: list[str] | None = None) -> int:
             check_inputs=arguments.check_inputs,
         )
         job.connect_ray(config)
-        if arguments.dry_run:
-            print(catalog_job.describe(catalog_job.plan()))
-        else:
-            print(catalog_job.run())
+        if not arguments.dry_run:
+            catalog_job.require_resources()
     except ValueError as error:
         print(f"generate_catalog: {error}", file=sys.stderr)
         return 2
+    if not catalog_job.num_rows:
+        print(f"{arguments.catalog}: the catalogue has no rows")
+    print(catalog_job.describe(catalog_job.plan()) if arguments.dry_run else catalog_job.run())
     return 0
 
 

@@ -7,6 +7,7 @@ propose the nearest valid one. No other module gives a setting a default.
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -21,6 +22,10 @@ T = TypeVar("T")
 def _require(ok: bool, field_name: str, value: object, rule: str) -> None:
     if not ok:
         raise ValueError(f"{field_name}={value!r}: must be {rule}")
+
+
+def _require_device(field_name: str, value: str) -> None:
+    _require(bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", value)), field_name, value, "auto, cpu, cuda or cuda:N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +152,7 @@ class SegmentationConfig:
             "min_score",
         ):
             _require(0 <= getattr(self, name) <= 1, f"segmentation.{name}", getattr(self, name), "0 to 1")
+        _require_device("segmentation.device", self.device)
         _require(self.min_area < self.max_area, "segmentation.min_area", self.min_area, "below segmentation.max_area")
         _require(self.max_pieces >= 1, "segmentation.max_pieces", self.max_pieces, "at least 1")
         if (self.grounding_dino is None) != (self.sam2_checkpoint is None):
@@ -176,6 +182,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.path), "model.path", self.path, "mini, a folder or a hub id")
+        _require_device("model.device", self.device)
         allowed = ("auto", "float32", "bfloat16", "float16")
         _require(self.dtype in allowed, "model.dtype", self.dtype, f"one of {allowed}")
         _require(1 <= self.torch_threads <= 256, "model.torch_threads", self.torch_threads, "1 to 256")
@@ -279,6 +286,7 @@ class StagesConfig:
     segment: StageConfig = field(default_factory=StageConfig)
     generate: StageConfig = field(default_factory=lambda: StageConfig(num_cpus=1.0))
     publish: StageConfig = field(default_factory=StageConfig)
+    """Give it a GPU where segmentation networks are configured: it measures `mask_iou` with them, else on the CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

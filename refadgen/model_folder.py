@@ -48,9 +48,12 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def require_refadgen(folder: Path, index: dict[str, Any]) -> None:
-    """Raises: ValueError unless the index is that of a RefAdGen model."""
+    """Raises: ValueError unless the index is that of a RefAdGen model whose components are all there."""
     if index.get("_class_name") != "RefAdGenPipeline":
         raise ValueError(f"{folder}: holds a {index.get('_class_name')}, not a RefAdGenPipeline")
+    for name, value in index.items():
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None and not (folder / name).is_dir():
+            raise ValueError(f"{folder}: the component {name}/ is missing")
 
 
 def fingerprint(folder: Path) -> str:

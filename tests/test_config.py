@@ -57,3 +57,10 @@ def test_a_file_that_holds_no_sections_is_named(text: str, tmp_path: Path) -> No
 
 def test_a_folder_named_like_a_number_is_a_text() -> None:
     assert load_config(GenerateConfig, None, ["model.path=2024"]).model.path == "2024"
+
+
+@pytest.mark.parametrize("field", ["model.device", "segmentation.device"])
+def test_a_device_that_is_none_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}='banana': must be auto, cpu, cuda or cuda:N"):
+        load_config(GenerateConfig, None, [f"{field}=banana"])
+    assert load_config(GenerateConfig, None, [f"{field}=cuda:1"])

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,10 @@ from refadgen.generation.report import write_report
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
 from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
-from refadgen.storage import Storage
+from refadgen.storage import Storage, is_remote, local_path
 
 _TASK_RETRIES = 10
-"""Of one block whose actor or node was lost. Ray's own bound is none: a block that kills its actor would run for ever."""
+"""Of one block whose actor or node was lost. Without a bound (Ray's default) a block that kills its actor never ends."""
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 
 
@@ -100,7 +101,7 @@ class CatalogJob:
         """
         if limit is not None and limit < 1:
             raise ValueError(f"--limit {limit}: must be at least 1")
-        self._catalog_uri = catalog_uri
+        self._catalog_uri = Storage(catalog_uri).uri  # whole: actors work in other folders than this process
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
         self._check_inputs = check_inputs
@@ -110,7 +111,8 @@ class CatalogJob:
         require_refadgen(folder, index)
         self._fingerprint = fingerprint(folder)
         self._model = f"{config.model.path}@{self._fingerprint}"
-        self._config = with_model_defaults(config, index)
+        self._config = with_model_defaults(config, index, folder)
+        self._stage_config = with_whole_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit)
         self._storage.check_writable("--output")
         self._ledger = Ledger(self._storage)
@@ -140,7 +142,7 @@ class CatalogJob:
         if not self._check_inputs or not len(settled):
             return settled
         planned = self._planned(np.array([], dtype=np.uint64))
-        fetched = _stage(planned, ProductFetcher, self._config.stages.fetch, self._config, self._catalog_uri)
+        fetched = _stage(planned, ProductFetcher, self._config.stages.fetch, self._stage_config, self._catalog_uri)
         recorded = ray.put(RecordedInputs.of(self._ledger))
         changed = fetched.map_batches(
             changed_inputs, batch_size=None, batch_format="pyarrow", fn_kwargs={"recorded": recorded}
@@ -157,7 +159,7 @@ class CatalogJob:
 
     def _planning(self, settled: npt.NDArray[np.uint64]) -> dict[str, Any]:
         settings = pixel_settings(self._config, self._fingerprint)
-        planner = Planner(config=self._config, settings=settings, first_rows=self._scan.first_rows)
+        planner = Planner(config=self._stage_config, settings=settings, first_rows=self._scan.first_rows)
         return {"planner": ray.put(planner), "settled": ray.put(settled)}
 
     def describe(self, counts: PlanCounts) -> str:
@@ -187,7 +189,6 @@ class CatalogJob:
 
     def run(self) -> RunSummary:
         """Makes what is not settled, and writes images, ledger, run.json and report.html. Needs Ray."""
-        self._require_resources()
         run_id = uuid.uuid4().hex[:12]
         started, started_at = time.monotonic(), now()
         self._ledger.compact()
@@ -236,7 +237,7 @@ class CatalogJob:
 
     def _stream(self, run_id: str) -> Iterator[list[dict[str, Any]]]:
         """Ledger rows as the stream gives them."""
-        config, stages = self._config, self._config.stages
+        config, stages = self._stage_config, self._config.stages
         dataset = self._planned(self._settled)
         dataset = _stage(dataset, ProductFetcher, stages.fetch, config, self._catalog_uri)
         dataset = _stage(dataset, ProductSegmenter, stages.segment, config)
@@ -245,13 +246,18 @@ class CatalogJob:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield list(ledger_rows(table))
 
-    def _require_resources(self) -> None:
+    @property
+    def num_rows(self) -> int:
+        """Of the catalogue, as far as `limit` lets it be read."""
+        return self._scan.num_rows
+
+    def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
         stages = self._config.stages
-        pools = (stages.fetch, stages.segment, stages.generate, stages.publish)
+        pools = {name: getattr(stages, name) for name in ("fetch", "segment", "generate", "publish")}
         have = ray.cluster_resources()
-        need_gpus = sum(pool.num_actors * pool.num_gpus for pool in pools)
-        need_cpus = sum(pool.num_actors * pool.num_cpus for pool in pools) + 1  # one for the tasks that plan
+        need_gpus = sum(pool.num_actors * pool.num_gpus for pool in pools.values())
+        need_cpus = sum(pool.num_actors * pool.num_cpus for pool in pools.values()) + 1  # one for the tasks that plan
         if need_gpus > have.get("GPU", 0):
             raise ValueError(
                 f"stages.*.num_gpus: the actors ask for {need_gpus:g} GPUs, Ray has {have.get('GPU', 0):g}"
@@ -261,6 +267,14 @@ class CatalogJob:
                 f"stages.*.num_cpus: the actors ask for {need_cpus:g} CPUs (one of them for planning), "
                 f"Ray has {have.get('CPU', 0):g}; ask for less, or start Ray with more (--num-cpus)"
             )
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        for name, pool in pools.items():
+            for kind, asked in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
+                largest = max(node.get(kind, 0) for node in nodes)
+                if asked > largest:
+                    raise ValueError(
+                        f"stages.{name}.num_{kind.lower()}s={asked:g}: the largest node of this Ray has {largest:g}"
+                    )
 
 
 def _stage(dataset: Dataset, stage: type, pool: StageConfig, config: GenerateConfig, *arguments: Any) -> Dataset:
@@ -277,11 +291,46 @@ def _stage(dataset: Dataset, stage: type, pool: StageConfig, config: GenerateCon
     )
 
 
-def with_model_defaults(config: GenerateConfig, index: dict[str, Any]) -> GenerateConfig:
-    """The configuration with the checkpoint's own settings (its `model_index.json`) where it leaves them open."""
+def with_model_defaults(config: GenerateConfig, index: dict[str, Any], folder: Path) -> GenerateConfig:
+    """The configuration with the checkpoint's own settings (its `model_index.json`) where it leaves them open.
+
+    Raises: ValueError naming the setting that neither of them has.
+    """
     names = ("guidance_scale", "reference_in_uncond", "width_px", "height_px")
-    own = {name: index[name] for name in names if getattr(config.sampling, name) is None}
+    own: dict[str, Any] = {name: index.get(name) for name in names if getattr(config.sampling, name) is None}
+    for name, value in own.items():
+        if value is None:
+            raise ValueError(f"sampling.{name}: neither set nor in {folder / 'model_index.json'}")
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **own))
+
+
+def with_whole_paths(config: GenerateConfig) -> GenerateConfig:
+    """The configuration as the actors get it: local paths from the root, since they work in another folder.
+
+    Raises: ValueError for a path in a setting where nothing is.
+    """
+
+    def whole(field: str, path: str) -> str:
+        found = local_path(path)
+        if not os.path.exists(found):
+            raise ValueError(f"{field}={path!r}: there is nothing at {found}")
+        return found
+
+    def whole_or_id(path: str) -> str:  # of a model: a folder, or else a hub id or `mini`
+        return local_path(path) if os.path.isdir(os.path.expanduser(path)) else path
+
+    catalog, fetch, segmentation = config.catalog, config.fetch, config.segmentation
+    if catalog.scenes_file is not None and not is_remote(catalog.scenes_file):
+        catalog = dataclasses.replace(catalog, scenes_file=whole("catalog.scenes_file", catalog.scenes_file))
+    fetch = dataclasses.replace(fetch, file_roots=tuple(whole("fetch.file_roots", root) for root in fetch.file_roots))
+    if segmentation.sam2_checkpoint is not None and segmentation.grounding_dino is not None:
+        segmentation = dataclasses.replace(
+            segmentation,
+            sam2_checkpoint=whole("segmentation.sam2_checkpoint", segmentation.sam2_checkpoint),
+            grounding_dino=whole_or_id(segmentation.grounding_dino),
+        )
+    model = dataclasses.replace(config.model, path=whole_or_id(config.model.path))
+    return dataclasses.replace(config, catalog=catalog, fetch=fetch, segmentation=segmentation, model=model)
 
 
 def connect_ray(config: GenerateConfig) -> None:

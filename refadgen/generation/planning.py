@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from refadgen.catalog.rows import CatalogRow, parse_row, resolve_columns
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
+from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import is_settled
 from refadgen.generation.wanted import PixelSettings, WantedImage, unusable_row_id, wanted_images
 from refadgen.storage import Storage, split_uri
@@ -58,6 +60,8 @@ def scan_catalog(uri: str, limit: int | None = None) -> CatalogScan:
     fragments, first_row = [], 0
     for file in _files(uri):
         parquet = _open(file)
+        if set(parquet.schema_arrow.names) >= set(LEDGER_SCHEMA.names):
+            continue  # an output folder inside of the catalogue's
         try:
             resolve_columns(parquet.schema_arrow)
         except ValueError as error:
@@ -82,8 +86,12 @@ def _files(uri: str) -> list[str]:
             return files
         if not storage.exists():
             raise ValueError(f"{redact_address(uri)}: there is no such catalogue")
-    except (OSError, PermissionError) as error:
-        raise ValueError(f"{redact_address(uri)}: the catalogue cannot be reached ({error})") from error
+    except ValueError:
+        raise
+    except Exception as error:  # s3fs and botocore raise many kinds
+        raise ValueError(
+            f"{redact_address(uri)}: the catalogue cannot be reached ({type(error).__name__}: {error})"
+        ) from error
     return [storage.uri]
 
 
@@ -91,25 +99,19 @@ def _open(uri: str) -> pq.ParquetFile:
     storage, name = split_uri(uri)
     try:
         return pq.ParquetFile(storage.arrow().open_input_file(storage.path(name)))
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:  # Arrow's, the operating system's, s3fs's and botocore's
         raise ValueError(f"{redact_address(uri)}: not a readable parquet file ({error})") from error
 
 
 def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:
     """The first row of each sku that occurs in several; eight bytes a row, whatever the skus' lengths."""
-    keys: list[npt.NDArray[np.uint64]] = []
-    for fragment in fragments:
-        hashes = [_key(sku) for _, sku in _skus(fragment)]
-        keys.append(np.array(hashes, dtype=np.uint64))
-    if not keys:
-        return {}
-    unique, counts = np.unique(np.concatenate(keys), return_counts=True)
+    keys = np.fromiter((_key(sku) for _, sku in _skus(fragments)), dtype=np.uint64)
+    unique, counts = np.unique(keys, return_counts=True)
     repeated = set(unique[(counts > 1) & (unique != 0)].tolist())
     first_rows: dict[str, int] = {}
-    for fragment in fragments if repeated else []:
-        for row, sku in _skus(fragment):
-            if _key(sku) in repeated:
-                first_rows.setdefault(sku, row)
+    for row, sku in _skus(fragments) if repeated else []:
+        if _key(sku) in repeated:
+            first_rows.setdefault(sku, row)
     return first_rows
 
 
@@ -118,28 +120,62 @@ def _key(sku: str) -> int:
     return int.from_bytes(hashlib.blake2b(sku.encode(errors="surrogatepass"), digest_size=8).digest()) if sku else 0
 
 
-def _skus(fragment: Fragment) -> Iterator[tuple[int, str]]:
-    for row, values in _values(fragment, only_sku=True):
-        sku = values["sku"]
-        yield row, "" if sku is None or not str(sku).strip() else str(sku)
+def _skus(fragments: list[Fragment]) -> Iterator[tuple[int, str]]:
+    for uri, group in groupby(fragments, key=lambda fragment: fragment.uri):
+        parquet = _open(uri)  # once: a footer is as long as its file has row groups
+        for fragment in group:
+            for row, values in _values(fragment, parquet, only_sku=True):
+                sku = values["sku"]
+                yield row, "" if sku is None or not str(sku).strip() else str(sku)
 
 
-def _values(fragment: Fragment, *, only_sku: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row numbers and values by our column names, in bounded memory."""
-    parquet = _open(fragment.uri)
+def _values(
+    fragment: Fragment, parquet: pq.ParquetFile | None = None, *, only_sku: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Row numbers and values by our column names, in bounded memory. parquet: the fragment's file, if it is open.
+
+    Raises: ValueError naming the file where it is damaged.
+    """
+    parquet = parquet or _open(fragment.uri)
     columns = resolve_columns(parquet.schema_arrow)
     if only_sku:
         columns = {"sku": columns["sku"]}
-    row = 0
     batches = parquet.iter_batches(
         batch_size=8192 if only_sku else _READ_ROWS, row_groups=[fragment.row_group], columns=list(columns.values())
     )
-    for batch in batches:
-        for values in batch.to_pylist():
-            if row >= fragment.num_rows:
-                return
-            yield fragment.first_row + row, {ours: values[theirs] for ours, theirs in columns.items()}
-            row += 1
+    row = 0
+    try:
+        for batch in batches:
+            for values in _rows_of(batch):
+                if row >= fragment.num_rows:
+                    return
+                yield fragment.first_row + row, {ours: values[theirs] for ours, theirs in columns.items()}
+                row += 1
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{redact_address(fragment.uri)}: damaged in row group {fragment.row_group} ({error})"
+        ) from error
+
+
+class BadText(str):
+    """What can be read of a text that is not UTF-8. Arrow does not look at the texts of a parquet file."""
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeDecodeError:
+        columns = [[_value(item) for item in column] for column in batch.columns]
+        rows = [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return rows
+
+
+def _value(item: pa.Scalar) -> Any:
+    try:
+        return item.as_py()
+    except UnicodeDecodeError:
+        plain = pa.types.is_string(item.type) or pa.types.is_large_string(item.type)
+        return BadText(item.as_buffer().to_pybytes().decode(errors="replace") if plain else "")
 
 
 PLAN_SCHEMA = pa.schema(
@@ -173,6 +209,7 @@ class Planner:
         scenes = load_scenes(self.config.catalog.scenes_file)
         for row_number, values in _values(fragment):
             try:
+                _require_text(row_number, values)
                 row = parse_row(row_number, values)
                 first = self.first_rows.get(row.sku, row_number)
                 if first != row_number:
@@ -202,6 +239,12 @@ class Planner:
             "layout": json.dumps(asdict(merged_layout(self.config.layout, row.placement))),
             "error": "",
         }
+
+
+def _require_text(row_number: int, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, BadText):
+            raise RowError("rejected", "bad_text", f"row {row_number}: {name}: is not UTF-8 text; write it as UTF-8")
 
 
 def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> dict[str, Any]:

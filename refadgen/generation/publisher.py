@@ -1,5 +1,6 @@
 """The last stage: encode, write, and only then the ledger row."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -36,10 +37,13 @@ class AdPublisher:
         self._run_id = run_id
         self._model = model
         self._masker = None
+        self._last_product = ""
         if config.segmentation.grounding_dino is not None:
             from refadgen.segmentation import ProductMasker
 
-            self._masker = ProductMasker(config.segmentation)
+            # On the CPU unless this stage has a GPU of its own: the segment stage's is another actor's.
+            device = config.segmentation.device if config.stages.publish.num_gpus else "cpu"
+            self._masker = ProductMasker(dataclasses.replace(config.segmentation, device=device))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([self._row(row) for row in table.to_pylist()], ledger.SCHEMA)
@@ -82,7 +86,9 @@ class AdPublisher:
             "width_px": width,
             "height_px": height,
         }
-        self._storage.write(published["product_uri"], product)
+        if published["product_uri"] != self._last_product:  # a product's images come together
+            self._storage.write(published["product_uri"], product)
+            self._last_product = published["product_uri"]
         if row["ad"]:
             ad = np.asarray(Image.open(io.BytesIO(row["ad"])))
             published["uri"] = image_key(row["image_id"], self._config.output.format)

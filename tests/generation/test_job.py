@@ -1,0 +1,61 @@
+"""What a job checks before anything starts."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from refadgen.config import GenerateConfig, load_config
+from refadgen.generation.job import CatalogJob, with_model_defaults, with_whole_paths
+
+CATALOG = str(Path(__file__).parents[2] / "catalogs" / "demo.parquet")
+
+
+def config(*words: str) -> GenerateConfig:
+    return load_config(GenerateConfig, None, words)
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["fetch.file_roots=[./nowhere]"], "fetch.file_roots"),
+        (["catalog.scenes_file=./nowhere.yaml"], "catalog.scenes_file"),
+        (
+            ["segmentation.sam2_checkpoint=./nowhere.pt", "segmentation.grounding_dino=org/model"],
+            "segmentation.sam2_checkpoint",
+        ),
+    ],
+)
+def test_a_path_where_nothing_is_stops_the_job(words: list[str], field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}='./nowhere.*: there is nothing at /"):
+        with_whole_paths(config(*words))
+
+
+def test_paths_reach_the_actors_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("roots", "model", "dino"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sam2.pt").touch()
+    words = ["fetch.file_roots=[roots]", "model.path=model", "segmentation.grounding_dino=dino"]
+    found = with_whole_paths(config(*words, "segmentation.sam2_checkpoint=sam2.pt"))
+    assert found.fetch.file_roots == (str(tmp_path / "roots"),)
+    assert found.model.path == str(tmp_path / "model")
+    assert found.segmentation.grounding_dino == str(tmp_path / "dino")
+    assert found.segmentation.sam2_checkpoint == str(tmp_path / "sam2.pt")
+    assert with_whole_paths(config("model.path=org/model")).model.path == "org/model"
+    assert with_whole_paths(config()).model.path == "mini"
+
+
+def test_a_setting_that_neither_user_nor_model_gives_is_named(tmp_path: Path) -> None:
+    index = {"guidance_scale": 2.0, "reference_in_uncond": False, "height_px": 160}
+    with pytest.raises(ValueError, match=r"sampling\.width_px: neither set nor in"):
+        with_model_defaults(config(), index, tmp_path)
+    assert with_model_defaults(config("sampling.width_px=128"), index, tmp_path).sampling.height_px == 160
+
+
+def test_a_model_without_one_of_its_components_stops_the_job(random_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(random_model, model)
+    shutil.rmtree(model / "vae")
+    with pytest.raises(ValueError, match="the component vae/ is missing"):
+        CatalogJob(config(f"model.path={model}"), CATALOG, str(tmp_path / "out"))

@@ -1,0 +1,67 @@
+"""Looking at a catalogue: whose files count, texts that are none, and damage that is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from refadgen.config import GenerateConfig
+from refadgen.generation.ledger import SCHEMA, Ledger
+from refadgen.generation.planning import Planner, scan_catalog
+from refadgen.generation.wanted import pixel_settings
+from refadgen.storage import Storage
+
+NOTHING_SETTLED = np.array([], dtype=np.uint64)
+
+
+def write(file: Path, skus: list[str], **columns: pa.Array) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"sku": skus, "image": ["a.png"] * len(skus), **columns}), file, row_group_size=2)
+
+
+def plans(catalog: Path) -> list[dict]:
+    scan = scan_catalog(str(catalog))
+    config = GenerateConfig()
+    planner = Planner(config=config, settings=pixel_settings(config, "f" * 16), first_rows=scan.first_rows)
+    return [plan for fragment in scan.fragments for plan, _ in planner.rows(fragment, NOTHING_SETTLED) if plan]
+
+
+def test_an_output_inside_of_the_catalogues_folder_is_no_catalogue(tmp_path: Path) -> None:
+    write(tmp_path / "products.parquet", ["a", "b", "c"])
+    row = {name: None for name in SCHEMA.names} | {"image_id": "0" * 32, "sku": "a", "status": "done"}
+    Ledger(Storage(str(tmp_path / "ads"))).append([row])
+    scan = scan_catalog(str(tmp_path))
+    assert scan.num_rows == 3
+    assert not scan.first_rows
+    assert [plan["error"] for plan in plans(tmp_path)] == ["", "", ""]
+
+
+def test_skus_repeat_over_row_groups_and_files(tmp_path: Path) -> None:
+    write(tmp_path / "1.parquet", ["a", "b", "c"])
+    write(tmp_path / "2.parquet", ["d", "b", "d"])
+    assert scan_catalog(str(tmp_path)).first_rows == {"b": 1, "d": 3}
+
+
+@pytest.mark.parametrize("column", ["sku", "title", "prompt"])
+def test_a_text_that_is_not_utf8_costs_its_row(column: str, tmp_path: Path) -> None:
+    good, bad = "größe".encode(), "größe".encode("latin-1")
+    texts = pa.array([good + b"1", bad, good + b"2"], pa.binary()).view(pa.string())
+    if column == "prompt":
+        texts = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3]), texts)
+    write(tmp_path / "c.parquet", ["a", "b", "c"], **{column: texts})
+    first, second, third = plans(tmp_path / "c.parquet")
+    assert (first["error"], third["error"]) == ("", "")
+    assert "bad_text" in second["error"]
+    assert f"row 1: {column}: is not UTF-8" in second["error"]
+
+
+def test_damage_in_a_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "c.parquet"
+    write(file, [f"sku {number}" for number in range(2000)])
+    data = bytearray(file.read_bytes())
+    data[8:400] = b"\xff" * 392
+    file.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match=r"c\.parquet: damaged in row group 0"):
+        scan_catalog(str(file))
