@@ -42,7 +42,7 @@ from refadgen.model_folder import find_model, fingerprint, read_index, require_r
 from refadgen.storage import Storage, is_remote, local_path
 
 _TASK_RETRIES = 10
-"""Of one block whose actor or node was lost. Without a bound (Ray's default) a block that kills its actor never ends."""
+"""Of one block whose actor or node was lost. Without a bound, as is Ray's default, a deadly block runs for ever."""
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 
 
