@@ -8,6 +8,8 @@ precision. The README of this folder holds the model card.
 
 import argparse
 import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -178,10 +180,13 @@ def main() -> None:
     print(f"{len(data)} training rows", flush=True)
     schedule = TrainingSchedule(num_steps=arguments.steps, dtype=dtype, **SCHEDULE)
     (arguments.work / "meeting").unlink(missing_ok=True)
+    # Ended by a signal, this process takes its workers along: left behind, they go on writing the checkpoint.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     mp.spawn(
         _train_worker,
         (arguments.workers, data, schedule, arguments.work, arguments.output),
         nprocs=arguments.workers,
+        daemon=True,
     )
 
 
