@@ -33,8 +33,10 @@ def local_path(uri: str) -> str:
 class Storage:
     """A folder, on disk or in an object store, that holds files by relative key."""
 
-    def __init__(self, uri: str) -> None:
-        """`uri`: a path, `file:` address or `s3://bucket/prefix`. Raises: ValueError for an unknown scheme."""
+    def __init__(self, uri: str, *, timeout_s: float | None = None) -> None:
+        """`uri`: a path, `file:` address or `s3://bucket/prefix`. timeout_s: for connecting to an object store and
+        between two received bytes; None: s3fs's own. Raises: ValueError for an unknown scheme.
+        """
         self.remote = is_remote(uri)
         if self.remote:
             scheme, _, rest = uri.partition("://")
@@ -43,7 +45,8 @@ class Storage:
             self.root = rest.rstrip("/")
             self.uri = f"s3://{self.root}"
             # Listings would otherwise be remembered from before another process wrote.
-            self._fs = fsspec.filesystem("s3", use_listings_cache=False)
+            timeouts = {} if timeout_s is None else {"connect_timeout": timeout_s, "read_timeout": timeout_s}
+            self._fs = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=timeouts)
         else:
             self.root = local_path(uri)
             self.uri = self.root
@@ -124,9 +127,9 @@ class Storage:
             raise ValueError(f"{field} {self.uri}: cannot be written: {type(error).__name__}: {error}") from error
 
 
-def split_uri(uri: str) -> tuple[Storage, str]:
-    """The folder that holds the file at `uri`, and the file's name in it."""
+def split_uri(uri: str, *, timeout_s: float | None = None) -> tuple[Storage, str]:
+    """The folder that holds the file at `uri`, and the file's name in it. timeout_s: as of Storage."""
     stem = uri.rstrip("/")
-    whole = Storage(stem)
+    whole = Storage(stem, timeout_s=timeout_s)
     folder, _, name = whole.root.rpartition("/")
-    return Storage(f"s3://{folder}" if whole.remote else folder or "/"), name
+    return Storage(f"s3://{folder}" if whole.remote else folder or "/", timeout_s=timeout_s), name

@@ -26,7 +26,7 @@ def redact_address(address: str, max_chars: int = 200) -> str:
     """`address` for ledger, logs and messages: no user, password, query or fragment; one line; at most `max_chars`.
 
     Signatures of signed http(s) and s3 addresses stand in the query. A `data:` address is named by type and length. A
-    plain path stays as it is. Never raises, however broken the address.
+    plain path stays as it is, unless its query signs it. Never raises, however broken the address.
     """
     text = address.strip()
     scheme = _SCHEME.match(text)
@@ -41,6 +41,8 @@ def redact_address(address: str, max_chars: int = 200) -> str:
             text = f"{authority[1] or ''}{authority[2]}{host}{text[authority.end() :]}"
         elif scheme and scheme[1].lower() != "file":
             text = f"{scheme[1]}:{text[scheme.end() :].rpartition('@')[2]}"
+    elif unsigned_address(text) != text:  # an address whose scheme was forgotten
+        text = text.partition("?")[0]
     return _shown(text, max_chars)
 
 
@@ -75,10 +77,46 @@ def _shown(text: str, max_chars: int) -> str:
     return f"{text[: max_chars - tail - 1]}…{text[len(text) - tail :]}"
 
 
-_SIGNATURES = re.compile(
-    r"^(x-amz-.*|x-goog-.*|signature|expires|key-pair-id|policy|awsaccesskeyid|googleaccessid|sig|se|st|sp|sv|sr|skoid)$",
-    re.IGNORECASE,
+_ALWAYS_SIGNING = re.compile(r"^x-(amz|goog)-", re.IGNORECASE)
+_SIGNING: tuple[tuple[str, frozenset[str]], ...] = (
+    # CloudFront, and S3's and Google's older signatures
+    (
+        "signature",
+        frozenset(
+            ["signature", "expires", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid", "hash-algorithm"]
+        ),
+    ),
+    # Azure, of accounts, services and users
+    (
+        "sig",
+        frozenset(
+            [
+                "sig",
+                "se",
+                "st",
+                "sp",
+                "sv",
+                "sr",
+                "spr",
+                "sip",
+                "srt",
+                "ss",
+                "ske",
+                "skoid",
+                "sks",
+                "skt",
+                "sktid",
+                "skv",
+                "saoid",
+                "suoid",
+                "scid",
+                "sdd",
+                "ses",
+            ]
+        ),
+    ),
 )
+"""Fields that sign, and those that belong to them: `sp=1` alone is just a page."""
 
 
 def unsigned_address(address: str) -> str:
@@ -87,5 +125,8 @@ def unsigned_address(address: str) -> str:
     if not mark:
         return address
     query, hash_mark, fragment = query.partition("#")
-    kept = [part for part in query.split("&") if not _SIGNATURES.match(part.partition("=")[0])]
+    parts = query.split("&")
+    names = {part.partition("=")[0].lower() for part in parts}
+    signing = frozenset[str]().union(*(fields for signature, fields in _SIGNING if signature in names))
+    kept = [part for part in parts if not _ALWAYS_SIGNING.match(part) and part.partition("=")[0].lower() not in signing]
     return head + ("?" + "&".join(kept) if kept else "") + hash_mark + fragment

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import errno
 import os
 import posixpath
 import re
@@ -18,6 +19,7 @@ from refadgen.errors import RowError
 from refadgen.storage import Storage, local_path, split_uri
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):")  # two letters at least: C: is a drive
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 _S3_OBJECT = re.compile(r"^[sS]3://[^/]+/+[^/]")
 
 
@@ -38,6 +40,9 @@ class ImageFetcher:
         roots = [local_path(root) for root in config.file_roots]
         self._roots = [os.path.realpath(root) for root in [*roots, self._local_folder] if root]
         self._web = WebReader(config)
+        self._s3_requests = threading.BoundedSemaphore(
+            config.max_per_host
+        )  # one host: s3fs retries and backs off itself
 
     def fetch(self, image: str | bytes) -> bytes:
         """The encoded image behind an address or path, or the very bytes, at least one and at most `max_bytes`.
@@ -95,7 +100,8 @@ class ImageFetcher:
             raise RowError(
                 "rejected",
                 "file_outside_roots",
-                f"image: {shown}: lies outside the catalogue's folder; add its folder to fetch.file_roots to allow it",
+                f"image: {shown}: lies outside the catalogue's folder; add its folder to fetch.file_roots "
+                "and run with --retry-failed",
             )
         try:
             with open(real, "rb", opener=_open_resolved) as file:
@@ -110,24 +116,28 @@ class ImageFetcher:
         except PermissionError as error:
             raise RowError("rejected", "image_refused", f"image: {shown}: no permission to read it") from error
         except OSError as error:
-            raise RowError("rejected", "image_not_found", f"image: {shown}: {error.strerror}") from error
+            if error.errno in _NOTHING_THERE:
+                raise RowError("rejected", "image_not_found", f"image: {shown}: {error.strerror}") from error
+            # A disk or network share with a problem of its own: the file may be there another time.
+            raise RowError("failed", "image_unreachable", f"image: {shown}: {error.strerror}") from error
 
     def _read_s3(self, uri: str, shown: str) -> bytes:
         # Only the full form: anything less would be a local path to Storage.
         if not _S3_OBJECT.match(uri):
             raise RowError("rejected", "bad_address", f"image: {shown}: write it as s3://bucket/key")
         try:
-            storage, name = split_uri(uri)
+            storage, name = split_uri(uri, timeout_s=self._config.timeout_s)
             path = storage.path(name)
         except ValueError as error:
             raise RowError("rejected", "bad_address", f"image: {shown}: not a bucket and a key") from error
         try:
-            info = storage.arrow().get_file_info(path)
-            if info.type == pyarrow.fs.FileType.File and (info.size or 0) > self._config.max_bytes:
-                raise self._too_large(shown, info.size)
-            if info.type == pyarrow.fs.FileType.Directory:
-                raise RowError("rejected", "not_an_image", f"image: {shown}: is a folder")
-            return storage.read(name)
+            with self._s3_requests:
+                info = storage.arrow().get_file_info(path)
+                if info.type == pyarrow.fs.FileType.File and (info.size or 0) > self._config.max_bytes:
+                    raise self._too_large(shown, info.size)
+                if info.type == pyarrow.fs.FileType.Directory:
+                    raise RowError("rejected", "not_an_image", f"image: {shown}: is a folder")
+                return storage.read(name)
         except FileNotFoundError as error:
             raise RowError("rejected", "image_not_found", f"image: {shown}: no such object") from error
         except PermissionError as error:

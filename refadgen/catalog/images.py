@@ -84,6 +84,8 @@ def _decode(data: bytes, config: FetchConfig, what: str) -> Image.Image:
             image = upright(to_8bit(opened), orientation_of(opened))
     except RowError:
         raise
+    except MemoryError as error:
+        raise RowError("failed", "out_of_memory", f"{what}: no memory left to decode it") from error
     except Exception as error:  # Pillow's decoders raise nearly every kind there is
         raise _rejection(error, data, what) from error
     image.info = {}

@@ -4,6 +4,7 @@
 each sku is known, however the stream falls. A `Planner` then works in Ray tasks, one per fragment (a row group).
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -196,6 +197,9 @@ PLAN_SCHEMA = pa.schema(
 """One product with its wanted images."""
 
 
+_scenes = functools.lru_cache(maxsize=1)(load_scenes)  # once in a worker, which lives as long as its job
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planner:
     """What planning needs besides the fragment; travels to the tasks."""
@@ -206,7 +210,7 @@ class Planner:
 
     def rows(self, fragment: Fragment, settled: npt.NDArray[np.uint64]) -> Iterator[tuple[dict[str, Any] | None, int]]:
         """Per catalogue row: its plan (PLAN_SCHEMA), None where all is settled, and how many images are settled."""
-        scenes = load_scenes(self.config.catalog.scenes_file)
+        scenes = _scenes(self.config.catalog.scenes_file)
         for row_number, values in _values(fragment):
             try:
                 _require_text(row_number, values)

@@ -91,7 +91,8 @@ def wanted_images(
 def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:
     """The id of the one ledger row of a catalogue row that names no images: by its place and content."""
     content = {
-        name: _identity(value) if isinstance(value, bytes) else repr(value) for name, value in sorted(values.items())
+        name: _identity(value) if isinstance(value, bytes | str) else repr(value)
+        for name, value in sorted(values.items())
     }
     text = json.dumps({"row": row_number, "values": content}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refadgen.catalog.addresses import is_public_address, redact_address
+from refadgen.catalog.addresses import is_public_address, redact_address, unsigned_address
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ from refadgen.catalog.addresses import is_public_address, redact_address
         ("https:u:SECRET@host/a?SECRET", "https:host/a"),
         ("http://[::1?sig=SECRET", "http://[::1"),
         ("https:\\\\u:SECRET@host/a?SECRET", "https:\\\\host/a"),
+        ("cdn.example/a.jpg?X-Amz-Signature=SECRET", "cdn.example/a.jpg"),
         ("images/what?.png", "images/what?.png"),
         ("/data/a#b.png", "/data/a#b.png"),
         ("C:\\a?.png", "C:\\a?.png"),
@@ -51,3 +52,17 @@ _NOT_PUBLIC = """
 @pytest.mark.parametrize("ip", _NOT_PUBLIC.split())
 def test_not_public(ip):
     assert not is_public_address(ip)
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://h/a?w=9&X-Amz-Date=1&X-Amz-Signature=s", "https://h/a?w=9"),
+        ("https://h/a?Expires=1&Signature=s&Key-Pair-Id=k#f", "https://h/a#f"),
+        ("https://h/a?sv=1&se=2&sp=r&skoid=o&sktid=t&skt=a&ske=b&sks=b&skv=c&spr=https&sig=s&v=2", "https://h/a?v=2"),
+        ("https://h/img.php?sp=1&policy=2&expires=3", "https://h/img.php?sp=1&policy=2&expires=3"),
+        ("https://h/a", "https://h/a"),
+    ],
+)
+def test_the_name_of_an_image_is_its_address_without_signature(address, name):
+    assert unsigned_address(address) == name

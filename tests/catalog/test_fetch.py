@@ -1,6 +1,7 @@
 """Fetching from disk and S3, and the files a foreign catalogue must not reach."""
 
 import base64
+import errno
 import os
 from pathlib import Path
 
@@ -196,3 +197,20 @@ def test_web_addresses_go_to_the_web(shop, web):
     assert _fetcher(shop).fetch(f"{web.url}/ok/a") == web.image
     assert _reason(_fetcher(shop), f"{web.url.upper()}/status/404") == "rejected image_not_found"
     assert _reason(_fetcher(shop, FetchConfig()), f"{web.url}/ok/a") == "rejected private_address"
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.EIO, "failed image_unreachable"),
+        (errno.ESTALE, "failed image_unreachable"),
+        (errno.EMFILE, "failed image_unreachable"),
+        (errno.ENOENT, "rejected image_not_found"),
+    ],
+)
+def test_a_disk_with_a_problem_is_not_the_rows_fault(shop, monkeypatch, number, reason):
+    def broken(path, flags):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("refadgen.catalog.fetch._open_resolved", broken)
+    assert _reason(_fetcher(shop), "a.png") == reason

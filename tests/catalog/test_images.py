@@ -336,3 +336,13 @@ def test_bad_masks():
     assert _mask_reason(Image.new("L", (5, 5), 255), (50, 50)) == "image_too_small"
     with pytest.raises(RowError, match="mask: not an image"):
         decode_mask(b"nothing", CONFIG, (60, 40))
+
+
+def test_no_memory_is_not_the_images_fault(monkeypatch):
+    def exhausted(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("refadgen.catalog.images.to_8bit", exhausted)
+    with pytest.raises(RowError) as caught:
+        decode_image(encode_png(Image.new("RGB", (64, 64))), FetchConfig())
+    assert (caught.value.status, caught.value.reason) == ("failed", "out_of_memory")
