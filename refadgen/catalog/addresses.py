@@ -77,46 +77,15 @@ def _shown(text: str, max_chars: int) -> str:
     return f"{text[: max_chars - tail - 1]}…{text[len(text) - tail :]}"
 
 
-_ALWAYS_SIGNING = re.compile(r"^x-(amz|goog)-", re.IGNORECASE)
-_SIGNING: tuple[tuple[str, frozenset[str]], ...] = (
+_SIGNING = (
+    ("x-amz-signature", re.compile(r"x-amz-.*")),
+    ("x-goog-signature", re.compile(r"x-goog-.*")),
     # CloudFront, and S3's and Google's older signatures
-    (
-        "signature",
-        frozenset(
-            ["signature", "expires", "policy", "key-pair-id", "awsaccesskeyid", "googleaccessid", "hash-algorithm"]
-        ),
-    ),
+    ("signature", re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid")),
     # Azure, of accounts, services and users
-    (
-        "sig",
-        frozenset(
-            [
-                "sig",
-                "se",
-                "st",
-                "sp",
-                "sv",
-                "sr",
-                "spr",
-                "sip",
-                "srt",
-                "ss",
-                "ske",
-                "skoid",
-                "sks",
-                "skt",
-                "sktid",
-                "skv",
-                "saoid",
-                "suoid",
-                "scid",
-                "sdd",
-                "ses",
-            ]
-        ),
-    ),
+    ("sig", re.compile(r"sig|s[eptvr]|sip|spr|srt|ss|ske|sk[tsv]|skoid|sktid|saoid|suoid|scid|sdd|ses")),
 )
-"""Fields that sign, and those that belong to them: `sp=1` alone is just a page."""
+"""The field that signs, and those that belong to it where it is there: `sp=1` alone is just a page."""
 
 
 def unsigned_address(address: str) -> str:
@@ -125,8 +94,8 @@ def unsigned_address(address: str) -> str:
     if not mark:
         return address
     query, hash_mark, fragment = query.partition("#")
-    parts = query.split("&")
-    names = {part.partition("=")[0].lower() for part in parts}
-    signing = frozenset[str]().union(*(fields for signature, fields in _SIGNING if signature in names))
-    kept = [part for part in parts if not _ALWAYS_SIGNING.match(part) and part.partition("=")[0].lower() not in signing]
+    fields = [(part, part.partition("=")[0].lower()) for part in query.split("&")]
+    names = {name for _, name in fields}
+    signing = [companions for signature, companions in _SIGNING if signature in names]
+    kept = [part for part, name in fields if not any(companions.fullmatch(name) for companions in signing)]
     return head + ("?" + "&".join(kept) if kept else "") + hash_mark + fragment
