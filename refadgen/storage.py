@@ -9,6 +9,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -35,7 +36,8 @@ class Storage:
 
     def __init__(self, uri: str, *, timeout_s: float | None = None) -> None:
         """`uri`: a path, `file:` address or `s3://bucket/prefix`. timeout_s: for connecting to an object store and
-        between two received bytes; None: s3fs's own. Raises: ValueError for an unknown scheme.
+        between two received bytes, each request being made once, for a caller that tries again itself; None: s3fs's own
+        timeouts and retries. Raises: ValueError for an unknown scheme.
         """
         self.remote = is_remote(uri)
         if self.remote:
@@ -45,8 +47,12 @@ class Storage:
             self.root = rest.rstrip("/")
             self.uri = f"s3://{self.root}"
             # Listings would otherwise be remembered from before another process wrote.
-            timeouts = {} if timeout_s is None else {"connect_timeout": timeout_s, "read_timeout": timeout_s}
-            self._fs = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=timeouts)
+            client: dict[str, Any] = {}
+            if timeout_s is not None:
+                client = {"connect_timeout": timeout_s, "read_timeout": timeout_s, "retries": {"total_max_attempts": 1}}
+            self._fs = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=client)
+            if timeout_s is not None:
+                self._fs.retries = 1  # attempts of s3fs itself, around those of botocore
         else:
             self.root = local_path(uri)
             self.uri = self.root

@@ -81,7 +81,10 @@ _SIGNING = (
     ("x-amz-signature", re.compile(r"x-amz-.*")),
     ("x-goog-signature", re.compile(r"x-goog-.*")),
     # CloudFront, and S3's and Google's older signatures
-    ("signature", re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid")),
+    (
+        "signature",
+        re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|x-amz-security-token|googleaccessid"),
+    ),
     # Azure, of accounts, services and users
     ("sig", re.compile(r"sig|s[eptvr]|sip|spr|srt|ss|ske|sk[tsv]|skoid|sktid|saoid|suoid|scid|sdd|ses")),
 )

@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow.fs
 
 from refadgen.catalog.addresses import redact_address
+from refadgen.catalog.attempts import RETRY_HINT, Attempts, TryAgain
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
@@ -40,9 +41,7 @@ class ImageFetcher:
         roots = [local_path(root) for root in config.file_roots]
         self._roots = [os.path.realpath(root) for root in [*roots, self._local_folder] if root]
         self._web = WebReader(config)
-        self._s3_requests = threading.BoundedSemaphore(
-            config.max_per_host
-        )  # one host: s3fs retries and backs off itself
+        self._s3_attempts = Attempts(config)
 
     def fetch(self, image: str | bytes) -> bytes:
         """The encoded image behind an address or path, or the very bytes, at least one and at most `max_bytes`.
@@ -100,8 +99,8 @@ class ImageFetcher:
             raise RowError(
                 "rejected",
                 "file_outside_roots",
-                f"image: {shown}: lies outside the catalogue's folder; add its folder to fetch.file_roots "
-                "and run with --retry-failed",
+                f"image: {shown}: lies outside the catalogue's folder; add its folder to fetch.file_roots, "
+                f"{RETRY_HINT}",
             )
         try:
             with open(real, "rb", opener=_open_resolved) as file:
@@ -114,7 +113,7 @@ class ImageFetcher:
         except IsADirectoryError as error:
             raise RowError("rejected", "not_an_image", f"image: {shown}: is a folder") from error
         except PermissionError as error:
-            raise RowError("rejected", "image_refused", f"image: {shown}: no permission to read it") from error
+            raise _refused(shown) from error
         except OSError as error:
             if error.errno in _NOTHING_THERE:
                 raise RowError("rejected", "image_not_found", f"image: {shown}: {error.strerror}") from error
@@ -130,9 +129,16 @@ class ImageFetcher:
             path = storage.path(name)
         except ValueError as error:
             raise RowError("rejected", "bad_address", f"image: {shown}: not a bucket and a key") from error
+        bucket = path.partition("/")[0]
+        return self._s3_attempts.run(lambda: self._attempt_s3(storage, name, bucket, shown))
+
+    def _attempt_s3(self, storage: Storage, name: str, bucket: str, shown: str) -> bytes:
+        """One attempt, in the bucket's turn. Raises: RowError, TryAgain."""
+        from s3fs.core import S3_RETRYABLE_ERRORS  # here, since catalogues without S3 need not load s3fs
+
         try:
-            with self._s3_requests:
-                info = storage.arrow().get_file_info(path)
+            with self._s3_attempts.turn(bucket):
+                info = storage.arrow().get_file_info(storage.path(name))
                 if info.type == pyarrow.fs.FileType.File and (info.size or 0) > self._config.max_bytes:
                     raise self._too_large(shown, info.size)
                 if info.type == pyarrow.fs.FileType.Directory:
@@ -141,7 +147,10 @@ class ImageFetcher:
         except FileNotFoundError as error:
             raise RowError("rejected", "image_not_found", f"image: {shown}: no such object") from error
         except PermissionError as error:
-            raise RowError("rejected", "image_refused", f"image: {shown}: no permission to read it") from error
+            raise _refused(shown) from error
+        except (OSError, *S3_RETRYABLE_ERRORS) as error:
+            detail = f"image: {shown}: cannot be read: {type(error).__name__}"
+            raise TryAgain("image_unreachable", detail) from None  # its text may hold secrets
 
     def _beside_remote_catalog(self, image: str, shown: str) -> str:
         """The address of a relative path in the catalogue's prefix; `..` may climb within the bucket."""
@@ -158,13 +167,19 @@ class ImageFetcher:
     def _too_large(self, shown: str, size: int) -> RowError:
         limit = self._config.max_bytes
         return RowError(
-            "rejected", "image_too_large", f"image: {shown}: {size} bytes is more than fetch.max_bytes={limit}"
+            "rejected",
+            "image_too_large",
+            f"image: {shown}: {size} bytes is more than fetch.max_bytes={limit}; raise it, {RETRY_HINT}",
         )
 
 
 def _folder_of(path: str) -> str:
     """The local folder in which a catalogue's relative paths start."""
     return path if os.path.isdir(path) else os.path.dirname(path)
+
+
+def _refused(shown: str) -> RowError:
+    return RowError("rejected", "image_refused", f"image: {shown}: no permission to read it; give it, {RETRY_HINT}")
 
 
 def _open_resolved(path: str, flags: int) -> int:

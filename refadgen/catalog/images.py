@@ -1,7 +1,8 @@
 """Encoded images of foreign catalogues, decoded to one form: upright 8-bit RGB or RGBA; masks as 0/255.
 
-Whatever is in the bytes, either an image comes out or a `RowError` (rejected) that says what is wrong. Sizes are
-checked in the header, before a pixel is decoded. Formats are a fixed list: some of Pillow's decoders start programs.
+Whatever is in the bytes, either an image comes out or a `RowError` that says what is wrong: rejected, or failed where
+memory ran out. Sizes are checked in the header, before a pixel is decoded. Formats are a fixed list: some of Pillow's
+decoders start programs.
 """
 
 import io
@@ -11,6 +12,7 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.pixels import orientation_of, to_8bit, upright
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
@@ -26,7 +28,7 @@ def decode_image(data: bytes, config: FetchConfig) -> Image.Image:
     """The product image: RGB, or RGBA where something in it is transparent; upright, sRGB, without metadata.
 
     Raises: RowError (rejected): `not_an_image`, `truncated_image`, `image_too_large`, `image_too_small`,
-    `animated_image`, `fully_transparent`, `unreadable_image`.
+    `animated_image`, `fully_transparent`, `unreadable_image`; failed: `out_of_memory`.
     """
     image = _decode(data, config, "image")
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0:
@@ -113,13 +115,14 @@ def _check_size(size: tuple[int, int], config: FetchConfig, what: str) -> None:
         raise RowError(
             "rejected",
             "image_too_large",
-            f"{what}: {width}×{height} px is more than fetch.max_pixels={config.max_pixels}",
+            f"{what}: {width}×{height} px is more than fetch.max_pixels={config.max_pixels}; raise it, {RETRY_HINT}",
         )
     if min(width, height) < config.min_side_px:
         raise RowError(
             "rejected",
             "image_too_small",
-            f"{what}: {width}×{height} px; the shorter side must have fetch.min_side_px={config.min_side_px}",
+            f"{what}: the shorter side of {width}×{height} px is below fetch.min_side_px={config.min_side_px}; "
+            f"lower it, {RETRY_HINT}",
         )
 
 
@@ -127,7 +130,8 @@ def _rejection(error: Exception, data: bytes, what: str) -> RowError:
     """What a decoder's exception says about the file."""
     message = " ".join(str(error).split())[:200]
     if isinstance(error, Image.DecompressionBombError):
-        return RowError("rejected", "image_too_large", f"{what}: {message}")
+        # Pillow's own bound, above any sensible fetch.max_pixels: no setting lifts it.
+        return RowError("rejected", "image_too_large", f"{what}: {message.rstrip('.')}; make it smaller, {RETRY_HINT}")
     if "truncat" in message.lower() or isinstance(error, EOFError) or _ends_early(data):
         return RowError("rejected", "truncated_image", f"{what}: the file ends too early: copy or upload it again")
     if isinstance(error, UnidentifiedImageError) and not _looks_like_image(data):

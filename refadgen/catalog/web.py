@@ -11,7 +11,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from urllib.parse import urljoin
 
 import urllib3
@@ -20,6 +19,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, New
 from urllib3.util import Retry, Url, make_headers, parse_url
 
 from refadgen.catalog.addresses import is_public_address, redact_address
+from refadgen.catalog.attempts import RETRY_HINT, Attempts, TryAgain
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 
@@ -31,26 +31,12 @@ _RETRIABLE = (408, 425, 429)
 _CHUNK_BYTES = 65536
 
 
-class _TryAgain(Exception):
-    """An attempt failed in a way that another may not.
-
-    reason, detail: of the RowError if it was the last one. retry_after_s: what the server asked for.
-    """
-
-    def __init__(self, reason: str, detail: str, retry_after_s: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
-        self.retry_after_s = retry_after_s
-
-
 class WebReader:
     """Reads the bytes behind http(s) addresses. Safe to share between threads."""
 
     def __init__(self, config: FetchConfig) -> None:
         self._config = config
-        self._hosts: dict[str, threading.BoundedSemaphore] = {}
-        self._hosts_lock = threading.Lock()
+        self._attempts = Attempts(config)
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -64,24 +50,14 @@ class WebReader:
         `image_too_large`, `too_many_redirects`, `bad_certificate`; failed: `image_timeout`, `image_unreachable`,
         `image_server_error`.
         """
-        attempts = 1 + self._config.num_retries
-        for attempt in range(attempts):
-            try:
-                return self._attempt(address)
-            except _TryAgain as error:
-                if attempt == attempts - 1:
-                    times = f"after {attempts} attempts" if attempts > 1 else "at the only attempt"
-                    raise RowError("failed", error.reason, f"{error.detail} ({times})") from error
-                asked = min(error.retry_after_s, self._config.timeout_s)
-                time.sleep(max(self._config.backoff_s * 2**attempt, asked))
-        raise AssertionError("unreachable")
+        return self._attempts.run(lambda: self._attempt(address))
 
     def _attempt(self, address: str) -> bytes:
         """One attempt, through all redirects, within `total_timeout_s` (waiting for a turn does not count)."""
         left_s = self._config.total_timeout_s
         for _ in range(MAX_REDIRECTS + 1):
             url = _parsed(address)
-            with self._turn(url.host or ""):
+            with self._attempts.turn(url.host or ""):
                 started = time.monotonic()
                 body, location = _Request(url, self._config, self._tls if url.scheme == "https" else None, left_s).run()
                 left_s -= time.monotonic() - started
@@ -89,14 +65,6 @@ class WebReader:
                 return body
             address = _joined(url.url, location)
         raise RowError("rejected", "too_many_redirects", f"image: {redact_address(address)}: over {MAX_REDIRECTS}")
-
-    @contextlib.contextmanager
-    def _turn(self, host: str) -> Iterator[None]:
-        """At most `max_per_host` requests to `host` at once."""
-        with self._hosts_lock:
-            semaphore = self._hosts.setdefault(host, threading.BoundedSemaphore(self._config.max_per_host))
-        with semaphore:
-            yield
 
 
 class _Request:
@@ -114,13 +82,13 @@ class _Request:
         self._cut_off = threading.Event()
 
     def run(self) -> tuple[bytes | None, str]:
-        """The body and "", or None and where the server redirects to. Raises: RowError, _TryAgain."""
+        """The body and "", or None and where the server redirects to. Raises: RowError, TryAgain."""
         timer = threading.Timer(max(self._left_s, 0.0), self._cut)
         timer.daemon = True
         timer.start()
         try:
             return self._answer()
-        except (_TryAgain, RowError):
+        except (TryAgain, RowError):
             if self._cut_off.is_set():
                 raise self._timeout() from None
             raise
@@ -152,7 +120,8 @@ class _Request:
         if status in (404, 410):
             raise self._rejected("image_not_found", f"answered {status}")
         if not 200 <= status < 300:
-            raise self._rejected("image_refused", f"answered {status}")
+            remedy = f"have it allowed or the address signed afresh, {RETRY_HINT}"
+            raise self._rejected("image_refused", f"answered {status}; {remedy}")
         return self._body(response), ""
 
     def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
@@ -160,11 +129,11 @@ class _Request:
         body = bytearray()
         declared = response.headers.get("Content-Length", "")
         if declared.isdecimal() and int(declared) > limit:
-            raise self._rejected("image_too_large", f"{declared} bytes is more than fetch.max_bytes={limit}")
+            raise self._too_large(f"{declared} bytes is")
         while chunk := response.read(_CHUNK_BYTES, decode_content=True):
             body += chunk
             if len(body) > limit:
-                raise self._rejected("image_too_large", f"more bytes than fetch.max_bytes={limit}")
+                raise self._too_large("its body is")
         if self._cut_off.is_set():
             raise self._timeout()
         return bytes(body)
@@ -208,7 +177,8 @@ class _Request:
         if not self._config.allow_private_addresses and not all(map(is_public_address, addresses)):
             raise self._rejected(
                 "private_address",
-                "leads to an address that is not of the public internet; fetch.allow_private_addresses=true allows it",
+                "leads to an address that is not of the public internet; set fetch.allow_private_addresses=true, "
+                f"{RETRY_HINT}",
             )
         return addresses
 
@@ -220,12 +190,16 @@ class _Request:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def _timeout(self) -> _TryAgain:
+    def _timeout(self) -> TryAgain:
         limits = f"fetch.timeout_s={self._config.timeout_s:g}, fetch.total_timeout_s={self._config.total_timeout_s:g}"
         return self._again("image_timeout", f"did not answer in time ({limits})")
 
-    def _again(self, reason: str, what: str, retry_after_s: float = 0.0) -> _TryAgain:
-        return _TryAgain(reason, f"image: {self._shown}: {what}", retry_after_s)
+    def _again(self, reason: str, what: str, retry_after_s: float = 0.0) -> TryAgain:
+        return TryAgain(reason, f"image: {self._shown}: {what}", retry_after_s)
+
+    def _too_large(self, size: str) -> RowError:
+        limit = self._config.max_bytes
+        return self._rejected("image_too_large", f"{size} more than fetch.max_bytes={limit}; raise it, {RETRY_HINT}")
 
     def _rejected(self, reason: str, what: str) -> RowError:
         return RowError("rejected", reason, f"image: {self._shown}: {what}")

@@ -287,8 +287,12 @@ def _stage(dataset: Dataset, stage: type, pool: StageConfig, config: GenerateCon
         compute=ActorPoolStrategy(size=pool.num_actors),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        max_task_retries=_TASK_RETRIES,
+        ray_remote_args_fn=_actor_options,
     )
+
+
+def _actor_options() -> dict[str, Any]:
+    return {"max_task_retries": _TASK_RETRIES}
 
 
 def with_model_defaults(config: GenerateConfig, index: dict[str, Any], folder: Path) -> GenerateConfig:

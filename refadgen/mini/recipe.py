@@ -121,6 +121,7 @@ def make_networks(tokenizer: object) -> Networks:
 
 def export(vae: AutoencoderKL, tokenizer: object, networks: Networks, folder: Path) -> None:
     """Writes the pipeline in half precision."""
+    vae.register_to_config(_name_or_path="")  # diffusers would publish the folder it was read from
     pipeline = RefAdGenPipeline(
         vae=vae,
         text_encoder=networks.text_encoder.eval(),

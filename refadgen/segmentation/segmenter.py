@@ -7,7 +7,6 @@ where they are configured. What no link can do is a rejected row that says what 
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -52,11 +51,14 @@ class ProductMasker:
     def segment(self, image: Image.Image, category: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
         """The mask of the product in `image` (RGB or RGBA).
 
-        category: what to look for, as text; None: any product. own_mask: HW, bool, 0/1 or 0-255; None: there is none.
+        category: what to look for, as text; None: any product. own_mask: the row's, as `decode_mask` gives it: uint8 HW
+        of the image's size, 0 or 255; None: there is none.
         Raises: RowError, rejected.
         """
         if own_mask is not None:
-            return self._checked(_given_alpha(own_mask, image.size), "own_mask", 1.0)
+            assert own_mask.shape == (image.height, image.width)
+            assert own_mask.dtype == np.uint8
+            return self._checked(own_mask, "own_mask", 1.0)
         if image.mode == "RGBA":
             alpha = np.asarray(image)[..., 3]
             if alpha.max() < 16:
@@ -90,24 +92,3 @@ class ProductMasker:
         if weakness is not None:
             raise RowError("rejected", weakness.reason, weakness.detail)
         return Segmentation(mask, alpha, source, score, measurements)
-
-
-def _given_alpha(own_mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 HW of the image's `size` (width, height) from a row's own mask; greys stay soft.
-
-    Raises: RowError where the mask has another shape than the image.
-    """
-    if own_mask.ndim != 2:
-        raise RowError("rejected", "mask_size_mismatch", f"the row's mask has shape {own_mask.shape}, must be 2-D")
-    alpha = own_mask.astype(np.float32)
-    alpha *= 255 if own_mask.dtype == bool or own_mask.max(initial=0) <= 1 else 1
-    height, width = own_mask.shape
-    if (width, height) != size:
-        if abs(width * size[1] - height * size[0]) > 0.02 * height * size[0]:
-            raise RowError(
-                "rejected",
-                "mask_size_mismatch",
-                f"the row's mask is {width}x{height}, the image {size[0]}x{size[1]}: another aspect ratio",
-            )
-        alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_LINEAR)
-    return np.clip(np.round(alpha), 0, 255).astype(np.uint8)

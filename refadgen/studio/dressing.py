@@ -1,9 +1,8 @@
 """One render, many products: light is traced once, then products, surfaces and walls change their colours.
 
-Path tracing is nine tenths of a triplet's cost, and with direct light only a pixel is affine in what it sees is
-coloured with: light at reflectance 0 plus reflectance times what reflectance 1 adds. So one view in one light serves
-as many appearances, surfaces and walls as wanted, at a tenth of the cost each and without approximation but the
-averaging of light over a pixel.
+With direct light only, a pixel is affine in the colour of what it sees: light at reflectance 0 plus reflectance times
+what reflectance 1 adds. So one view in one light serves as many appearances, surfaces and walls as wanted, without
+approximation but the averaging of light over a pixel. The folder's README has the speed.
 """
 
 from collections.abc import Iterator

@@ -28,6 +28,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.active -= 1
 
+    do_HEAD = do_GET  # of S3
+
     def _answer(self, tries: int) -> None:
         kind, _, rest = self.path.partition("?")[0].lstrip("/").partition("/")
         if kind == "ok":
@@ -53,6 +55,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.flush()
         elif kind == "silent":
             self.server.stopping.wait(20)
+            self.close_connection = True
         elif kind == "slow":
             time.sleep(0.1)
             self._send(200, self.server.image)
@@ -65,7 +68,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(body)), "Set-Cookie": "a=b", **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def handle(self) -> None:
         with contextlib.suppress(OSError):  # the client hung up
@@ -110,6 +114,23 @@ def web() -> Iterator[WebServer]:
     server.stopping.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def sick_s3(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """The web server as S3: the bucket is the first part of the path, and so says how it answers."""
+    from s3fs import S3FileSystem
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": web.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()  # the clients there lead to another server
+    yield web
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

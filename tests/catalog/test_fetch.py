@@ -3,14 +3,18 @@
 import base64
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
+from refadgen.generation.ledger import LIFTABLE_REASONS
 
 CONFIG = FetchConfig(max_bytes=100_000, num_retries=0, allow_private_addresses=True)
 IMAGE = b"a picture"  # the fetcher looks into nothing
@@ -36,6 +40,7 @@ def _error(fetcher: ImageFetcher, image: str | bytes) -> RowError:
     with pytest.raises(RowError) as error:
         fetcher.fetch(image)
     assert error.value.detail.startswith("image: ")
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
     return error.value
 
 
@@ -193,6 +198,56 @@ def test_s3_images(s3, shop):
     assert _reason(_fetcher(shop), "s3://no-such-bucket/a.png") == "rejected image_not_found"
 
 
+@pytest.mark.parametrize("num_retries", [0, 2])
+def test_s3_is_tried_as_often_as_the_settings_say(sick_s3, shop, num_retries):
+    fetcher = _fetcher(shop, FetchConfig(num_retries=num_retries, backoff_s=0.01))
+    error = _error(fetcher, "s3://status/503")
+    assert (error.status, error.reason) == ("failed", "image_unreachable")
+    assert len(sick_s3.requests) == num_retries + 1
+    assert _reason(fetcher, "s3://status/403") == "rejected image_refused"
+    assert len(sick_s3.requests) == num_retries + 2
+
+
+def test_s3_that_is_well_again(sick_s3, shop):
+    fetcher = _fetcher(shop, FetchConfig(num_retries=2, backoff_s=0.01))
+    assert fetcher.fetch("s3://busy/0") == sick_s3.image
+
+
+def test_s3_that_does_not_answer(sick_s3, shop):
+    fetcher = _fetcher(shop, FetchConfig(num_retries=1, timeout_s=0.3, backoff_s=0.01))
+    started = time.monotonic()
+    assert _reason(fetcher, "s3://silent/a") == "failed image_unreachable"
+    assert len(sick_s3.requests) == 2
+    assert time.monotonic() - started < 6  # s3fs's own: 15 s, 5 × 5 times
+
+
+def test_reads_of_one_bucket_are_bounded(sick_s3, shop):
+    fetcher = _fetcher(shop, FetchConfig(max_per_host=2))
+
+    def work(number: int) -> None:
+        for i in range(3):
+            fetcher.fetch(f"s3://slow/{number}-{i}")
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sick_s3.most_active == 2
+
+
+def test_a_bucket_that_hangs_holds_up_no_other(sick_s3, shop):
+    fetcher = _fetcher(shop, FetchConfig(max_per_host=1, num_retries=0))
+    hanging = threading.Thread(target=lambda: _reason(fetcher, "s3://silent/a"), daemon=True)
+    hanging.start()
+    while not sick_s3.requests:
+        time.sleep(0.01)
+    assert fetcher.fetch("s3://ok/a") == sick_s3.image
+    assert hanging.is_alive()
+    sick_s3.stopping.set()
+    hanging.join()
+
+
 def test_web_addresses_go_to_the_web(shop, web):
     assert _fetcher(shop).fetch(f"{web.url}/ok/a") == web.image
     assert _reason(_fetcher(shop), f"{web.url.upper()}/status/404") == "rejected image_not_found"
@@ -204,8 +259,14 @@ def test_web_addresses_go_to_the_web(shop, web):
     [
         (errno.EIO, "failed image_unreachable"),
         (errno.ESTALE, "failed image_unreachable"),
+        (errno.ETIMEDOUT, "failed image_unreachable"),
         (errno.EMFILE, "failed image_unreachable"),
+        (errno.ENFILE, "failed image_unreachable"),
+        (errno.ENOMEM, "failed image_unreachable"),
         (errno.ENOENT, "rejected image_not_found"),
+        (errno.ENOTDIR, "rejected image_not_found"),
+        (errno.ELOOP, "rejected image_not_found"),
+        (errno.ENAMETOOLONG, "rejected image_not_found"),
     ],
 )
 def test_a_disk_with_a_problem_is_not_the_rows_fault(shop, monkeypatch, number, reason):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
+from refadgen.generation.ledger import LIFTABLE_REASONS
 
 CONFIG = FetchConfig()
 RED = (200, 30, 40)
@@ -30,6 +32,7 @@ def _reason(data: bytes, config: FetchConfig = CONFIG) -> str:
         decode_image(data, config)
     assert error.value.status == "rejected"
     assert error.value.detail.startswith("image: ")
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
     return error.value.reason
 
 
@@ -324,12 +327,13 @@ def _mask_reason(image: Image.Image, size: tuple[int, int]) -> str:
         decode_mask(_encoded(image), CONFIG, size)
     assert error.value.status == "rejected"
     assert error.value.detail.startswith("mask: ")
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
     return error.value.reason
 
 
 def test_bad_masks():
     assert _mask_reason(_mask_image("L"), (40, 60)) == "mask_size_mismatch"
-    assert _mask_reason(_mask_image("L"), (62, 40)) == "mask_size_mismatch"
+    assert _mask_reason(_mask_image("L"), (61, 40)) == "mask_size_mismatch"
     assert _mask_reason(Image.new("L", (60, 40)), (60, 40)) == "empty_mask"
     assert _mask_reason(Image.new("L", (60, 40), 1), (60, 40)) == "empty_mask"  # class numbers, not brightness
     assert _mask_reason(Image.new("RGBA", (60, 40)), (60, 40)) == "empty_mask"

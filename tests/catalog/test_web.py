@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
+from refadgen.generation.ledger import LIFTABLE_REASONS
 
 FAST = FetchConfig(
     timeout_s=1.0, total_timeout_s=2.0, num_retries=2, backoff_s=0.05, max_bytes=100_000, allow_private_addresses=True
@@ -25,6 +27,7 @@ def _error(reader: WebReader, address: str) -> RowError:
     with pytest.raises(RowError) as error:
         reader.read(address)
     assert error.value.detail.startswith("image: ")
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
     return error.value
 
 

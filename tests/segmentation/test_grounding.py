@@ -155,6 +155,5 @@ def test_what_is_missing_is_named(detector: str, sam2_checkpoint: str, tmp_path:
 
 @pytest.mark.parametrize("device", ["cuda:77", "gpu"])
 def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
-    config = SegmentationConfig(grounding_dino="x", sam2_checkpoint="y", device=device)
     with pytest.raises(ValueError, match=r"segmentation\.device"):
-        GroundedSegmenter(config)
+        GroundedSegmenter(SegmentationConfig(grounding_dino="x", sam2_checkpoint="y", device=device))

@@ -29,6 +29,10 @@ class StubNetworks:
         return self.alpha, 0.9
 
 
+def _mask(product: np.ndarray) -> np.ndarray:
+    return product.astype(np.uint8) * 255
+
+
 def _masker(**settings: object) -> ProductMasker:
     return ProductMasker(SegmentationConfig(**settings))
 
@@ -49,7 +53,7 @@ def _with_alpha(alpha: np.ndarray) -> Image.Image:
 
 
 def test_own_mask_comes_first() -> None:
-    result = _masker().segment(_with_alpha(PRODUCT * 255), None, own_mask=ELSEWHERE)
+    result = _masker().segment(_with_alpha(PRODUCT * 255), None, own_mask=_mask(ELSEWHERE))
     assert (result.source, result.score) == ("own_mask", 1.0)
     assert iou(result.mask, ELSEWHERE) == 1.0
 
@@ -117,9 +121,7 @@ def test_weak_network_mask_is_rejected() -> None:
         (_with_alpha(np.zeros((500, 400))), None, "mask_empty"),
         (Image.new("RGB", (400, 500), "white"), None, "mask_empty"),
         (_on_white(), np.zeros((500, 400), np.uint8), "mask_empty"),
-        (_on_white(), np.ones((500, 400), bool), "mask_area_too_large"),
-        (_on_white(), np.ones((400, 500), np.uint8), "mask_size_mismatch"),
-        (_on_white(), np.ones((500, 400, 3), np.uint8), "mask_size_mismatch"),
+        (_on_white(), np.full((500, 400), 255, np.uint8), "mask_area_too_large"),
         (_with_alpha(disk(radius=5) * 255), None, "mask_area_too_small"),
     ],
 )
@@ -129,10 +131,12 @@ def test_rejections(image: Image.Image, own_mask: np.ndarray | None, reason: str
     assert (caught.value.status, caught.value.reason) == ("rejected", reason)
 
 
-@pytest.mark.parametrize("scale", [1, 255], ids=["0/1", "0/255"])
-def test_own_mask_of_another_resolution_is_scaled(scale: int) -> None:
-    small = disk((100, 130), 60, (250, 200)).astype(np.uint8) * scale
-    assert iou(_masker().segment(_on_white(), None, small).mask, PRODUCT) > 0.97
+@pytest.mark.parametrize(
+    "own_mask", [disk(size=(250, 200)).astype(np.uint8), np.zeros((500, 400, 3), np.uint8), PRODUCT]
+)
+def test_own_mask_is_as_decode_mask_gives_it(own_mask: np.ndarray) -> None:
+    with pytest.raises(AssertionError):
+        _masker().segment(_on_white(), None, own_mask)
 
 
 def test_same_input_same_mask() -> None:
