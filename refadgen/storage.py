@@ -6,6 +6,7 @@ place and renamed; an object is put whole), and listings. Credentials come from 
 
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -99,6 +100,31 @@ class Storage:
             if os.path.exists(temporary):
                 os.unlink(temporary)
             raise
+
+    def put_file(self, key: str, file: str | os.PathLike[str]) -> None:
+        """Puts a local file at `key`, as `write` does, without holding it in memory. Raises: OSError."""
+        path = self.path(key)
+        if self.remote:
+            self._fs.put_file(os.fspath(file), path)
+            return
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+        try:
+            shutil.copyfile(file, temporary)
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+
+    def get_file(self, key: str, file: str | os.PathLike[str]) -> None:
+        """Copies `key` to a local file. Raises: FileNotFoundError, OSError."""
+        self._fs.get_file(self.path(key), os.fspath(file))
+
+    def size(self, key: str) -> int:
+        """Bytes of the file at `key`. Raises: FileNotFoundError, OSError."""
+        return int(self._fs.size(self.path(key)))
 
     def delete(self, keys: list[str]) -> None:
         """Removes the files at `keys`."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from refadgen.config import GenerateConfig, build, load_config, to_yaml
+from refadgen.config import GenerateConfig, load_config, to_yaml
+from refadgen.config.loading import build
 
 
 def test_words_come_after_the_file_and_the_file_after_the_defaults(tmp_path: Path) -> None:

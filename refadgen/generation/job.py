@@ -9,7 +9,6 @@ actor starts, so the same command again continues.
 import dataclasses
 import functools
 import json
-import logging
 import math
 import os
 import platform
@@ -24,9 +23,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data import ActorPoolStrategy, Dataset
 from tqdm import tqdm
 
+from refadgen import ray_connection
 from refadgen.catalog.addresses import redact_address
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
@@ -338,22 +338,6 @@ def with_whole_paths(config: GenerateConfig) -> GenerateConfig:
 
 
 def connect_ray(config: GenerateConfig) -> None:
-    """Joins the cluster that this job was submitted to (RAY_ADDRESS), or starts a local Ray for it."""
-    if not ray.is_initialized():
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.WARNING)
-        else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray on loopback that ends with this process
-            pools = (config.stages.fetch, config.stages.segment, config.stages.generate, config.stages.publish)
-            cpus = math.ceil(sum(pool.num_actors * pool.num_cpus for pool in pools)) + 1
-            ray.init(
-                address="local",
-                num_cpus=max(4, cpus, os.cpu_count() or 1),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-            )
-    context = DataContext.get_current()
-    context.enable_progress_bars = False  # the job has one of its own, in images
-    # Ray would end a run after half an hour without a finished block; a block at full size on a CPU takes longer.
-    context.execution_no_progress_timeout_s = 24 * 3600
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    """Joins or starts a Ray with room for all actors."""
+    pools = (config.stages.fetch, config.stages.segment, config.stages.generate, config.stages.publish)
+    ray_connection.connect(math.ceil(sum(pool.num_actors * pool.num_cpus for pool in pools)) + 1)

@@ -1,128 +1,162 @@
-"""Renders training triplets into parquet shards; the same command again makes only what is missing.
+"""Renders training triplets into parquet shards on Ray; the same command again makes only what is missing.
 
     python -m refadgen.studio.build_triplets --output triplets --num 2000 --first-seed 0 --dressings 12
+    ray job submit -- python -m refadgen.studio.build_triplets --output s3://data/triplets --num 100000
 
-One shard holds `--shard-seeds` consecutive seeds and is written under a hidden name, then renamed: a shard that can be
-seen is whole. Rendering uses one thread, so run one process per core over disjoint ranges of seeds.
+One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all. Each CPU of Ray renders one shard at
+a time. Rows follow `refadgen.dataset.triplets.SCHEMA`.
 """
 
 import argparse
-import io
-import os
+import dataclasses
+import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
+from refadgen.dataset import triplets
+from refadgen.dataset.degradation import DegradationConfig, degrade, row_rng
+from refadgen.dataset.triplets import Variant, original_variant
+from refadgen.storage import Storage, is_remote, local_path
 
 if TYPE_CHECKING:
     from refadgen.studio.render import Triplet
 
-SCHEMA = pa.schema(
-    [
-        ("seed", pa.int64()),
-        ("product_id", pa.string()),
-        ("category", pa.string()),
-        ("split", pa.string()),
-        ("surface", pa.string()),
-        ("wall", pa.string()),
-        ("light", pa.string()),
-        ("caption", pa.list_(pa.string())),
-        ("product_image", pa.binary()),
-        ("product_mask", pa.binary()),
-        ("ad_image", pa.binary()),
-    ]
-)
-"""Pictures are PNG bytes: photograph and ad RGB, mask 8-bit grey with 0 and 255."""
+
+@dataclass(frozen=True, kw_only=True)
+class RenderOptions:
+    """What a shard's rows depend on besides its seeds."""
+
+    dressings: int = 0
+    """Products a seed, in the light of one render; 0: the seed's own product, fully traced."""
+    width_px: int = 128
+    height_px: int = 160
+    spp: int = 6
+    """Samples per pixel."""
 
 
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """A picture uint8 [H, W] or [H, W, C] as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=2)
-    return buffer.getvalue()
-
-
-def render_rows(seed: int, dressings: int, **render_options: int) -> list[dict]:
-    """The rows of SCHEMA that one seed gives: one render as it is, or `dressings` products in its light.
-
-    `render_options`: width_px, height_px, spp as `render_triplet` takes them.
-    """
-    from refadgen.studio.dressing import render_dressed
+def render_rows(seed: int, options: RenderOptions) -> list[triplets.Triplet]:
+    """The rows that one seed gives: one render as it is, or several products in its light."""
+    from refadgen.studio.dressing import render_dressed  # Mitsuba: only where something is rendered
     from refadgen.studio.render import render_triplet
 
-    if dressings:
-        return [_row(triplet) for triplet in render_dressed(seed, dressings, **render_options)]
-    return [_row(render_triplet(seed, **render_options))]
+    size: dict[str, int] = {"width_px": options.width_px, "height_px": options.height_px, "spp": options.spp}
+    if options.dressings:
+        return [as_row(triplet) for triplet in render_dressed(seed, options.dressings, **size)]
+    return [as_row(render_triplet(seed, **size))]
 
 
-def _row(triplet: "Triplet") -> dict:
-    return {
-        "seed": triplet.seed,
-        "product_id": triplet.product_id,
-        "category": triplet.category,
-        "split": triplet.split,
-        "surface": triplet.scene.surface,
-        "wall": triplet.scene.wall,
-        "light": triplet.scene.light,
-        "caption": triplet.captions,
-        "product_image": png_bytes(triplet.product_image),
-        "product_mask": png_bytes(triplet.product_mask),
-        "ad_image": png_bytes(triplet.ad_image),
-    }
+def as_row(triplet: "Triplet") -> triplets.Triplet:
+    """The data set's row of a render, with its product images: the ad's own pixels, the photograph as taken and
+    degraded, and the turned views, degraded.
+    """
+    config = DegradationConfig()
+    variants = [
+        original_variant(triplet.ad_image, triplet.product_mask),
+        Variant("relit", triplet.product_image, triplet.product_mask),
+    ]
+    views = [("degraded", triplet.product_image, triplet.product_mask)]
+    views += [("novel_view", image, mask) for image, mask in triplet.novel_views]
+    for index, (kind, image, mask) in enumerate(views):
+        variants.append(Variant(kind, *degrade(image, mask, row_rng(index, triplet.product_id), config)))
+    scene = triplet.scene
+    return triplets.Triplet(
+        row_id=triplet.product_id,
+        product_id=triplet.product_id,
+        category=triplet.category,
+        split=triplet.split,
+        captions=triplet.captions,
+        ad_image=triplet.ad_image,
+        variants=variants,
+        facts=json.dumps(
+            {"seed": triplet.seed, "surface": scene.surface, "wall": scene.wall, "light": scene.light}
+            | dataclasses.asdict(triplet.view)
+        ),
+    )
 
 
-def shard_seeds(first_seed: int, num: int, shard_seeds: int) -> list[range]:
+def shard_seeds(first_seed: int, num: int, seeds_per_shard: int) -> list[range]:
     """The seeds of each shard; the last one may be shorter."""
     end = first_seed + num
-    return [range(start, min(start + shard_seeds, end)) for start in range(first_seed, end, shard_seeds)]
+    return [range(start, min(start + seeds_per_shard, end)) for start in range(first_seed, end, seeds_per_shard)]
 
 
-def write_shard(output: Path, seeds: range, dressings: int, **render_options: int) -> bool:
-    """Renders one shard unless it is there. Returns: whether it rendered."""
-    path = output / f"triplets-{seeds.start:07d}-{seeds.stop - 1:07d}.parquet"
-    if path.exists():
-        return False
-    rows = [row for seed in seeds for row in render_rows(seed, dressings, **render_options)]
-    hidden = output / f".{path.name}.{os.getpid()}"
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), hidden, compression="zstd")
-    os.replace(hidden, path)
-    return True
+def shard_key(seeds: range) -> str:
+    """The file name of a shard."""
+    return f"triplets-{seeds.start:07d}-{seeds.stop - 1:07d}.parquet"
+
+
+def write_shard(output: str, seeds: range, options: RenderOptions) -> int:
+    """Renders one shard. Returns: its number of rows."""
+    rows = [row for seed in seeds for row in render_rows(seed, options)]
+    triplets.write_triplets(Storage(output), shard_key(seeds), rows)
+    return len(rows)
+
+
+def _render_batch(batch: dict[str, Any], output: str, options: RenderOptions) -> dict[str, Any]:
+    """INPUT columns start, stop: one shard's seeds. OUTPUT: rows, seconds. A retry renders the shard again."""
+    import drjit
+
+    drjit.set_thread_count(1)
+    started = time.monotonic()
+    rows = [
+        write_shard(output, range(int(start), int(stop)), options)
+        for start, stop in zip(batch["start"], batch["stop"], strict=True)
+    ]
+    return {"rows": rows, "seconds": [(time.monotonic() - started) / len(rows)] * len(rows)}
+
+
+def build(output: str, shards: Sequence[range], options: RenderOptions) -> int:
+    """Renders the shards that `output` does not hold yet. Needs Ray. Returns: the number of new rows."""
+    import ray
+    from tqdm import tqdm
+
+    storage = Storage(output)
+    there = set(storage.keys(suffix=".parquet"))
+    missing = [seeds for seeds in shards if shard_key(seeds) not in there]
+    print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already", flush=True)
+    if not missing:
+        return 0
+    items = [{"start": seeds.start, "stop": seeds.stop} for seeds in missing]
+    work = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        _render_batch,
+        batch_size=1,
+        fn_kwargs={"output": storage.uri, "options": options},
+        num_cpus=1,
+        max_retries=3,
+    )
+    rows = 0
+    with tqdm(total=len(missing), unit="shard", mininterval=1.0) as progress:
+        for made in work.iter_rows():
+            rows += int(made["rows"])
+            progress.set_postfix(rows=rows, refresh=False)
+            progress.update(1)
+    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("--output", required=True, help="folder of the shards, a path or s3://")
     parser.add_argument("--num", type=int, default=2000, help="seeds to render")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--dressings", type=int, default=0, help="products a seed; 0: the seed's own, fully traced")
     parser.add_argument("--shard-seeds", type=int, default=50)
-    parser.add_argument("--threads", type=int, default=1, help="Mitsuba's threads")
+    parser.add_argument("--dressings", type=int, default=0, help="products a seed; 0: the seed's own, fully traced")
     parser.add_argument("--width-px", type=int, default=128)
     parser.add_argument("--height-px", type=int, default=160)
     parser.add_argument("--spp", type=int, default=6, help="samples per pixel")
-    options = parser.parse_args(arguments)
+    words = parser.parse_args(arguments)
 
-    import drjit
+    from refadgen import ray_connection
 
-    drjit.set_thread_count(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
-    for seeds in shard_seeds(options.first_seed, options.num, options.shard_seeds):
-        start = time.monotonic()
-        made = write_shard(
-            options.output,
-            seeds,
-            options.dressings,
-            width_px=options.width_px,
-            height_px=options.height_px,
-            spp=options.spp,
-        )
-        pace = f"{(time.monotonic() - start) / len(seeds):.2f} s per seed" if made else "already there"
-        print(f"seeds {seeds.start}-{seeds.stop - 1}: {pace}", flush=True)
+    ray_connection.connect(1)
+    options = RenderOptions(
+        dressings=words.dressings, width_px=words.width_px, height_px=words.height_px, spp=words.spp
+    )
+    output = words.output if is_remote(words.output) else local_path(words.output)
+    started = time.monotonic()
+    rows = build(output, shard_seeds(words.first_seed, words.num, words.shard_seeds), options)
+    print(f"{rows} new triplets in {time.monotonic() - started:.0f} s, in {output}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The lens is chosen from the view: zoom and lens shift put the product's bounding
 so product photograph, ad and mask agree to the pixel by construction.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -64,6 +64,17 @@ def sample_view(seed: int) -> View:
         height_share=height_share,
         center_x=float(rng.uniform(0.35, 0.65)),
         base_y=float(rng.uniform(max(0.7, height_share + 0.05), 0.9)),
+    )
+
+
+def nearby_view(view: View, rng: np.random.Generator) -> View:
+    """The same product in the same place, turned by 5–25° to either side and seen from a little higher or lower."""
+    turn = rng.uniform(5, 25) * rng.choice([-1.0, 1.0])
+    return replace(
+        view,
+        yaw_deg=float(view.yaw_deg + turn),
+        pitch_deg=float(np.clip(view.pitch_deg + rng.uniform(-4, 6), 1, 16)),
+        height_share=float(view.height_share * rng.uniform(0.95, 1.05)),
     )
 
 

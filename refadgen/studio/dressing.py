@@ -27,6 +27,7 @@ from refadgen.studio.render import (
     Product,
     Triplet,
     on_paper,
+    sample_novel_views,
     sample_product,
     split_of,
     to_srgb,
@@ -98,7 +99,11 @@ def _light_up(
 def _product_materials(product: Product, appearance: Appearance) -> dict[str, np.ndarray | Color]:
     label = draw_label(appearance, product.shape.label_aspect)
     colors = {"body": label, "accent": appearance.accent, "paper": PAPER}
-    return {f"part{index}": colors[part.material] for index, part in enumerate(product.shape.parts)}
+    worn = {}
+    for index, part in enumerate(product.shape.parts):
+        own = part.texture if part.texture is not None else part.color
+        worn[f"part{index}"] = colors[part.material] if own is None else own
+    return worn
 
 
 def _backdrop_materials(scene: Scene) -> dict[str, np.ndarray | Color]:
@@ -118,9 +123,15 @@ def render_dressed(
     base, view = sample_product(seed), sample_view(seed)
     first = scenes.sample_scene(seed)
     camera = camera_for(base.shape, view, width_px=width_px, height_px=height_px)
-    photo = _light_up(base, view, None, camera, width_px, height_px, spp)
+
+    def photograph(view: View) -> tuple[LitView, np.ndarray]:
+        camera = camera_for(base.shape, view, width_px=width_px, height_px=height_px)
+        lit = _light_up(base, view, None, camera, width_px, height_px, spp)
+        return lit, silhouette(base.shape, view, width_px=width_px, height_px=height_px)
+
+    photo, mask = photograph(view)
+    turned = [photograph(each) for each in sample_novel_views(seed, view)]
     ad = _light_up(base, view, first, camera, width_px, height_px, spp)
-    mask = silhouette(base.shape, view, width_px=width_px, height_px=height_px)
     for index in range(num):
         product_id = f"studio-{seed:07d}-{index:02d}"
         if split_of(product_id) != "train":
@@ -140,6 +151,7 @@ def render_dressed(
             product_image=on_paper(photo.dressed(worn), mask),
             product_mask=mask,
             ad_image=to_srgb(linear * scene.exposure),
+            novel_views=[(on_paper(lit.dressed(worn), place), place) for lit, place in turned],
         )
 
 

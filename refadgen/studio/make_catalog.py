@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from refadgen.studio.build_triplets import png_bytes
+from refadgen.dataset.triplets import png_bytes
 from refadgen.studio.camera import View
 from refadgen.studio.phone_photo import render_phone_photo
 from refadgen.studio.render import Product, render_product_photo, sample_product, split_of

@@ -4,6 +4,7 @@ Axes: x to the right, y up, z towards the camera. Lengths are in units of about 
 (u, v): the square [0, 1]² is one label, u to the right and v up as seen from the front; u repeats around the product.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -12,6 +13,9 @@ import numpy as np
 
 Material = Literal["body", "accent", "paper"]
 """What covers a part: the appearance's printed body, its secondary colour, or plain white paper."""
+
+RUBBER, GLASS, STEEL = (38, 38, 41), (58, 68, 80), (178, 180, 186)
+"""Colours, sRGB, of what looks the same on every product: tyres, panes, metal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,10 @@ class Part:
     """float64 [V, 2]; v stays in [0, 1], u may leave it."""
     faces: np.ndarray
     """int64 [F, 3], indices into `vertices`."""
+    color: tuple[int, int, int] | None = None
+    """sRGB 0–255 in place of the material's; None: the appearance decides."""
+    texture: np.ndarray | None = None
+    """uint8 [H, W, 3], sRGB, top row first, over the label square, in place of the material's; wins over `color`."""
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Part":
         """The part shifted by (x, y, z)."""
@@ -38,6 +46,33 @@ class Part:
         normals = self.normals @ np.linalg.inv(matrix)
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         return replace(self, vertices=self.vertices @ matrix.T, normals=normals)
+
+    def warped(self, warp: Callable[[np.ndarray], np.ndarray]) -> "Part":
+        """The part with each vertex moved, `warp` from [V, 3] to [V, 3]; normals follow from the faces."""
+        vertices = warp(self.vertices)
+        return replace(self, vertices=vertices, normals=smooth_normals(vertices, self.faces))
+
+    def labelled(self, left: float, right: float, bottom: float, top: float) -> "Part":
+        """The part with the label projected from the front onto this rectangle of x and y."""
+        x, y = self.vertices[:, 0], self.vertices[:, 1]
+        u, v = (x - left) / (right - left), np.clip((y - bottom) / (top - bottom), 0, 1)
+        return replace(self, uvs=np.stack([u, v], axis=1))
+
+    def colored(self, color: tuple[int, int, int]) -> "Part":
+        """The part in a colour of its own, whatever the product wears."""
+        return replace(self, color=color)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The geometry of one product."""
+
+    category: str
+    noun: str
+    """What a caption calls it."""
+    parts: tuple[Part, ...]
+    label_aspect: float
+    """Width over height of the label square on this shape, so that prints are not stretched."""
 
 
 def rotation_y(angle_deg: float) -> np.ndarray:
@@ -50,6 +85,56 @@ def rotation_x(angle_deg: float) -> np.ndarray:
     """Rotation [3, 3] about the x axis; negative leans the top backwards."""
     c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def rotation_z(angle_deg: float) -> np.ndarray:
+    """Rotation [3, 3] about the axis towards the camera; positive turns counter-clockwise as seen from the front."""
+    c, s = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+def on_floor(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The parts moved up or down together until the lowest stands on y = 0."""
+    floor = min(part.vertices[:, 1].min() for part in parts)
+    return tuple(part.moved(y=-floor) for part in parts)
+
+
+def mirrored(parts: Sequence[Part]) -> list[Part]:
+    """The parts with left and right exchanged, except for their print, which stays readable."""
+    flip = np.array([-1.0, 1, 1])
+    return [
+        replace(
+            part,
+            vertices=part.vertices * flip,
+            normals=part.normals * flip,
+            uvs=part.uvs * [-1, 1] + [1, 0],
+            faces=part.faces[:, ::-1],
+        )
+        for part in parts
+    ]
+
+
+def joined(name: str, parts: Sequence[Part]) -> Part:
+    """Several parts of one material as one; colour and material are the first one's."""
+    starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    return replace(
+        parts[0],
+        name=name,
+        vertices=np.concatenate([part.vertices for part in parts]),
+        normals=np.concatenate([part.normals for part in parts]),
+        uvs=np.concatenate([part.uvs for part in parts]),
+        faces=np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=False)]),
+    )
+
+
+def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Vertex normals [V, 3]: the mean of the adjoining faces', by area."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    normals = np.zeros_like(vertices)
+    for i in range(3):
+        np.add.at(normals, faces[:, i], np.cross(b - a, c - a))
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(length > 1e-12, normals / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
 
 
 def _grid_faces(rows: int, columns: int) -> np.ndarray:
@@ -133,16 +218,37 @@ def arc(x0: float, y0: float, radius: float, start_deg: float, end_deg: float, s
     ]
 
 
-def tube(name: str, material: Material, path: np.ndarray, radius: float, *, segments: int = 14) -> Part:
-    """A round tube along `path` [N, 3], which lies in a plane of constant z; both ends stay open."""
+def tube(
+    name: str,
+    material: Material,
+    path: np.ndarray | Sequence[Sequence[float]],
+    radius: float | np.ndarray,
+    *,
+    segments: int = 14,
+    capped: bool = False,
+) -> Part:
+    """A round tube along `path` [N, 3]; `radius` may be one for each point. `capped`: the ends are closed."""
+    path = np.asarray(path, dtype=np.float64)
+    radius = np.broadcast_to(radius, len(path)).astype(np.float64)
     tangent = np.gradient(path, axis=0)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    side = np.cross(tangent, [0.0, 0.0, 1.0])
+    step = np.linalg.norm(tangent, axis=1, keepdims=True)
+    tangent /= step
+    # A direction across the path, carried along it without twist; in a plane of constant z it stays z.
+    across = np.array([0.0, 0.0, 1.0]) if abs(tangent[0, 2]) < 0.9 else np.array([0.0, 1.0, 0.0])
+    carried = []
+    for direction in tangent:
+        across = across - (across @ direction) * direction
+        across /= np.linalg.norm(across)
+        carried.append(across)
+    up = np.array(carried)
+    side = np.cross(tangent, up)
     theta = np.linspace(0, 2 * np.pi, segments + 1)
-    normal = side[:, None] * np.cos(theta)[None, :, None] + np.array([0, 0, 1.0]) * np.sin(theta)[None, :, None]
-    vertices = path[:, None] + radius * normal
+    around = side[:, None] * np.cos(theta)[None, :, None] + up[:, None] * np.sin(theta)[None, :, None]
+    vertices = path[:, None] + radius[:, None, None] * around
+    normal = around - (np.gradient(radius)[:, None] / step * tangent)[:, None]
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     u, v = np.meshgrid(theta / (2 * np.pi), np.linspace(0, 1, len(path)))
-    return Part(
+    part = Part(
         name=name,
         material=material,
         vertices=vertices.reshape(-1, 3),
@@ -150,6 +256,18 @@ def tube(name: str, material: Material, path: np.ndarray, radius: float, *, segm
         uvs=np.stack([u, v], axis=-1).reshape(-1, 2),
         faces=_grid_faces(len(path), segments + 1),
     )
+    if not capped:
+        return part
+    caps = []
+    for end, sign in ((0, -1), (-1, 1)):
+        ring = np.concatenate([path[end][None], vertices[end]])
+        spokes = np.arange(1, segments + 1)
+        fan = np.stack([np.zeros_like(spokes), spokes, spokes + 1], axis=1)
+        normals = np.broadcast_to(sign * tangent[end], ring.shape)
+        uvs = np.broadcast_to(part.uvs[end], (len(ring), 2))
+        faces = fan if sign > 0 else fan[:, ::-1]
+        caps.append(Part(name=name, material=material, vertices=ring, normals=normals, uvs=uvs, faces=faces))
+    return joined(name, [part, *caps])
 
 
 def slab(
@@ -229,3 +347,10 @@ def cushion(
         uvs=np.concatenate([uv, uv]),
         faces=np.concatenate([faces, faces[:, ::-1] + steps * steps]),
     )
+
+
+def surface(name: str, material: Material, grid: np.ndarray, uvs: np.ndarray) -> Part:
+    """A smooth sheet through `grid` [R, C, 3], `uvs` [R, C, 2]; outside is where columns go right and rows go up."""
+    vertices, faces = grid.reshape(-1, 3), _grid_faces(*grid.shape[:2])
+    normals = smooth_normals(vertices, faces)
+    return Part(name=name, material=material, vertices=vertices, normals=normals, uvs=uvs.reshape(-1, 2), faces=faces)

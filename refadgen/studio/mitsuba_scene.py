@@ -72,7 +72,12 @@ def product_dict(shape: Shape, appearance: Appearance, view: View, *, flat: floa
         colors = {kind: {"type": "rgb", "value": [flat] * 3} for kind in ("body", "accent", "paper")}
     objects = {}
     for index, part in enumerate(shape.parts):
-        bsdf = {"type": "twosided", "material": finish | {"base_color": colors[part.material]}}
+        color = colors[part.material]
+        if flat is None and part.texture is not None:
+            color = _picture(part.texture)
+        elif flat is None and part.color is not None:
+            color = _flat(part.color)
+        bsdf = {"type": "twosided", "material": finish | {"base_color": color}}
         objects[f"part{index}"] = _mesh(part.mapped(rotation_y(view.yaw_deg)), bsdf)
     return objects
 

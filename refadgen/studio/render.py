@@ -4,14 +4,14 @@ One seed gives one product, one view and one scene. Photograph and ad share came
 Needs the extra `refadgen[studio]`; importing this module selects Mitsuba's `scalar_rgb` variant for the process.
 """
 
-import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from refadgen.dataset import triplets
 from refadgen.studio import scenes
 from refadgen.studio.appearance import Appearance, sample_appearance
-from refadgen.studio.camera import Pinhole, View, camera_for, sample_view, silhouette
+from refadgen.studio.camera import Pinhole, View, camera_for, nearby_view, sample_view, silhouette
 from refadgen.studio.mitsuba_scene import backdrop_dict, product_dict, trace
 from refadgen.studio.scenes import Scene
 from refadgen.studio.shapes import Shape, sample_shape
@@ -52,6 +52,8 @@ class Triplet:
     """uint8 [H, W], 0 or 255; the product's place in both pictures."""
     ad_image: np.ndarray
     """uint8 [H, W, 3]."""
+    novel_views: list[tuple[np.ndarray, np.ndarray]]
+    """Photographs and masks, as above, of the product turned a little."""
 
 
 def sample_product(seed: int) -> Product:
@@ -68,7 +70,7 @@ def with_appearance(product: Product, appearance: Appearance) -> Product:
 
 def split_of(product_id: str) -> str:
     """The split: "test" for about 4 % of the products, by a hash of the id, else "train"."""
-    return "test" if int.from_bytes(hashlib.sha256(product_id.encode()).digest()[:4]) % 100 < 4 else "train"
+    return triplets.split_of(product_id, test_percent=4)
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
@@ -136,6 +138,12 @@ def with_sky(rgba: np.ndarray, scene: Scene, camera: Pinhole) -> np.ndarray:
     return rgba[..., :3] + (1 - rgba[..., 3:]) * sky
 
 
+def sample_novel_views(seed: int, view: View) -> list[View]:
+    """The two to four nearby views of a seed."""
+    rng = np.random.default_rng([seed, 8])
+    return [nearby_view(view, rng) for _ in range(int(rng.integers(2, 5)))]
+
+
 def render_triplet(seed: int, *, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, spp: int = AD_SPP) -> Triplet:
     """Everything of one seed. Training products stand in trained scene combinations only; test products in any."""
     product, view = sample_product(seed), sample_view(seed)
@@ -144,6 +152,9 @@ def render_triplet(seed: int, *, width_px: int = WIDTH_PX, height_px: int = HEIG
     size = {"width_px": width_px, "height_px": height_px}
     product_image, product_mask = render_product_photo(product, view, **size, spp=min(spp, PHOTO_SPP))
     ad_image, _ = render_ad(product, scene, view, **size, spp=spp)
+    novel_views = [
+        render_product_photo(product, each, **size, spp=min(spp, PHOTO_SPP)) for each in sample_novel_views(seed, view)
+    ]
     return Triplet(
         seed=seed,
         product_id=product.product_id,
@@ -155,4 +166,5 @@ def render_triplet(seed: int, *, width_px: int = WIDTH_PX, height_px: int = HEIG
         product_image=product_image,
         product_mask=product_mask,
         ad_image=ad_image,
+        novel_views=novel_views,
     )

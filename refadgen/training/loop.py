@@ -1,233 +1,280 @@
-"""The loop that one worker runs: both U-Nets and the text encoder, jointly, from precomputed latents.
+"""The loop that one worker runs: steps, checkpoints, metrics. It knows no Ray: rows come from an iterator.
 
-Step k's rows, noise, timesteps and dropouts are functions of (seed, k): a resumed run repeats an uninterrupted one.
-Where torch.distributed is up, each worker takes its share of the step's rows and gradients are averaged.
-Checkpoints hold weights, optimizer, EMA and position, and are written beside their place and renamed.
+Step k's rows, noise, timesteps, dropouts and variants are functions of (seed, epoch, row id): a resumed run repeats an
+uninterrupted one, on any number of workers, but for the rounding of sums.
 """
 
-import copy
-import os
+import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPTextModel
 
-from refadgen.model.unets import parameters_without_gradient
-from refadgen.training.objective import TrainingBatch, diffusion_loss, draw_noise
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSchedule:
-    """How long and how fast."""
-
-    num_steps: int
-    batch_size: int = 16
-    learning_rate: float = 5e-4
-    warmup_steps: int = 100
-    decay_share: float = 0.3
-    """The last share of the steps, over which the rate falls to zero."""
-    weight_decay: float = 0.01
-    noise_offset: float = 0.05
-    ema_decay: float = 0.995
-    max_grad_norm: float = 1.0
-    product_weight: float = 1.0
-    """Weight of the loss inside the product mask; 1 is Eq. 2."""
-    dtype: torch.dtype = torch.float32
-    """Of the networks' arithmetic (autocast); weights and optimizer stay float32."""
-    text_dropout: float = 0.1
-    """Share of rows that see the empty prompt."""
-    reference_dropout: float = 0.1
-    """Share of rows that do not see the product (λ = 0)."""
-    seed: int = 0
-    checkpoint_every: int = 100
-
-    def rate(self, step: int) -> float:
-        """The learning rate of step `step`, from 0."""
-        left = (self.num_steps - step) / max(1.0, self.decay_share * self.num_steps)
-        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps, left)
+from refadgen.config import TrainConfig
+from refadgen.storage import Storage
+from refadgen.training.checkpoints import Checkpoint, CheckpointStore
+from refadgen.training.encoders import Encoders
+from refadgen.training.networks import TrainingModule
+from refadgen.training.objective import draw_noise
+from refadgen.training.optimization import MovingAverage, learning_rate, make_optimizer
+from refadgen.training.parallel import Workers, put, synchronized, whole, wrap
+from refadgen.training.rows import Arrays
 
 
 @dataclass(frozen=True)
-class LatentTriplets:
-    """Precomputed training rows: n pictures of products and ads; latents in any floating dtype."""
+class StepMetrics:
+    """What is known of a step after it."""
 
-    latents: Tensor
-    """Ads, scaled, n×C×h×w."""
-    reference_latents: Tensor
-    """Product images, scaled, n×C×h×w."""
-    mask_latents: Tensor
-    """n×1×h×w, 0 or 1."""
-    token_ids: Tensor
-    """Captions, n×captions×tokens; one of a row's captions is drawn at each step."""
-    empty_token_ids: Tensor
-    """The empty prompt, tokens."""
-
-    def __len__(self) -> int:
-        return len(self.latents)
+    step: int
+    """From 0."""
+    loss: float
+    """Mean over the batch."""
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    rows: list[str] | None = None
+    """Row ids in the batch's order, where `run.log_rows` asks for them."""
 
 
-@dataclass
-class Networks:
-    """What trains together."""
+class BatchMaker:
+    """Turns the arrays of a step into what `TrainingModule` takes: on the device, noise drawn, encoded where needed."""
 
-    reference_unet: UNet2DConditionModel
-    generation_unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
+    def __init__(
+        self,
+        config: TrainConfig,
+        constants: dict[str, Tensor],
+        num_train_timesteps: int,
+        device: torch.device,
+        encoders: Encoders | None,
+    ) -> None:
+        """constants: `empty_token_ids` 1×tokens; `empty_text_states` 1×tokens×C where the text encoder is frozen.
 
-    def modules(self) -> dict[str, nn.Module]:
-        return vars(self)
+        encoders: None where rows are precomputed.
+        """
+        self._config = config
+        self._constants = {name: tensor.to(device) for name, tensor in constants.items()}
+        self._num_train_timesteps = num_train_timesteps
+        self._device = device
+        self._encoders = encoders
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        return {name: module.state_dict() for name, module in self.modules().items()}
+    def __call__(self, arrays: Arrays) -> dict[str, Tensor]:
+        batch = self._encoded(arrays) if self._encoders is not None else self._stored(arrays)
+        seeds = [int(seed) for seed in arrays["noise_seed"]]
+        noise = draw_noise(seeds, tuple(batch["latents"].shape[1:]), self._config.objective.noise_offset)
+        batch |= {
+            "noise": noise.to(self._device),
+            "timesteps": torch.from_numpy((arrays["timestep"] * self._num_train_timesteps).astype(np.int64)),
+            "fusion_scale": torch.from_numpy(np.array(arrays["fusion_scale"])),
+            "token_ids": torch.from_numpy(np.array(arrays["token_ids"])),
+        }
+        return {name: tensor.to(self._device) for name, tensor in batch.items()} | self._constants
 
-    def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        for name, module in self.modules().items():
-            module.load_state_dict(state[name])
+    def _stored(self, arrays: Arrays) -> dict[str, Tensor]:
+        names = ("latents", "reference_latents", "mask_latents", "text_states", "image_states")
+        return {name: torch.from_numpy(np.array(arrays[name])).float() for name in names if name in arrays}
 
-    def parameters(self) -> list[nn.Parameter]:
-        """What gets a gradient; the rest is frozen."""
-        for name, parameter in self.reference_unet.named_parameters():
-            parameter.requires_grad_(name not in parameters_without_gradient(self.reference_unet))
-        return [p for module in self.modules().values() for p in module.parameters() if p.requires_grad]
-
-
-def make_batch(
-    networks: Networks,
-    scheduler: DDIMScheduler,
-    data: LatentTriplets,
-    schedule: TrainingSchedule,
-    step: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-) -> TrainingBatch:
-    """Step `step`'s rows with all that is random about them; of several workers, every `world_size`-th row."""
-    generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + step)
-    count = schedule.batch_size
-    rows = torch.randint(len(data), (count,), generator=generator)
-    captions = torch.randint(data.token_ids.shape[1], (count,), generator=generator)
-    token_ids = data.token_ids[rows, captions].long()
-    token_ids[torch.rand(count, generator=generator) < schedule.text_dropout] = data.empty_token_ids
-    # One timestep from each of `count` equal slices: every batch sees the whole range.
-    slices = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    timesteps = (slices * scheduler.config.num_train_timesteps).long()
-    noise = draw_noise((count, *data.latents.shape[1:]), schedule.noise_offset, generator)
-    fusion_scale = (torch.rand(count, generator=generator) >= schedule.reference_dropout).float()
-
-    mine = slice(rank, None, world_size)
-    rows = rows[mine]
-    states = networks.text_encoder(torch.cat([token_ids[mine], data.empty_token_ids[None]]))[0]
-    return TrainingBatch(
-        latents=data.latents[rows].float(),
-        reference_latents=data.reference_latents[rows].float(),
-        mask_latents=data.mask_latents[rows].float(),
-        prompt_embeds=states[:-1],
-        reference_context=states[-1:].expand(len(rows), -1, -1),
-        noise=noise[mine],
-        timesteps=timesteps[mine],
-        fusion_scale=fusion_scale[mine],
-    )
+    def _encoded(self, arrays: Arrays) -> dict[str, Tensor]:
+        assert self._encoders is not None
+        batch = {
+            "latents": self._encoders.latents(arrays["ad_images"]),
+            "reference_latents": self._encoders.latents(arrays["product_images"]),
+            "mask_latents": self._encoders.mask_latents(arrays["masks"]),
+        }
+        if self._encoders.text_encoder is not None:
+            batch["text_states"] = self._encoders.text_states(torch.from_numpy(np.array(arrays["token_ids"])))
+        if self._encoders.image_encoder is not None:
+            batch["image_states"] = self._encoders.image_states(torch.from_numpy(np.array(arrays["clip_pixels"])))
+        return batch
 
 
-def train(
-    networks: Networks,
-    scheduler: DDIMScheduler,
-    data: LatentTriplets,
-    schedule: TrainingSchedule,
-    checkpoint: Path,
-    report: Callable[[str], None] = print,
-) -> Networks:
-    """Trains in place from `checkpoint` where that exists, else from the start. Returns the averaged networks (EMA).
+class TrainingRun:
+    """The state of a training on one worker."""
 
-    Raises: FloatingPointError for a loss that is no number; the last checkpoint stays.
+    def __init__(self, config: TrainConfig, module: TrainingModule, num_steps: int, device: torch.device) -> None:
+        self.config = config
+        self.num_steps = num_steps
+        self.workers = Workers()
+        self.device = device
+        self.dtype = torch.float32
+        if config.run.dtype == "bfloat16" or (config.run.dtype == "auto" and device.type == "cuda"):
+            self.dtype = torch.bfloat16
+        shrink_frozen(module, self.dtype)
+        module.to(device).train()
+        self.wrapped = wrap(module, config.run.strategy, device, self.dtype)
+        self.trained = module.trained()  # after wrapping: FSDP2 replaces parameters
+        self.optimizer = make_optimizer(config.optimizer, self.trained)
+        decay = config.optimizer.ema_decay
+        self.average = None if decay is None else MovingAverage(self.trained, decay)
+        self.step = 0
+        self._call: Callable[[dict[str, Tensor]], Tensor] = self.wrapped
+        if config.run.compile:
+            self._call = torch.compile(self.wrapped)
+
+    def train_step(self, batch: dict[str, Tensor], rows: list[str]) -> StepMetrics:
+        """One step over this worker's share of the batch.
+
+        Raises: FloatingPointError, on all workers alike, for a loss or gradient that is no number; nothing has changed
+        then.
+        """
+        started = time.monotonic()
+        rate = learning_rate(self.config.optimizer, self.step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        share = len(batch["latents"])
+        size = self.config.run.micro_batch_size or share
+        total = torch.zeros((), device=self.device)
+        for start in range(0, share, size):
+            piece = {
+                name: tensor[start : start + size] if len(tensor) == share else tensor for name, tensor in batch.items()
+            }
+            piece |= {name: batch[name] for name in batch if name.startswith("empty_")}
+            with synchronized(self.wrapped, last=start + size >= share):
+                with arithmetic(self.dtype, self.device.type):
+                    loss = self._call(piece).sum() / share
+                loss.backward()
+            total += loss.detach()
+        mean = self.workers.mean(total).item()
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.optimizer.max_grad_norm)
+        grad_norm = float(whole(norm))
+        if not (np.isfinite(mean) and np.isfinite(grad_norm)):
+            everyone = [row for part in self.workers.gather(rows) for row in part]
+            what = f"the loss is {mean}" if not np.isfinite(mean) else f"the gradient's norm is {grad_norm}"
+            raise FloatingPointError(
+                f"step {self.step}: {what}; its rows: {', '.join(everyone)}. The last checkpoint is good: go on from "
+                "it with a lower optimizer.learning_rate, or without these rows"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.trained, self.step)
+        logged = None
+        if self.config.run.log_rows:
+            parts = self.workers.gather(rows)
+            logged = [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
+        metrics = StepMetrics(self.step, mean, rate, grad_norm, time.monotonic() - started, logged)
+        self.step += 1
+        return metrics
+
+    def state(self, facts: dict[str, Any]) -> Checkpoint:
+        """The whole state; `facts` for `require_same`. With FSDP2 a collective: every worker calls it."""
+        moments = {}
+        for name, parameter in self.trained.items():
+            for kind in ("exp_avg", "exp_avg_sq"):
+                if parameter in self.optimizer.state:
+                    moments[f"{name}/{kind}"] = whole(self.optimizer.state[parameter][kind])
+        average = {} if self.average is None else self.average.whole()
+        weights = {name: whole(parameter) for name, parameter in self.trained.items()}
+        return Checkpoint(self.step, facts, weights, average, moments)
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint that `require_same` has let pass."""
+        for name, parameter in self.trained.items():
+            put(parameter, checkpoint.weights[name])
+        if self.average is not None:
+            self.average.load(checkpoint.average or checkpoint.weights)
+        for name, parameter in self.trained.items():
+            if f"{name}/exp_avg" not in checkpoint.optimizer:
+                continue
+            state = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+            for kind, tensor in state.items():
+                put(tensor, checkpoint.optimizer[f"{name}/{kind}"])
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(checkpoint.step), device=self.device),
+                **state,
+            }
+        self.step = checkpoint.step
+
+
+def require_same(step: int, given: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Whether a run may go on from the checkpoint at `step`, by the facts of both.
+
+    Raises: ValueError for one of another architecture, or whose seed, rows or batch size are others.
     """
-    parameters = networks.parameters()
-    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True)
-    ema = copy.deepcopy(networks)
-    first = 0
-    if checkpoint.exists():
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-        networks.load_state_dict(state["networks"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    started, mean_loss = time.monotonic(), 0.0
-    for step in range(first, schedule.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        with _arithmetic(schedule.dtype, data.latents.device.type):
-            batch = make_batch(networks, scheduler, data, schedule, step, rank=rank, world_size=world_size)
-            loss = diffusion_loss(
-                networks.reference_unet,
-                networks.generation_unet,
-                scheduler,
-                batch,
-                product_weight=schedule.product_weight,
+    theirs, mine = given["architecture"], wanted["architecture"]
+    for name in sorted(theirs.keys() | mine.keys()):
+        if theirs.get(name) != mine.get(name):
+            raise ValueError(
+                f"--output: the checkpoint at step {step} there is of another architecture: {name} has shape "
+                f"{theirs.get(name)} in it and {mine.get(name)} here; choose another --output, or the base and "
+                "model.trains it was made with"
             )
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if world_size > 1:
-            _average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm)
-        optimizer.step()
-        _average(ema, networks, min(schedule.ema_decay, (1 + step) / (10 + step)))
-        mean_loss += (loss.item() - mean_loss) / min(step - first + 1, 100)
-        done = step + 1
-        if rank == 0 and (done % schedule.checkpoint_every == 0 or done == schedule.num_steps):
-            _save(
-                checkpoint,
-                {
-                    "networks": networks.state_dict(),
-                    "ema": ema.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": done,
-                },
+    for name in wanted.keys() - {"architecture"}:
+        if given.get(name) != wanted[name]:
+            raise ValueError(
+                f"--output: the checkpoint at step {step} there was made with {name}={given.get(name)!r}, now it is "
+                f"{wanted[name]!r}, and steps would not be the same; choose another --output, or set it back"
             )
-            seconds = (time.monotonic() - started) / (done - first)
-            report(f"step {done}/{schedule.num_steps} loss {mean_loss:.4f} {seconds:.2f} s/step")
-    return ema
+
+
+def shrink_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Frozen matrices and convolutions take the dtype of the arithmetic; norms stay as they are."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and not any(p.requires_grad for p in layer.parameters(False)):
+            layer.to(dtype)
 
 
 @contextmanager
-def _arithmetic(dtype: torch.dtype, device: str) -> Iterator[None]:
+def arithmetic(dtype: torch.dtype, device: str) -> Iterator[None]:
     """Autocast to `dtype`. On CPU, attention of few channels is faster as plain products than by the fused kernel."""
     kernel = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
     with torch.autocast(device, dtype, enabled=dtype != torch.float32), kernel:
         yield
 
 
-def _average_gradients(parameters: list[nn.Parameter]) -> None:
-    """Mean over workers, in one message. Nothing here may be without a gradient (see `Networks.parameters`)."""
-    gradients = [parameter.grad for parameter in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+def run_steps(
+    run: TrainingRun,
+    feed: Iterable[Arrays],
+    make_batch: BatchMaker,
+    store: CheckpointStore,
+    facts: dict[str, Any],
+    *,
+    on_step: Callable[[StepMetrics], None],
+    on_checkpoint: Callable[[Checkpoint], None],
+) -> None:
+    """Runs all steps that are left, on every worker; the first one writes checkpoints and calls back.
+
+    feed: this worker's rows of each step, from `run.step` on. Raises: FloatingPointError (see `train_step`), OSError.
+    """
+    for arrays in feed:
+        assert set(arrays["step"]) == {run.step}, f"rows of step {set(arrays['step'])} in step {run.step}"
+        metrics = run.train_step(make_batch(arrays), [str(row) for row in arrays["row_id"]])
+        if run.workers.rank == 0:
+            on_step(metrics)
+        if run.step % run.config.run.checkpoint_every == 0 or run.step == run.num_steps:
+            checkpoint = run.state(facts)
+            if run.workers.rank == 0:
+                store.save(checkpoint, keep=run.config.run.keep_checkpoints)
+                on_checkpoint(checkpoint)
 
 
-@torch.no_grad()
-def _average(ema: Networks, networks: Networks, decay: float) -> None:
-    for name, module in networks.modules().items():
-        averaged = ema.modules()[name].state_dict()
-        for key, tensor in module.state_dict().items():
-            if tensor.is_floating_point():
-                averaged[key].lerp_(tensor, 1 - decay)
+class MetricsLog:
+    """Metrics of steps as JSON lines, one file a checkpoint: `metrics/step-00000500.jsonl` holds those up to it.
+
+    Only steps that a checkpoint holds are ever in it, each once, whatever was repeated after a crash.
+    """
+
+    def __init__(self, output: str) -> None:
+        self._storage = Storage(output)
+        self._lines: list[str] = []
+
+    def add(self, metrics: StepMetrics) -> None:
+        values = {name: value for name, value in vars(metrics).items() if value is not None}
+        self._lines.append(json.dumps(values))
+
+    def flush(self, step: int) -> None:
+        """Writes what was added since the last time, as the part of the checkpoint at `step`."""
+        self._storage.write(f"metrics/step-{step:08d}.jsonl", ("\n".join(self._lines) + "\n").encode())
+        self._lines = []
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+def read_metrics(output: str) -> list[dict[str, Any]]:
+    """The metrics of all steps, in order."""
+    storage = Storage(output)
+    lines = [line for key in storage.keys("metrics") for line in storage.read(key).decode().splitlines()]
+    return [json.loads(line) for line in lines]

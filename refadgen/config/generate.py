@@ -1,31 +1,10 @@
-"""Every setting of the main job: its name, default, check and documentation.
+"""Every setting of the main job: its name, default, check and documentation."""
 
-A configuration is a tree of frozen dataclasses. `load_config` builds it from the defaults, a YAML file and
-`section.field=value` words, in that order; `as_dict` gives it back as plain values. Unknown names are errors that
-propose the nearest valid one. No other module gives a setting a default.
-"""
-
-import dataclasses
-import difflib
-import re
-import types
 import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-import yaml
-
-T = TypeVar("T")
-
-
-def _require(ok: bool, field_name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{field_name}={value!r}: must be {rule}")
-
-
-def _require_device(field_name: str, value: str) -> None:
-    _require(bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", value)), field_name, value, "auto, cpu, cuda or cuda:N")
+from refadgen.config.loading import require, require_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +21,9 @@ class CatalogConfig:
     """Catalogue rows in one block of the stream; work in an unwritten block is lost in a crash."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.scenes_per_product <= 100, "catalog.scenes_per_product", self.scenes_per_product, "1 to 100")
-        _require(1 <= self.num_variants <= 100, "catalog.num_variants", self.num_variants, "1 to 100")
-        _require(1 <= self.rows_per_block <= 4096, "catalog.rows_per_block", self.rows_per_block, "1 to 4096")
+        require(1 <= self.scenes_per_product <= 100, "catalog.scenes_per_product", self.scenes_per_product, "1 to 100")
+        require(1 <= self.num_variants <= 100, "catalog.num_variants", self.num_variants, "1 to 100")
+        require(1 <= self.rows_per_block <= 4096, "catalog.rows_per_block", self.rows_per_block, "1 to 4096")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +53,12 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "total_timeout_s"):
-            _require(0 < getattr(self, name) <= 3600, f"fetch.{name}", getattr(self, name), "above 0, at most 3600")
-        _require(0 <= self.num_retries <= 10, "fetch.num_retries", self.num_retries, "0 to 10")
-        _require(0 <= self.backoff_s <= 60, "fetch.backoff_s", self.backoff_s, "0 to 60")
-        _require(1 <= self.max_per_host <= 256, "fetch.max_per_host", self.max_per_host, "1 to 256")
+            require(0 < getattr(self, name) <= 3600, f"fetch.{name}", getattr(self, name), "above 0, at most 3600")
+        require(0 <= self.num_retries <= 10, "fetch.num_retries", self.num_retries, "0 to 10")
+        require(0 <= self.backoff_s <= 60, "fetch.backoff_s", self.backoff_s, "0 to 60")
+        require(1 <= self.max_per_host <= 256, "fetch.max_per_host", self.max_per_host, "1 to 256")
         for name in ("max_bytes", "max_pixels", "min_side_px"):
-            _require(getattr(self, name) >= 1, f"fetch.{name}", getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, f"fetch.{name}", getattr(self, name), "at least 1")
 
 
 Anchor = Literal["top", "center", "bottom", "left", "right", "bottom-left", "bottom-right", "top-left", "top-right"]
@@ -97,9 +76,9 @@ class LayoutConfig:
     """Free border, a share of the canvas's width and height."""
 
     def __post_init__(self) -> None:
-        _require(0.05 <= self.size <= 1.0, "layout.size", self.size, "0.05 to 1.0")
-        _require(0.0 <= self.margin <= 0.4, "layout.margin", self.margin, "0.0 to 0.4")
-        _require(
+        require(0.05 <= self.size <= 1.0, "layout.size", self.size, "0.05 to 1.0")
+        require(0.0 <= self.margin <= 0.4, "layout.margin", self.margin, "0.0 to 0.4")
+        require(
             self.anchor in typing.get_args(Anchor), "layout.anchor", self.anchor, f"one of {typing.get_args(Anchor)}"
         )
 
@@ -136,7 +115,7 @@ class SegmentationConfig:
     """Least score of the mask: SAM2's own predicted IoU; for a plain background its separation."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 < self.background_tolerance <= 100,
             "segmentation.background_tolerance",
             self.background_tolerance,
@@ -151,10 +130,10 @@ class SegmentationConfig:
             "min_piece",
             "min_score",
         ):
-            _require(0 <= getattr(self, name) <= 1, f"segmentation.{name}", getattr(self, name), "0 to 1")
-        _require_device("segmentation.device", self.device)
-        _require(self.min_area < self.max_area, "segmentation.min_area", self.min_area, "below segmentation.max_area")
-        _require(self.max_pieces >= 1, "segmentation.max_pieces", self.max_pieces, "at least 1")
+            require(0 <= getattr(self, name) <= 1, f"segmentation.{name}", getattr(self, name), "0 to 1")
+        require_device("segmentation.device", self.device)
+        require(self.min_area < self.max_area, "segmentation.min_area", self.min_area, "below segmentation.max_area")
+        require(self.max_pieces >= 1, "segmentation.max_pieces", self.max_pieces, "at least 1")
         if (self.grounding_dino is None) != (self.sam2_checkpoint is None):
             raise ValueError(
                 "segmentation.grounding_dino and segmentation.sam2_checkpoint belong together: set both, or neither"
@@ -181,11 +160,11 @@ class ModelConfig:
     """CPU threads of one actor. Fixed, since sums in another order give other pixels."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.path), "model.path", self.path, "mini, a folder or a hub id")
-        _require_device("model.device", self.device)
+        require(bool(self.path), "model.path", self.path, "mini, a folder or a hub id")
+        require_device("model.device", self.device)
         allowed = ("auto", "float32", "bfloat16", "float16")
-        _require(self.dtype in allowed, "model.dtype", self.dtype, f"one of {allowed}")
-        _require(1 <= self.torch_threads <= 256, "model.torch_threads", self.torch_threads, "1 to 256")
+        require(self.dtype in allowed, "model.dtype", self.dtype, f"one of {allowed}")
+        require(1 <= self.torch_threads <= 256, "model.torch_threads", self.torch_threads, "1 to 256")
         if self.cuda_graphs and not self.compile:
             raise ValueError("model.cuda_graphs=True: needs model.compile=true")
 
@@ -212,22 +191,22 @@ class SamplingConfig:
     """Images denoised at once; short batches are padded, so that results do not depend on how rows fall together."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             1 <= self.num_inference_steps <= 1000, "sampling.num_inference_steps", self.num_inference_steps, "1 to 1000"
         )
         if self.guidance_scale is not None:
-            _require(1 <= self.guidance_scale <= 50, "sampling.guidance_scale", self.guidance_scale, "1 to 50")
-        _require(0 <= self.fusion_scale <= 10, "sampling.fusion_scale", self.fusion_scale, "0 to 10")
+            require(1 <= self.guidance_scale <= 50, "sampling.guidance_scale", self.guidance_scale, "1 to 50")
+        require(0 <= self.fusion_scale <= 10, "sampling.fusion_scale", self.fusion_scale, "0 to 10")
         for name in ("width_px", "height_px"):
             value = getattr(self, name)
-            _require(
+            require(
                 value is None or (64 <= value <= 4096 and value % 8 == 0),
                 f"sampling.{name}",
                 value,
                 "a multiple of 8, 64 to 4096",
             )
-        _require(0 <= self.seed < 2**63, "sampling.seed", self.seed, "0 to 2^63 - 1")
-        _require(1 <= self.batch_size <= 256, "sampling.batch_size", self.batch_size, "1 to 256")
+        require(0 <= self.seed < 2**63, "sampling.seed", self.seed, "0 to 2^63 - 1")
+        require(1 <= self.batch_size <= 256, "sampling.batch_size", self.batch_size, "1 to 256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +222,8 @@ class QualityConfig:
 
     def __post_init__(self) -> None:
         for name in ("min_color_similarity", "min_structure_similarity"):
-            _require(0 <= getattr(self, name) <= 1, f"quality.{name}", getattr(self, name), "0 to 1")
-        _require(1 <= self.max_attempts <= 10, "quality.max_attempts", self.max_attempts, "1 to 10")
+            require(0 <= getattr(self, name) <= 1, f"quality.{name}", getattr(self, name), "0 to 1")
+        require(1 <= self.max_attempts <= 10, "quality.max_attempts", self.max_attempts, "1 to 10")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,8 +236,8 @@ class OutputConfig:
     """Of JPEG and WebP, 1 to 100."""
 
     def __post_init__(self) -> None:
-        _require(self.format in ("jpeg", "png", "webp"), "output.format", self.format, "jpeg, png or webp")
-        _require(1 <= self.quality <= 100, "output.quality", self.quality, "1 to 100")
+        require(self.format in ("jpeg", "png", "webp"), "output.format", self.format, "jpeg, png or webp")
+        require(1 <= self.quality <= 100, "output.quality", self.quality, "1 to 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +252,9 @@ class StageConfig:
     """GPUs of one actor."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.num_actors <= 10_000, "stages.*.num_actors", self.num_actors, "1 to 10000")
-        _require(self.num_cpus >= 0, "stages.*.num_cpus", self.num_cpus, "0 or more")
-        _require(self.num_gpus >= 0, "stages.*.num_gpus", self.num_gpus, "0 or more")
+        require(1 <= self.num_actors <= 10_000, "stages.*.num_actors", self.num_actors, "1 to 10000")
+        require(self.num_cpus >= 0, "stages.*.num_cpus", self.num_cpus, "0 or more")
+        require(self.num_gpus >= 0, "stages.*.num_gpus", self.num_gpus, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,105 +281,3 @@ class GenerateConfig:
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
-
-
-def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> T:
-    """The configuration from defaults, then a YAML file, then `section.field=value` words.
-
-    Values of words are read as YAML (`true`, `0.7`, `[a, b]`, `null`).
-    Raises: ValueError naming the dotted field, the value and what is allowed.
-    """
-    tree: dict[str, Any] = {}
-    if file is not None:
-        try:
-            loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"--config {file}: cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"--config {file}: not YAML: {error}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ValueError(f"--config {file}: must hold sections with fields, holds {type(loaded).__name__}")
-        tree = loaded or {}
-    for word in overrides:
-        name, separator, text = word.partition("=")
-        if not separator or not name:
-            raise ValueError(f"{word!r}: a setting is written section.field=value")
-        try:
-            value = yaml.safe_load(text) if text else None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{name}={text!r}: not a YAML value") from error
-        node = tree
-        *path, last = name.split(".")
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ValueError(f"{name}: {part} is a value, not a section")
-        node[last] = value
-    return build(cls, tree)
-
-
-def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
-    """A configuration dataclass from plain nested values, checked and converted.
-
-    Raises: ValueError naming the dotted field.
-    """
-    hints = typing.get_type_hints(cls)
-    for name in values:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)
-            raise ValueError(f"unknown setting {prefix}{name}; did you mean {prefix}{near[0]}?")
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise ValueError(f"{prefix}{name}={value!r}: must be a section with fields")
-            arguments[name] = build(typing.cast(type, kind), value, f"{prefix}{name}.")
-        else:
-            arguments[name] = _convert(kind, value, f"{prefix}{name}")
-    return cls(**arguments)
-
-
-def _convert(kind: Any, value: Any, name: str) -> Any:
-    """`value` as type `kind`; refuses what would lose or guess (a text for a number, a float for an int)."""
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        kind = next(option for option in options if option is not type(None))
-        return _convert(kind, value, name)
-    if origin is Literal:
-        if value not in typing.get_args(kind):
-            raise ValueError(f"{name}={value!r}: must be one of {', '.join(typing.get_args(kind))}")
-        return value
-    if origin is tuple:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise ValueError(f"{name}={value!r}: must be a list of texts")
-        return tuple(items)
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)  # a folder named 2024 reads as a number in YAML
-    if type(value) is not kind:
-        raise ValueError(f"{name}={value!r}: must be {'a text' if kind is str else f'of type {kind.__name__}'}")
-    return value
-
-
-def as_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain nested values, ready for YAML or JSON."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
-    return plain
-
-
-def to_yaml(config: Any) -> str:
-    """The configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(_listed(as_dict(config)), sort_keys=False, allow_unicode=True)
-
-
-def _listed(value: Any) -> Any:
-    """`value` with tuples as lists, which plain YAML can hold."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,70 @@
+"""Triplets become a RefAdGen model: Ray Train fine-tunes the Reference U-Net, the AFM projections and `conv_in`.
+
+    ray job submit -- python jobs/train.py --config debug
+    python jobs/train.py --config paper --data s3://shop/triplets --base MODEL --output s3://shop/training
+
+`--config` takes a preset (paper, mini-base, mini, debug) or a YAML file. The same command again goes on from the newest
+checkpoint. Exit code 0 for a finished training, 2 for a wrong setting or data set, 1 for a fault.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from refadgen.config import TrainConfig, load_config, to_yaml
+
+
+def preset_file(name: str | None) -> str | None:
+    """The file of a preset, or `name` itself as a file."""
+    if name is None or Path(name).suffix:
+        return name
+    import refadgen.training
+
+    folder = Path(refadgen.training.__file__).parent / "presets"
+    if not (folder / f"{name}.yaml").is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ValueError(f"--config {name}: no preset of that name; there are {names}, or name a .yaml file")
+    return str(folder / f"{name}.yaml")
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line. Exits with 2 where it is wrong."""
+    parser = argparse.ArgumentParser(description="Train RefAdGen on triplets.")
+    parser.add_argument("--config", help="a preset (paper, mini-base, mini, debug) or a YAML file of settings")
+    parser.add_argument("--data", help="triplets, a path or s3://, or tiny; short for data.path=…")
+    parser.add_argument("--base", help="model to start from; short for model.base=…")
+    parser.add_argument("--output", default="out/train", help="folder for everything, a path or s3://")
+    parser.add_argument("--dry-run", action="store_true", help="print settings and what would train, and end")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
+    return parser.parse_intermixed_args(words)  # settings may follow options
+
+
+def main(words: list[str] | None = None) -> int:
+    """Runs the job. Returns the exit code."""
+    arguments = parse_arguments(words)
+    short = [f"data.path={arguments.data}"] if arguments.data else []
+    short += [f"model.base={arguments.base}"] if arguments.base else []
+    try:
+        config = load_config(TrainConfig, preset_file(arguments.config), [*short, *arguments.settings])
+
+        from refadgen.training import job  # Ray and torch: only after the words are known to be right
+
+        training = job.TrainingJob(config, arguments.output)
+        print(training.describe(), flush=True)
+        if arguments.dry_run:
+            print(to_yaml(training.config))
+            return 0
+        job.connect_ray(config)
+        training.require_resources()
+        print(training.run())
+    except ValueError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    except job.TrainingStopped as error:
+        print(f"train: stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Every setting: its name, default, check and documentation.
+
+A configuration is a tree of frozen dataclasses, one module a job. `load_config` builds it from the defaults, a YAML
+file and `section.field=value` words, in that order; `as_dict` gives it back as plain values. Unknown names are errors
+that propose the nearest valid one. No other module gives a setting a default.
+"""
+
+from refadgen.config.generate import (
+    Anchor,
+    CatalogConfig,
+    FetchConfig,
+    GenerateConfig,
+    LayoutConfig,
+    ModelConfig,
+    OutputConfig,
+    QualityConfig,
+    SamplingConfig,
+    SegmentationConfig,
+    StageConfig,
+    StagesConfig,
+)
+from refadgen.config.loading import as_dict, load_config, to_yaml
+from refadgen.config.train import TrainConfig
+
+__all__ = [
+    "Anchor",
+    "CatalogConfig",
+    "FetchConfig",
+    "GenerateConfig",
+    "LayoutConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "QualityConfig",
+    "SamplingConfig",
+    "SegmentationConfig",
+    "StageConfig",
+    "StagesConfig",
+    "TrainConfig",
+    "as_dict",
+    "load_config",
+    "to_yaml",
+]

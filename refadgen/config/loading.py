@@ -1,0 +1,126 @@
+"""Configurations from YAML and `section.field=value` words, and back; what all sections check their fields with."""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+
+def require(ok: bool, field_name: str, value: object, rule: str) -> None:
+    """Raises: ValueError naming the field, its value and the rule, unless `ok`."""
+    if not ok:
+        raise ValueError(f"{field_name}={value!r}: must be {rule}")
+
+
+def require_device(field_name: str, value: str) -> None:
+    """Raises: ValueError unless `value` names a device."""
+    require(bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", value)), field_name, value, "auto, cpu, cuda or cuda:N")
+
+
+def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> T:
+    """The configuration from defaults, then a YAML file, then `section.field=value` words.
+
+    Values of words are read as YAML (`true`, `0.7`, `[a, b]`, `null`).
+    Raises: ValueError naming the dotted field, the value and what is allowed.
+    """
+    tree: dict[str, Any] = {}
+    if file is not None:
+        try:
+            loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"--config {file}: cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"--config {file}: not YAML: {error}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise ValueError(f"--config {file}: must hold sections with fields, holds {type(loaded).__name__}")
+        tree = loaded or {}
+    for word in overrides:
+        name, separator, text = word.partition("=")
+        if not separator or not name:
+            raise ValueError(f"{word!r}: a setting is written section.field=value")
+        try:
+            value = yaml.safe_load(text) if text else None
+        except yaml.YAMLError as error:
+            raise ValueError(f"{name}={text!r}: not a YAML value") from error
+        node = tree
+        *path, last = name.split(".")
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{name}: {part} is a value, not a section")
+        node[last] = value
+    return build(cls, tree)
+
+
+def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
+    """A configuration dataclass from plain nested values, checked and converted.
+
+    Raises: ValueError naming the dotted field.
+    """
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)
+            raise ValueError(f"unknown setting {prefix}{name}; did you mean {prefix}{near[0]}?")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise ValueError(f"{prefix}{name}={value!r}: must be a section with fields")
+            arguments[name] = build(typing.cast(type, kind), value, f"{prefix}{name}.")
+        else:
+            arguments[name] = _convert(kind, value, f"{prefix}{name}")
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, name: str) -> Any:
+    """`value` as type `kind`; refuses what would lose or guess (a text for a number, a float for an int)."""
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        kind = next(option for option in options if option is not type(None))
+        return _convert(kind, value, name)
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise ValueError(f"{name}={value!r}: must be one of {', '.join(typing.get_args(kind))}")
+        return value
+    if origin is tuple:
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+            raise ValueError(f"{name}={value!r}: must be a list of texts")
+        return tuple(items)
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a folder named 2024 reads as a number in YAML
+    if type(value) is not kind:
+        raise ValueError(f"{name}={value!r}: must be {'a text' if kind is str else f'of type {kind.__name__}'}")
+    return value
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain nested values, ready for YAML or JSON."""
+    plain: dict[str, Any] = dataclasses.asdict(config)
+    return plain
+
+
+def to_yaml(config: Any) -> str:
+    """The configuration as YAML that `load_config` reads back."""
+    return yaml.safe_dump(_listed(as_dict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _listed(value: Any) -> Any:
+    """`value` with tuples as lists, which plain YAML can hold."""
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Training data: the triplet schema that every source writes, degradations of product images, importers."""

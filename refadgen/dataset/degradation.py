@@ -1,0 +1,191 @@
+"""Image degradation, one half of the paper's dual augmentation: a product image as a careless photograph shows it.
+
+Noise, shadows and small warps are the paper's ("Dual Augmentation"), which gives no strengths; blur, colour cast and
+JPEG are options. A product image (uint8 H×W×3, pure white outside of its mask) and its mask (uint8 H×W, 0 or 255) go
+in and come out as the same kind of pair, of the same size. One function per degradation takes its strength as it is;
+`degrade` draws the strengths of a `DegradationConfig` and puts the functions in the order of a camera.
+"""
+
+import hashlib
+import io
+import json
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationConfig:
+    """Strengths of the degradations: of each, the lowest and the highest that is drawn, evenly. (0, 0): never."""
+
+    noise: tuple[float, float] = (2.0, 8.0)
+    """Sensor noise: standard deviation at mid-grey, in grey levels of 255. At most 64."""
+    shadow: tuple[float, float] = (0.15, 0.6)
+    """Shadow: share of the light that the product's darkest place loses. At most 0.95."""
+    warp: tuple[float, float] = (0.01, 0.04)
+    """Geometric warp: the farthest way of a corner of the product's box, as a share of its longer side. At most 0.2."""
+    blur: tuple[float, float] = (0.0, 0.0)
+    """Option. Blur: standard deviation, as a share of the image's height. At most 0.05; 0.002 is a little soft."""
+    color_cast: tuple[float, float] = (0.0, 0.0)
+    """Option. Colour cast: largest change of a channel, as a share of its value. At most 0.5; 0.08 is lamp light."""
+    jpeg: tuple[int, int] = (0, 0)
+    """Option. JPEG: 100 minus the quality. At most 95; 0 is no JPEG at all; 30 to 60 is a picture from a messenger."""
+
+    def __post_init__(self) -> None:
+        for name, limit in _LIMITS.items():
+            strengths = getattr(self, name)
+            kinds = int if name == "jpeg" else (int, float)
+            ok = (
+                isinstance(strengths, tuple | list)
+                and len(strengths) == 2
+                and all(isinstance(value, kinds) and not isinstance(value, bool) for value in strengths)
+                and 0 <= strengths[0] <= strengths[1] <= limit
+            )
+            if not ok:
+                rule = f"two {'whole ' if name == 'jpeg' else ''}numbers, 0 ≤ lowest ≤ highest ≤ {limit}"
+                raise ValueError(f"degradation.{name}={strengths!r}: must be {rule}")
+
+
+_LIMITS = {"noise": 64, "shadow": 0.95, "warp": 0.2, "blur": 0.05, "color_cast": 0.5, "jpeg": 95}
+
+_DEFAULT = DegradationConfig()
+
+
+def row_rng(seed: int, *names: str) -> np.random.Generator:
+    """A generator that depends on `seed` and `names` alone, so that a row is the same in any order and any batch."""
+    digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest, "big"))
+
+
+def degrade(
+    image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, config: DegradationConfig = _DEFAULT
+) -> tuple[np.ndarray, np.ndarray]:
+    """The product as another, worse photograph shows it.
+
+    image_u8: uint8 H×W×3; mask: uint8 H×W, 0 or 255, not empty. Returns: the same of both, the image exactly white
+    outside of the new mask, the mask not empty. The same state of `rng` gives the same bytes.
+    """
+    # Each degradation has a generator of its own: turning an option on leaves the others as they were.
+    own = {name: np.random.default_rng(seed) for name, seed in zip(_LIMITS, rng.integers(2**63, size=6), strict=True)}
+    strength = {name: float(own[name].uniform(*getattr(config, name))) for name in _LIMITS}
+    image, mask = warp(image_u8, mask, own["warp"], strength["warp"])
+    image = vary_shadow(image, mask, own["shadow"], strength["shadow"])
+    image = cast_color(image, mask, own["color_cast"], strength["color_cast"])
+    image = blur(image, mask, strength["blur"])
+    image = add_noise(image, mask, own["noise"], strength["noise"])
+    image = jpeg(image, mask, round(strength["jpeg"]))
+    return image, mask
+
+
+def add_noise(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
+    """Sensor noise; sigma: its standard deviation at mid-grey, in grey levels of 255. Shapes as of `degrade`.
+
+    A third of the variance at mid-grey is the sensor's own, the rest grows with the light, as photons do.
+    """
+    value = image_u8.astype(np.float32)
+    grain = rng.standard_normal(value.shape, dtype=np.float32)
+    return _on_white(value + sigma * np.sqrt(1 / 3 + 2 / 3 * value / 127.5) * grain, mask)
+
+
+def vary_shadow(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """A fall-off of the light and the soft edge of a cast shadow, both across the product. Shapes as of `degrade`.
+
+    strength: share of the light that the product's darkest place loses, 0…1; its brightest place loses none.
+    """
+    left, top, right, bottom = _box(mask)
+    half = max(right - left, bottom - top) / 2
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]].astype(np.float32) + 0.5
+    x, y = (x - (left + right) / 2) / half, (y - (top + bottom) / 2) / half
+    shade = rng.uniform(0.3, 1.0) * _along(x, y, rng)
+    bend, place, softness = rng.uniform(-0.4, 0.4), rng.uniform(-0.4, 0.4), rng.uniform(0.16, 0.6)
+    across = _along(x, y, rng) + bend * (x**2 + y**2) - place
+    shade += (1 + np.tanh(across / softness)) / 2
+    inside = shade[mask > 127]
+    shade = (shade - inside.min()) / max(float(np.ptp(inside)), 1e-6)
+    light = 1 - strength * np.clip(shade, 0, 1)
+    return _on_white(image_u8 * light[..., None] ** (1 / 2.2), mask)  # light of 1/2.2 on encoded pixels is linear light
+
+
+def _along(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The coordinate along a random direction."""
+    angle = rng.uniform(0, 2 * math.pi)
+    return math.cos(angle) * x + math.sin(angle) * y
+
+
+def warp(
+    image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, extent: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A small affine map and perspective of image and mask together. Shapes as of `degrade`.
+
+    extent: the farthest way of a corner of the product's box, as a share of the box's longer side. A product inside of
+    the picture stays inside, moved back if need be; one too small to come through the new sampling stays as it is.
+    """
+    height, width = mask.shape
+    left, top, right, bottom = _box(mask)
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float64)
+    center, side = corners.mean(axis=0), max(right - left, bottom - top)
+    affine = rng.normal(size=(2, 2))
+    way = (corners - center) / side @ affine.T + rng.normal(scale=0.3, size=2) + rng.normal(scale=0.3, size=(4, 2))
+    way *= extent * side / np.linalg.norm(way, axis=1).max()
+    if extent == 0:
+        return _on_white(image_u8, mask), mask.copy()
+    target = corners + way
+    target += np.maximum(0, -target.min(axis=0)) - np.maximum(0, target.max(axis=0) - (width, height))
+    # OpenCV's coordinates are those of pixel centres.
+    matrix = cv2.getPerspectiveTransform((corners - 0.5).astype(np.float32), (target - 0.5).astype(np.float32))
+    # Colours weighted by the mask: the white around the product must not come in over its edge.
+    alpha = (mask > 127).astype(np.float32)
+    weighted = np.dstack([image_u8 * alpha[..., None], alpha])
+    moved = cv2.warpPerspective(weighted, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    new_mask = np.where(moved[..., 3] > 0.5, 255, 0).astype(np.uint8)
+    if not new_mask.any():
+        return _on_white(image_u8, mask), mask.copy()
+    return _on_white(moved[..., :3] / np.maximum(moved[..., 3:], 0.5), new_mask), new_mask
+
+
+def blur(image_u8: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
+    """A lens out of focus; sigma: standard deviation, as a share of the image's height. Shapes as of `degrade`.
+
+    The edge of the mask stays sharp and takes in nothing of the white around it.
+    """
+    sigma_px = sigma * mask.shape[0]
+    if sigma_px < 0.05:  # smaller than what changes a pixel
+        return _on_white(image_u8, mask)
+    alpha = (mask > 127).astype(np.float32)
+    weighted = np.dstack([image_u8 * alpha[..., None], alpha])
+    soft = cv2.GaussianBlur(weighted, (0, 0), sigmaX=sigma_px)
+    return _on_white(soft[..., :3] / np.maximum(soft[..., 3:], 1e-6), mask)
+
+
+def cast_color(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """White balance that is off: warm or cold, with a little green or magenta. Shapes as of `degrade`.
+
+    strength: the largest change of a channel, as a share of its value.
+    """
+    warm, green = rng.choice([-1.0, 1.0]), rng.uniform(-0.3, 0.3)
+    return _on_white(image_u8 * (1 + strength * np.array([warm, green, -warm])), mask)
+
+
+def jpeg(image_u8: np.ndarray, mask: np.ndarray, loss: int) -> np.ndarray:
+    """Through JPEG with halved colour; loss: 100 minus the quality, 0: untouched. Shapes as of `degrade`."""
+    if not loss:
+        return _on_white(image_u8, mask)
+    buffer = io.BytesIO()
+    Image.fromarray(image_u8).save(buffer, format="JPEG", quality=100 - loss, subsampling="4:2:0")
+    with Image.open(buffer) as picture:
+        return _on_white(np.asarray(picture.convert("RGB")), mask)
+
+
+def _on_white(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Numbers 0…255 [H, W, 3] as uint8, pure white outside of the mask."""
+    return np.where(mask[..., None] > 127, np.clip(np.rint(image), 0, 255), 255).astype(np.uint8)
+
+
+def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (exclusive) of the product."""
+    assert mask.any(), "a mask without a product"
+    rows, columns = np.flatnonzero((mask > 127).any(axis=1)), np.flatnonzero((mask > 127).any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

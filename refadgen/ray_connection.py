@@ -1,0 +1,35 @@
+"""How every job finds its Ray: the cluster it was submitted to, or a local one that ends with the process."""
+
+import logging
+import os
+
+import ray
+from ray.data import DataContext
+
+
+def connect(num_cpus: int) -> None:
+    """Joins the cluster of RAY_ADDRESS, which `ray job submit` sets, or starts a local Ray.
+
+    num_cpus: logical ones that the job needs at least; a local Ray has these, and never under four.
+    """
+    if not ray.is_initialized():
+        if submitted():
+            ray.init(logging_level=logging.WARNING)
+        else:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray on loopback that ends with this process
+            ray.init(
+                address="local",
+                num_cpus=max(4, num_cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # jobs have their own, in images
+    # Ray would end a run after half an hour without a finished block; a block at full size on a CPU takes longer.
+    context.execution_no_progress_timeout_s = 24 * 3600
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+def submitted() -> bool:
+    """Whether this process runs on a cluster that it was submitted to."""
+    return bool(os.environ.get("RAY_ADDRESS"))

@@ -1,0 +1,213 @@
+"""Three-dimensional models from files (.glb, .gltf, .obj) as shapes of the studio, in their own colours.
+
+A model keeps what its file says about colour: texture, vertex colours or one colour. Only what has none of them wears
+the appearance's print. Needs `trimesh`, from the extra `refadgen[studio]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from refadgen.studio.meshes import Part, Shape, smooth_normals
+from refadgen.studio.shapes import CATEGORIES, noun_of
+
+if TYPE_CHECKING:
+    import trimesh
+
+SUFFIXES = (".glb", ".gltf", ".obj")
+MAX_FACES = 60_000
+_MAX_WIDTH = 1.5
+_MAX_TEXTURE_PX = 1024
+_CELL_PX = 4
+_CREASE_DEG = 40.0
+
+
+def list_models(folder: Path) -> list[Path]:
+    """All model files below a folder, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def load_model(path: Path) -> Shape:
+    """The model in a file: on y = 0, centred on x and z, one unit tall; one wider than 1.5 units is made lower.
+
+    The name of the file's folder is its category where it is one of CATEGORIES, in whatever case; else it is "Other",
+    a "product". A model of more than MAX_FACES triangles is coarsened.
+    Raises: ValueError for a file that cannot be read or has no surface.
+    """
+    parts = _placed(_read(Path(path)), path)
+    category = {name.lower(): name for name in CATEGORIES}.get(Path(path).parent.name.lower(), "Other")
+    noun = "product" if category == "Other" else noun_of(category)
+    wide, tall, _ = np.ptp(np.concatenate([part.vertices for part in parts]), axis=0)
+    left, top = -wide / 2, max(tall, 1e-3)
+    bare = {id(part): part.labelled(left, -left, 0.0, top) for part in parts if not _has_color(part)}
+    parts = tuple(bare.get(id(part), part) for part in parts)
+    return Shape(category=category, noun=noun, parts=parts, label_aspect=float(np.clip(wide / top, 0.2, 5.0)))
+
+
+def _has_color(part: Part) -> bool:
+    return part.color is not None or part.texture is not None
+
+
+def _read(path: Path) -> list[Part]:
+    import trimesh
+
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        parts = []
+        for node in scene.graph.nodes_geometry:
+            matrix, name = scene.graph[node]
+            mesh = scene.geometry[name]
+            if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
+                parts.append(_part(str(node), mesh, np.array(matrix), linear=path.suffix.lower() != ".obj"))
+    except Exception as error:  # readers of a foreign format raise whatever they meet
+        raise ValueError(f"{path}: cannot be read as a 3D model: {error!r}") from error
+    return parts
+
+
+def _placed(parts: list[Part], path: Path) -> list[Part]:
+    """Few enough triangles, standing where the studio wants them."""
+    if not parts:
+        raise ValueError(f"{path}: has no triangles")
+    # Vertices that no face uses would count for the size.
+    used = np.concatenate([part.vertices[np.unique(part.faces)] for part in parts])
+    low, high = used.min(axis=0), used.max(axis=0)
+    extent = high - low
+    if not (np.isfinite(extent).all() and extent[1] > 0 and extent[[0, 2]].max() > 0):
+        raise ValueError(f"{path}: needs a finite surface with a height, its extents are {extent.tolist()}")
+    scale = 1 / max(extent[1], extent[[0, 2]].max() / _MAX_WIDTH)
+    middle = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
+    moved = [replace(part, vertices=(part.vertices - middle) * scale) for part in parts]
+    return [_creased(part) for part in _coarsened(moved)]
+
+
+def _part(name: str, mesh: trimesh.Trimesh, matrix: np.ndarray, *, linear: bool) -> Part:
+    """One mesh at its place in the scene, `matrix` [4, 4], with its colour.
+
+    `linear`: the file's colours (not its pictures) are linear light, as glTF's are.
+    """
+    vertices = np.array(mesh.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    faces = np.array(mesh.faces, np.int64)
+    if np.linalg.det(matrix[:3, :3]) < 0:
+        faces = faces[:, ::-1]
+    # Normals are our own: reading the file's takes trimesh minutes on large meshes, unless scipy is there.
+    normals = smooth_normals(vertices, faces)
+    part = Part(
+        name=name, material="body", vertices=vertices, normals=normals, uvs=np.zeros((len(vertices), 2)), faces=faces
+    )
+    visual = mesh.visual
+    if visual.kind in ("vertex", "face"):
+        colors = np.asarray(visual.vertex_colors if visual.kind == "vertex" else visual.face_colors)[:, :3]
+        if visual.kind == "vertex":
+            colors = colors[mesh.faces].mean(axis=1)
+        return _painted(part, _srgb(colors, linear))
+    if visual.kind != "texture":
+        return part
+    material = visual.material
+    picture = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    factor = getattr(material, "baseColorFactor", None) if linear else getattr(material, "diffuse", None)
+    factor = np.array([255, 255, 255]) if factor is None else np.asarray(factor)[:3]
+    if picture is None:
+        return part.colored(tuple(int(c) for c in _srgb(factor, linear)))
+    picture = picture.convert("RGB")
+    picture.thumbnail((_MAX_TEXTURE_PX, _MAX_TEXTURE_PX))
+    texture = np.asarray(picture)
+    if linear:
+        texture = _srgb(_linear(texture) * factor, True)
+    if visual.uv is None:
+        return part.colored(tuple(int(c) for c in texture.mean(axis=(0, 1))))
+    return replace(part, texture=texture, uvs=np.array(visual.uv, np.float64))
+
+
+def _linear(srgb: np.ndarray) -> np.ndarray:
+    """sRGB 0–255 as linear light, 0…1."""
+    share = srgb / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def _srgb(color: np.ndarray, linear: bool) -> np.ndarray:
+    """A file's colours 0–255 as sRGB uint8."""
+    share = np.asarray(color, np.float64) / 255
+    if linear:
+        share = np.where(share <= 0.0031308, 12.92 * share, 1.055 * np.maximum(share, 1e-9) ** (1 / 2.4) - 0.055)
+    return np.round(255 * share.clip(0, 1)).astype(np.uint8)
+
+
+def _painted(part: Part, face_colors: np.ndarray) -> Part:
+    """The part with a colour for each face, uint8 [F, 3], as a picture of small squares, one for each colour."""
+    if len(np.unique(face_colors, axis=0)) > 4096:
+        face_colors = face_colors // 16 * 16 + 8
+    colors, index = np.unique(face_colors, axis=0, return_inverse=True)
+    if len(colors) == 1:
+        return part.colored(tuple(int(c) for c in colors[0]))
+    side = int(np.ceil(np.sqrt(len(colors))))
+    squares = np.zeros((side * side, 3), np.uint8)
+    squares[: len(colors)] = colors
+    # A few pixels each, so that smoothing between pixels does not reach a square's middle.
+    texture = squares.reshape(side, side, 3).repeat(_CELL_PX, axis=0).repeat(_CELL_PX, axis=1)
+    row, column = np.divmod(index.ravel().repeat(3), side)
+    corners = part.faces.ravel()
+    return replace(
+        part,
+        vertices=part.vertices[corners],
+        normals=part.normals[corners],
+        uvs=np.stack([(column + 0.5) / side, 1 - (row + 0.5) / side], axis=1),
+        faces=np.arange(len(corners)).reshape(-1, 3),
+        texture=texture,
+    )
+
+
+def _creased(part: Part) -> Part:
+    """The part with hard edges where its faces meet at a sharp angle; its faces share no vertices any more."""
+    corners = part.faces.ravel()
+    a, b, c = (part.vertices[part.faces[:, i]] for i in range(3))
+    flat = np.cross(b - a, c - a)
+    size = np.linalg.norm(flat, axis=1, keepdims=True)
+    flat, smooth = (flat / np.maximum(size, 1e-20)).repeat(3, axis=0), part.normals[corners]
+    sharp = (flat * smooth).sum(axis=1, keepdims=True) < np.cos(np.radians(_CREASE_DEG))
+    return replace(
+        part,
+        vertices=part.vertices[corners],
+        normals=np.where(sharp & (size > 1e-12).repeat(3, axis=0), flat, smooth),
+        uvs=part.uvs[corners],
+        faces=np.arange(len(corners)).reshape(-1, 3),
+    )
+
+
+def _coarsened(parts: list[Part]) -> list[Part]:
+    """The parts with at most about MAX_FACES triangles: vertices within a small cube become one."""
+    coarse, cells = parts, 400.0
+    while sum(len(part.faces) for part in coarse) > MAX_FACES and cells > 20:
+        coarse = [part for part in (_clustered(part, cells) for part in parts) if len(part.faces)]
+        cells *= 0.8
+    return coarse
+
+
+def _clustered(part: Part, cells: float) -> Part:
+    cube = np.floor(part.vertices * cells).astype(np.int64)
+    _, place = np.unique(cube, axis=0, return_inverse=True)
+    # One place, but several vertices where the surface turns sharply or its picture has a seam.
+    looks = np.concatenate([cube, part.normals > 0, np.floor(part.uvs * 16).astype(np.int64)], axis=1)
+    _, vertex = np.unique(looks, axis=0, return_inverse=True)
+    place, vertex = place.ravel(), vertex.ravel()
+    corners = place[part.faces]
+    whole = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
+    first = np.unique(vertex, return_index=True)[1]
+    normals = _means(part.normals, vertex)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    return replace(
+        part,
+        vertices=_means(part.vertices, place)[place[first]],
+        normals=normals,
+        uvs=_means(part.uvs, vertex),
+        faces=np.unique(vertex[part.faces[whole]], axis=0),
+    )
+
+
+def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The mean of each group's values, [groups, D]."""
+    counts = np.bincount(group)
+    return np.stack([np.bincount(group, weights=column) / counts for column in values.T], axis=1)

@@ -1,0 +1,117 @@
+"""Checkpoints of a training in a folder, local or `s3://`.
+
+    checkpoints/step-00000500/weights.safetensors     what trains, float32, whole (not sharded)
+                              average.safetensors     its moving average
+                              optimizer.safetensors   first and second moments by name
+                              checkpoint.json         written last: step, facts, and the hash of each file
+
+A folder without `checkpoint.json`, or with a file that its hash does not fit, is no checkpoint and never loaded.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from refadgen.storage import Storage
+
+FOLDER = "checkpoints"
+MANIFEST = "checkpoint.json"
+_FILES = ("weights", "average", "optimizer")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One state of a training, in memory."""
+
+    step: int
+    """Steps done."""
+    facts: dict[str, Any]
+    """What must be equal for going on: see `loop.require_same`."""
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    """Empty without a moving average."""
+    optimizer: dict[str, Tensor]
+    """`NAME/exp_avg`, `NAME/exp_avg_sq`."""
+
+
+class CheckpointStore:
+    """The checkpoints of one output folder."""
+
+    def __init__(self, output: str) -> None:
+        self._storage = Storage(output)
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that have their manifest, ascending."""
+        keys = self._storage.keys(FOLDER, suffix=f"/{MANIFEST}")
+        return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys)
+
+    def save(self, checkpoint: Checkpoint, *, keep: int) -> None:
+        """Writes a checkpoint, then removes all but the newest `keep`. Raises: OSError."""
+        folder = self.folder(checkpoint.step)
+        hashes = {}
+        with tempfile.TemporaryDirectory(prefix="refadgen-checkpoint-") as place:
+            for name in _FILES:
+                file = Path(place) / f"{name}.safetensors"
+                save_file({key: tensor.contiguous() for key, tensor in getattr(checkpoint, name).items()}, file)
+                hashes[file.name] = _digest(file)
+                self._storage.put_file(f"{folder}/{file.name}", file)
+                os.unlink(file)
+        manifest = {"step": checkpoint.step, "facts": checkpoint.facts, "sha256": hashes}
+        self._storage.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        for step in self.steps()[:-keep]:
+            self._remove(step)
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """The facts of a checkpoint, without its weights. Raises: OSError."""
+        facts: dict[str, Any] = json.loads(self._storage.read(f"{self.folder(step)}/{MANIFEST}"))["facts"]
+        return facts
+
+    def folder(self, step: int) -> str:
+        """The key of a checkpoint's folder."""
+        return f"{FOLDER}/step-{step:08d}"
+
+    def _remove(self, step: int) -> None:
+        folder = self.folder(step)
+        keys = list(self._storage.keys(folder))
+        manifest = f"{folder}/{MANIFEST}"
+        # First the manifest: what is left by a crash in between is no checkpoint.
+        self._storage.delete([manifest, *(key for key in keys if key.endswith(".safetensors"))])
+
+    def load(self, step: int) -> Checkpoint:
+        """Raises: ValueError for a file that is missing or does not fit its hash, OSError."""
+        folder = self.folder(step)
+        manifest = json.loads(self._storage.read(f"{folder}/{MANIFEST}"))
+        tensors = {}
+        with tempfile.TemporaryDirectory(prefix="refadgen-checkpoint-") as place:
+            for name in _FILES:
+                file = Path(place) / f"{name}.safetensors"
+                try:
+                    self._storage.get_file(f"{folder}/{file.name}", file)
+                except FileNotFoundError as error:
+                    raise ValueError(f"{self._storage.uri_of(folder)}: {file.name} is missing") from error
+                if _digest(file) != manifest["sha256"][file.name]:
+                    raise ValueError(f"{self._storage.uri_of(folder)}: {file.name} is damaged (its hash differs)")
+                tensors[name] = load_file(file)
+                os.unlink(file)
+        return Checkpoint(manifest["step"], manifest["facts"], **tensors)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest whole checkpoint; damaged ones are passed over with a warning. None where there is none."""
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except ValueError as error:
+                print(f"warning: {error}; taking the one before", flush=True)
+        return None
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

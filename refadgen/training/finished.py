@@ -1,0 +1,163 @@
+"""From trained weights to something to look at and to use: the pipeline, sheets of held-out samples, the model card."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from refadgen.config import TrainConfig, to_yaml
+from refadgen.dataset.geometry import CoverCrop
+from refadgen.dataset.triplets import Triplet
+from refadgen.model import RefAdGenPipeline
+from refadgen.training.checkpoints import Checkpoint
+from refadgen.training.networks import Parts, TrainingModule, load_parts
+from refadgen.training.parallel import put
+
+
+def finished_parts(config: TrainConfig, checkpoint: Checkpoint) -> Parts:
+    """The base's parts with the checkpoint's averaged weights, or its last ones where there is no average."""
+    parts = load_parts(config)
+    weights: dict[str, Tensor] = checkpoint.average or checkpoint.weights
+    for name, parameter in TrainingModule(parts, config).trained().items():
+        put(parameter, weights[name])
+    return parts
+
+
+def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
+    """The finished pipeline, float32, in evaluation mode."""
+    for network in (parts.vae, parts.text_encoder, parts.reference_unet, parts.generation_unet):
+        assert network is not None
+        network.eval().requires_grad_(False)
+    return RefAdGenPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        reference_unet=parts.reference_unet,
+        generation_unet=parts.generation_unet,
+        scheduler=parts.scheduler,
+        image_encoder=parts.image_encoder,
+        image_projection=parts.image_projection,
+        feature_extractor=parts.feature_extractor,
+        prompt_suffix=config.model.prompt_suffix,
+        negative_prompt=config.model.negative_prompt,
+        guidance_scale=config.model.guidance_scale,
+        reference_in_uncond=config.model.reference_in_uncond,
+        width_px=config.data.width_px,
+        height_px=config.data.height_px,
+    )
+
+
+def make_text_to_image_pipeline(parts: Parts) -> StableDiffusionPipeline:
+    """The finished base in Stable Diffusion's own layout."""
+    return StableDiffusionPipeline(
+        vae=parts.vae,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.unet,
+        scheduler=parts.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path, card: str) -> None:
+    """Writes the finished model, with its card as README.md, into a local folder."""
+    parts = finished_parts(config, checkpoint)
+    dtype: torch.dtype = getattr(torch, config.model.save_dtype)
+    pipeline = make_text_to_image_pipeline(parts) if parts.unet is not None else make_pipeline(config, parts)
+    for component in pipeline.components.values():
+        if hasattr(component, "register_to_config"):
+            component.register_to_config(_name_or_path="")  # diffusers would publish the folder it was read from
+    pipeline.to(dtype=dtype, silence_dtype_warnings=True).save_pretrained(folder)
+    index = folder / "model_index.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content.pop("_name_or_path", None)
+    index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One held-out row on the canvas."""
+
+    product_image: np.ndarray
+    mask: np.ndarray
+    ad_image: np.ndarray
+    prompt: str
+
+
+def held_out(config: TrainConfig, triplet: Triplet) -> HeldOut:
+    """The row as samples use it: its first product image that is not the ad's own pixels, cropped in the middle."""
+    variant = next((each for each in triplet.variants if each.kind != "original"), triplet.variants[0])
+    crop = CoverCrop(config.data.width_px, config.data.height_px, 0.5, 0.5)
+    return HeldOut(crop(variant.image), crop(variant.mask), crop(triplet.ad_image), triplet.captions[0])
+
+
+@torch.no_grad()
+def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut], device: torch.device) -> Image.Image:
+    """One line a row: product, mask, sample, the true ad. For text-to-image: sample, ad."""
+    parts = finished_parts(config, checkpoint)
+    steps = config.run.sample_steps
+    lines = []
+    if parts.unet is not None:
+        plain = make_text_to_image_pipeline(parts).to(device)
+        plain.set_progress_bar_config(disable=True)
+        for index, row in enumerate(rows):
+            drawn = plain(
+                row.prompt,
+                num_inference_steps=steps,
+                guidance_scale=config.model.guidance_scale,
+                generator=torch.Generator("cpu").manual_seed(index),
+                width=config.data.width_px,
+                height=config.data.height_px,
+            ).images[0]
+            lines.append([np.asarray(drawn), row.ad_image])
+    else:
+        pipeline = make_pipeline(config, parts).to(device)
+        started = [
+            pipeline.start(
+                pipeline.encode_reference([row.product_image]),
+                row.mask,
+                pipeline.encode_prompt(row.prompt),
+                seed=index,
+                num_inference_steps=steps,
+            )
+            for index, row in enumerate(rows)
+        ]
+        for _ in pipeline.denoise(started):
+            pass
+        for row, drawn in zip(rows, pipeline.decode(started), strict=True):
+            lines.append([row.product_image, np.repeat(row.mask[..., None], 3, 2), drawn, row.ad_image])
+    return Image.fromarray(np.concatenate([np.concatenate(line, axis=1) for line in lines]))
+
+
+def model_card(
+    config: TrainConfig, checkpoint: Checkpoint, *, data: str, trained: str, commit: str, loss: float
+) -> str:
+    """What the model is made of, as Markdown."""
+    return "\n".join(
+        [
+            "# RefAdGen, trained by jobs/train.py",
+            "",
+            f"* steps: {checkpoint.step}; mean loss of the last 100: {loss:.4f}",
+            f"* data: {data}",
+            f"* code: {commit}",
+            "",
+            "```",
+            trained,
+            "```",
+            "",
+            "## Settings",
+            "",
+            "```yaml",
+            to_yaml(config).rstrip(),
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,284 @@
+"""The training job: checks, precomputes, trains on Ray Train, exports. Everything lies in one output folder.
+
+    cache/         what is precomputed (unless data.cache names another place)
+    checkpoints/   the newest few, see `checkpoints`        metrics/   loss and rate of each step
+    samples/       sheets of held-out samples               tensorboard/
+    model/         the finished model with its card         train.yaml  the settings
+
+The same command again goes on from the newest checkpoint.
+"""
+
+import dataclasses
+import subprocess
+import tempfile
+import time
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import ray
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from refadgen import ray_connection
+from refadgen.config import TrainConfig, to_yaml
+from refadgen.dataset import triplets
+from refadgen.dataset.triplets import DatasetScan
+from refadgen.storage import Storage, is_remote, local_path
+from refadgen.training.checkpoints import CheckpointStore
+from refadgen.training.finished import HeldOut, export, held_out, model_card
+from refadgen.training.loop import read_metrics, require_same
+from refadgen.training.networks import Parts, TrainingModule, load_parts
+from refadgen.training.plan import Plan
+from refadgen.training.precompute import constants_of, precompute
+from refadgen.training.rows import CachedRows, Choices, OnlineRows, RowSource, online_files
+from refadgen.training.worker import STOPPED, WorkerTask, train_worker
+
+TINY = Path(triplets.__file__).parent / "tiny" / "triplets.parquet"
+"""The data set `tiny`."""
+
+
+class TrainingStopped(RuntimeError):
+    """A training that ended early, with its reason; the last checkpoint is good."""
+
+
+class TrainingJob:
+    """One training: everything that is known before Ray starts, and the run itself."""
+
+    def __init__(self, config: TrainConfig, output: str) -> None:
+        """Raises: ValueError for a wrong setting, data set or base."""
+        if not config.data.path:
+            raise ValueError("data.path: name a folder of triplets (--data)")
+        if config.run.num_gpus and not torch.cuda.is_available() and not ray_connection.submitted():
+            raise ValueError(f"run.num_gpus={config.run.num_gpus:g}: PyTorch sees no GPU here")
+        self.config = _with_whole_paths(config)
+        self.output = output if is_remote(output) else local_path(output)
+        self._storage = Storage(self.output)
+        self._storage.check_writable("--output")
+        self.scan: DatasetScan = triplets.scan(self.config.data.path)
+        if self.scan.rows_of_split["train"] < config.run.batch_size:
+            raise ValueError(
+                f"data.path={config.data.path!r}: {self.scan.rows_of_split['train']} rows of split train; a step takes "
+                f"run.batch_size={config.run.batch_size}, on {config.run.num_workers} workers"
+            )
+        self._parts: Parts = load_parts(self.config)
+        self._module = TrainingModule(self._parts, self.config)
+        self._store = CheckpointStore(self.output)
+        self._facts: dict[str, Any] = {
+            "architecture": self._module.architecture(),
+            "run.seed": config.run.seed,
+            "run.batch_size": config.run.batch_size,
+            "rows of split train": self.scan.rows_of_split["train"],
+            "data.shuffle_rows": config.data.shuffle_rows,
+        }
+        for step in self._store.steps()[-1:]:
+            require_same(step, self._store.facts(step), self._facts)
+
+    @property
+    def num_steps(self) -> int:
+        """Of the whole training."""
+        run = self.config.run
+        if run.num_steps is not None:
+            return run.num_steps
+        assert run.num_epochs is not None
+        return run.num_epochs * (self.scan.rows_of_split["train"] // run.batch_size)
+
+    def describe(self) -> str:
+        """What trains on what, for the start and for `--dry-run`."""
+        done = (self._store.steps() or [0])[-1]
+        rows = self.scan.rows_of_split
+        return "\n".join(
+            [
+                self._module.describe(),
+                f"data: {self.config.data.path}, {rows['train']:,} training rows, {rows['test']:,} held out",
+                f"steps: {self.num_steps:,} of {self.config.run.batch_size} rows on {self.config.run.num_workers} "
+                f"workers; {done:,} done before",
+                f"output: {self.output}",
+            ]
+        )
+
+    def require_resources(self) -> None:
+        """Raises: ValueError when the cluster can never hold all workers at once: the job would wait for ever."""
+        run, have = self.config.run, ray.cluster_resources()
+        workers = run.min_workers or run.num_workers
+        cpus = workers * run.num_cpus + max(0.0, 2 * self.config.data.load_cpus)
+        if cpus > have.get("CPU", 0):
+            raise ValueError(
+                f"run.num_cpus: {workers} workers and their loading tasks (data.load_cpus) ask for {cpus:g} CPUs, Ray "
+                f"has {have.get('CPU', 0):g}; ask for less, or start Ray with more (--num-cpus)"
+            )
+        if workers * run.num_gpus > have.get("GPU", 0):
+            raise ValueError(
+                f"run.num_gpus: {workers} workers ask for {workers * run.num_gpus:g} GPUs, Ray has "
+                f"{have.get('GPU', 0):g}"
+            )
+
+    def run(self) -> str:
+        """Trains to the end. Needs Ray. Returns: a summary.
+
+        Raises: ValueError for bad rows; TrainingStopped for a loss that is no number; ray.train.TrainingFailedError
+        when workers failed more than `run.max_failures` times.
+        """
+        started = time.monotonic()
+        self._storage.write("train.yaml", to_yaml(self.config).encode())
+        if self._storage.exists(STOPPED):
+            self._storage.delete([STOPPED])
+        source, constants = self._source()
+        plan = Plan(
+            source.groups("train"),
+            self.config.run.seed,
+            self.config.run.batch_size,
+            self.num_steps,
+            self.config.data.shuffle_rows,
+        )
+        if (self._store.steps() or [0])[-1] < self.num_steps:
+            self._fit(WorkerTask(self.config, self.output, source, plan, constants, self._facts, self._held_out()))
+        model = self._export()
+        return f"{self.num_steps} steps in {time.monotonic() - started:.0f} s\n{model}"
+
+    def _source(self) -> tuple[RowSource, dict[str, Any]]:
+        config = self.config
+        choices = Choices(config.data, config.objective)
+        if config.data.precompute:
+            cache_uri = config.data.cache or f"{self.output}/cache"
+            cache = precompute(config, config.data.path, cache_uri, self.scan)
+            return CachedRows(cache, choices), cache.constants
+        encoders = self._parts.encoders(config, torch.device("cpu"), torch.float32)
+        constants = constants_of(encoders)
+        with_images = encoders.image_encoder is not None
+        source = OnlineRows(
+            config.data.path,
+            online_files(config.data.path),
+            choices,
+            Tokenize(encoders.tokenizer),
+            ClipPixels(encoders.feature_extractor) if with_images else None,
+        )
+        return source, constants
+
+    def _held_out(self) -> list[HeldOut]:
+        """The first held-out rows, as the sample sheets use them."""
+        if not self.config.run.sample_every:
+            return []
+        found: list[HeldOut] = []
+        storage, keys = triplets.dataset_files(self.config.data.path)
+        for key in keys:
+            with storage.arrow().open_input_file(storage.path(key)) as handle:
+                file = pq.ParquetFile(handle)
+                for group in range(file.num_row_groups):
+                    for row in file.read_row_group(group).to_pylist():
+                        if row["split"] == "test":
+                            found.append(held_out(self.config, triplets.decode(row)))
+                        if len(found) == self.config.run.num_samples:
+                            return found
+        return found
+
+    def _fit(self, task: WorkerTask) -> None:
+        run = self.config.run
+        resources = {"CPU": run.num_cpus} | ({"GPU": run.num_gpus} if run.num_gpus else {})
+        workers = run.num_workers if run.min_workers is None else (run.min_workers, run.num_workers)
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config={"task": ray.put(task)},
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=run.num_gpus > 0, resources_per_worker=resources),
+            run_config=RunConfig(
+                # Ray's own records of this launch; our checkpoints need none of them.
+                name=uuid.uuid4().hex[:12],
+                storage_path=self._storage.path("ray"),
+                storage_filesystem=self._storage.arrow() if self._storage.remote else None,
+                failure_config=FailureConfig(max_failures=run.max_failures),
+            ),
+        )
+        trainer.fit()
+        if self._storage.exists(STOPPED):
+            raise TrainingStopped(self._storage.read(STOPPED).decode())
+
+    def _export(self) -> str:
+        """Writes `model/` from the newest checkpoint. Returns: what to tell the user."""
+        checkpoint = self._store.latest()
+        assert checkpoint is not None
+        loss = float(np.mean([metrics["loss"] for metrics in read_metrics(self.output)[-100:]]))
+        rows = self.scan.rows_of_split
+        card = model_card(
+            dataclasses.replace(self.config, data=dataclasses.replace(self.config.data, cache=None)),
+            checkpoint,
+            data=f"{Path(self.config.data.path).name}: {rows['train']:,} training rows, {rows['test']:,} held out",
+            trained=self._module.describe(),
+            commit=_commit(),
+            loss=loss,
+        )
+        with tempfile.TemporaryDirectory(prefix="refadgen-model-") as folder:
+            export(self.config, checkpoint, Path(folder), card)
+            for file in sorted(Path(folder).rglob("*")):
+                if file.is_file():
+                    self._storage.put_file(f"model/{file.relative_to(folder).as_posix()}", file)
+        return f"mean loss of the last steps {loss:.4f}\nmodel: {self._storage.uri_of('model')}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenize:
+    """Captions to padded token ids, int32 n×tokens, for loading tasks."""
+
+    tokenizer: Any
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        length = self.tokenizer.model_max_length
+        padded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True)
+        return np.array(padded.input_ids, np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipPixels:
+    """Product images to the image encoder's input, float32 n×3×s×s, for loading tasks."""
+
+    feature_extractor: Any
+
+    def __call__(self, images_u8: np.ndarray) -> np.ndarray:
+        return np.stack(self.feature_extractor(images=list(images_u8), return_tensors="np")["pixel_values"])
+
+
+def _with_whole_paths(config: TrainConfig) -> TrainConfig:
+    """Local paths from the root: workers run in other folders."""
+
+    def whole(path: str) -> str:
+        return path if is_remote(path) else local_path(path)
+
+    data = config.data
+    path = str(TINY) if data.path == "tiny" else whole(data.path)
+    cache = data.cache if data.cache is None else whole(data.cache)
+    model = config.model
+    names = {
+        name: local_path(value)
+        for name in ("base", "image_encoder")
+        if (value := getattr(model, name)) and Path(value).expanduser().is_dir()
+    }
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, path=path, cache=cache),
+        model=dataclasses.replace(model, **names),
+    )
+
+
+def _commit() -> str:
+    """The code's commit, or the package's version where there is no git."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        return f"commit {found.stdout.strip()}"
+    except (OSError, subprocess.SubprocessError):
+        return f"refadgen {version('refadgen')}"
+
+
+def connect_ray(config: TrainConfig) -> None:
+    """Joins or starts a Ray with room for all workers and their loading tasks."""
+    run = config.run
+    ray_connection.connect(int(np.ceil(run.num_workers * run.num_cpus + 2 * config.data.load_cpus)))

@@ -1,0 +1,237 @@
+"""The networks of a training: loaded from a base, what of them trains, and one module whose forward is the loss.
+
+`trains` decides (see TrainModelConfig): `product` is the paper's set. What gets no gradient is frozen, so distributed
+training never waits for it.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from refadgen.config import TrainConfig
+from refadgen.model import checkpoint
+from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.unets import (
+    make_generation_unet,
+    make_reference_unet,
+    parameters_without_gradient,
+    trainable_parameters,
+)
+from refadgen.model_folder import find_model, read_index
+from refadgen.training.encoders import Encoders
+from refadgen.training.objective import TrainingBatch, diffusion_losses, min_snr_weights, target, weighted_mean_square
+
+
+@dataclass
+class Parts:
+    """A base, taken apart: what `RefAdGenPipeline` is made of, or a plain `unet` for text-to-image."""
+
+    vae: nn.Module
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+    unet: UNet2DConditionModel | None = None
+    reference_unet: UNet2DConditionModel | None = None
+    generation_unet: UNet2DConditionModel | None = None
+    image_encoder: CLIPVisionModelWithProjection | None = None
+    image_projection: ProductImageProjection | None = None
+    feature_extractor: CLIPImageProcessor | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Entries of `model_index.json` that are no components."""
+
+    def encoders(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
+        """The frozen ones."""
+        frozen_text = self.text_encoder if config.model.trains == "product" else None
+        with_images = config.model.trains != "text_to_image"
+        return Encoders(
+            self.vae,
+            self.tokenizer,
+            frozen_text,
+            self.image_encoder if with_images else None,
+            self.feature_extractor if with_images else None,
+            device,
+            dtype,
+        )
+
+
+def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
+    """The base's noise schedule with the objective's prediction: the one scheduler of training and of sampling.
+
+    Raises: ValueError when the result is a zero terminal SNR with ε-prediction.
+    """
+    kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
+    zero = config.objective.zero_terminal_snr
+    settings = {name: base.config[name] for name in kept if name in base.config}
+    scheduler = DDIMScheduler(
+        **settings,
+        prediction_type=config.objective.prediction_type,
+        rescale_betas_zero_snr=zero,
+        timestep_spacing="trailing" if zero else "leading",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    return scheduler
+
+
+def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts:
+    """The base's parts, with both U-Nets made from its one where it is a Stable Diffusion. Raises: ValueError."""
+    try:
+        folder = find_model(config.model.base) if config.model.base else None
+    except ValueError as error:
+        raise ValueError(str(error).replace("model.path", "model.base")) from error
+    if folder is None:
+        raise ValueError("model.base: name a Stable Diffusion 1.5 folder or hub id, or a RefAdGen one")
+    if read_index(folder).get("_class_name") == "RefAdGenPipeline":
+        if config.model.trains == "text_to_image":
+            raise ValueError(f"model.trains=text_to_image: {folder} is a RefAdGen, not a Stable Diffusion folder")
+        loaded = checkpoint.load(folder, dtype)
+        names = {name for name in Parts.__dataclass_fields__ if name != "settings"}
+        parts = Parts(**{name: value for name, value in loaded.items() if name in names})
+        parts.settings = {name: value for name, value in loaded.items() if name not in names}
+    else:
+        parts = Parts(**checkpoint.load_stable_diffusion(folder, dtype))
+        if config.model.trains != "text_to_image":
+            parts.reference_unet = make_reference_unet(parts.unet)
+            parts.generation_unet = make_generation_unet(parts.unet)
+            parts.unet = None
+    if config.model.image_encoder is not None:
+        _add_image_encoder(parts, find_model(config.model.image_encoder), dtype)
+    parts.scheduler = make_scheduler(parts.scheduler, config)
+    return parts
+
+
+def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
+    """A CLIP vision model, and a new projection from its width to the U-Nets', where the base has none."""
+    encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype)
+    parts.image_encoder = encoder
+    size = encoder.config.image_size
+    parts.feature_extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
+    if parts.image_projection is None:
+        assert parts.reference_unet is not None
+        width = parts.reference_unet.config.cross_attention_dim
+        torch.manual_seed(0)
+        parts.image_projection = ProductImageProjection(
+            embed_dims=encoder.config.hidden_size, output_dims=width, hidden_dims=width, heads=max(1, width // 64)
+        )
+
+
+class TrainingModule(nn.Module):
+    """All networks that see a gradient pass, as one module: its forward is the loss of each row.
+
+    One module, one forward: so DistributedDataParallel and FSDP2 hook it as they hook any other network. The AFM
+    projections run inside it although outside of their own layer's forward.
+    """
+
+    def __init__(self, parts: Parts, config: TrainConfig) -> None:
+        super().__init__()
+        self.trains = config.model.trains
+        self.objective = config.objective
+        self.scheduler = parts.scheduler
+        self.unet = parts.unet
+        self.reference_unet = parts.reference_unet
+        self.generation_unet = parts.generation_unet
+        self.image_projection = parts.image_projection if self.trains != "text_to_image" else None
+        self.text_encoder = parts.text_encoder if self.trains != "product" else None
+        self._freeze()
+        if config.run.gradient_checkpointing:
+            for unet in (self.unet, self.reference_unet, self.generation_unet):
+                if unet is not None:
+                    unet.enable_gradient_checkpointing()
+
+    def _freeze(self) -> None:
+        """Leaves gradients to what trains."""
+        self.requires_grad_(self.trains != "product")
+        if self.trains == "text_to_image":
+            return
+        assert self.reference_unet is not None
+        assert self.generation_unet is not None
+        if self.trains == "product":
+            for parameter in trainable_parameters(self.reference_unet, self.generation_unet).values():
+                parameter.requires_grad_(True)
+            if self.image_projection is not None:
+                self.image_projection.requires_grad_(True)
+        without = parameters_without_gradient(self.reference_unet)
+        for name, parameter in self.reference_unet.named_parameters():
+            if name in without:
+                parameter.requires_grad_(False)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What trains, by full name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def architecture(self) -> dict[str, list[int]]:
+        """Shapes of what trains, by full name."""
+        return {name: list(parameter.shape) for name, parameter in self.trained().items()}
+
+    def describe(self) -> str:
+        """Counts of trained and frozen parameters, in all and by network."""
+        lines = []
+        for name, network in self.named_children():
+            counts = [sum(p.numel() for p in network.parameters() if p.requires_grad is grad) for grad in (True, False)]
+            lines.append(f"  {name}: {counts[0]:,} trained, {counts[1]:,} frozen")
+            if name == "generation_unet":
+                of_conv = sum(p.numel() for p in network.conv_in.parameters() if p.requires_grad)
+                of_afm = sum(p.numel() for n, p in network.named_parameters() if "_ref." in n and p.requires_grad)
+                lines.append(f"    of these conv_in: {of_conv:,}, AFM projections: {of_afm:,}")
+        trained = sum(parameter.numel() for parameter in self.trained().values())
+        frozen = sum(parameter.numel() for parameter in self.parameters()) - trained
+        return "\n".join(
+            [f"trained parameters: {trained:,} in {len(self.trained())} tensors; frozen: {frozen:,}", *lines]
+        )
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of each row, B.
+
+        batch: latents, noise B×C×h×w, timesteps B; token_ids B×tokens with empty_token_ids 1×tokens where the text
+        encoder trains, else text_states B×tokens×channels with empty_text_states 1×…; and, but for text-to-image,
+        reference_latents, mask_latents B×1×h×w, fusion_scale B, and image_states B×patches×channels with an image
+        encoder.
+        """
+        count = len(batch["latents"])
+        if self.text_encoder is not None:
+            states = self.text_encoder(torch.cat([batch["token_ids"], batch["empty_token_ids"]]).long())[0]
+            prompt_embeds, empty = states[:count], states[count:]
+        else:
+            prompt_embeds, empty = batch["text_states"], batch["empty_text_states"]
+        if self.unet is not None:
+            return self._text_to_image(batch, prompt_embeds)
+        if self.image_projection is not None:
+            context = self.image_projection(batch["image_states"])
+        else:
+            context = empty.expand(count, -1, -1)
+        assert self.reference_unet is not None
+        assert self.generation_unet is not None
+        return diffusion_losses(
+            self.reference_unet,
+            self.generation_unet,
+            self.scheduler,
+            TrainingBatch(
+                latents=batch["latents"],
+                reference_latents=batch["reference_latents"],
+                mask_latents=batch["mask_latents"],
+                prompt_embeds=prompt_embeds,
+                reference_context=context,
+                noise=batch["noise"],
+                timesteps=batch["timesteps"],
+                fusion_scale=batch["fusion_scale"],
+            ),
+            product_weight=self.objective.product_weight,
+            min_snr_gamma=self.objective.min_snr_gamma,
+        )
+
+    def _text_to_image(self, batch: dict[str, Tensor], prompt_embeds: Tensor) -> Tensor:
+        assert self.unet is not None
+        latents, noise, timesteps = batch["latents"], batch["noise"], batch["timesteps"]
+        noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
+        predicted = self.unet(noisy_latents, timesteps, prompt_embeds, return_dict=False)[0]
+        errors = predicted.float() - target(self.scheduler, latents, noise, timesteps).float()
+        losses = weighted_mean_square(errors, batch["mask_latents"], self.objective.product_weight)
+        if self.objective.min_snr_gamma is not None:
+            losses = losses * min_snr_weights(self.scheduler, timesteps, self.objective.min_snr_gamma)
+        return losses

@@ -1,0 +1,162 @@
+"""What each Ray Train worker runs: loads the networks, goes on from the newest checkpoint, and trains."""
+
+import contextlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.experimental import tqdm_ray
+from tensorboardX import SummaryWriter
+from torch import Tensor
+
+from refadgen.config import TrainConfig
+from refadgen.storage import Storage
+from refadgen.training.cache import CacheShapes
+from refadgen.training.checkpoints import Checkpoint, CheckpointStore
+from refadgen.training.feed import ray_feed
+from refadgen.training.finished import HeldOut, sample_sheet
+from refadgen.training.loop import BatchMaker, MetricsLog, StepMetrics, TrainingRun, run_steps
+from refadgen.training.networks import TrainingModule, load_parts
+from refadgen.training.plan import Plan
+from refadgen.training.rows import CachedRows, RowSource
+
+STOPPED = "stopped.txt"
+"""In the output: why a training ended early on purpose."""
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """All that a worker needs to know."""
+
+    config: TrainConfig
+    output: str
+    source: RowSource
+    plan: Plan
+    constants: dict[str, Any]
+    facts: dict[str, Any]
+    """What a checkpoint must share with this run."""
+    held_out: list[HeldOut]
+
+
+def constant_tensors(constants: dict[str, Any], shapes: CacheShapes | None) -> dict[str, Tensor]:
+    """The empty prompt as tensors with a leading size of 1."""
+    tensors = {"empty_token_ids": torch.tensor(constants["empty_token_ids"])[None]}
+    if "empty_text_states" in constants:
+        states = np.frombuffer(bytes.fromhex(constants["empty_text_states"]), np.float16)
+        tensors["empty_text_states"] = torch.from_numpy(
+            states.reshape(1, len(constants["empty_token_ids"]), -1).astype(np.float32)
+        )
+    return tensors
+
+
+def train_worker(settings: dict[str, Any]) -> None:
+    """One worker of a training. settings: `task`, a reference to a `WorkerTask`.
+
+    A loss that is no number ends all workers alike, without a restart: the first one says why in `stopped.txt`.
+    """
+    task: WorkerTask = ray.get(settings["task"])
+    config = task.config
+    torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
+    device = ray.train.torch.get_device()
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    parts = load_parts(config)
+    module = TrainingModule(parts, config)
+    run = TrainingRun(config, module, task.plan.num_steps, device)
+    online = not isinstance(task.source, CachedRows)
+    encoders = parts.encoders(config, device, run.dtype).prepared() if online else None
+    store = CheckpointStore(task.output)
+    checkpoint = store.latest()
+    if checkpoint is not None:
+        run.load(checkpoint)
+    feed = ray_feed(
+        task.plan,
+        task.source,
+        run.step,
+        rank=rank,
+        world_size=world_size,
+        load_cpus=config.data.load_cpus,
+    )
+    timesteps = parts.scheduler.config.num_train_timesteps
+    make_batch = BatchMaker(config, constant_tensors(task.constants, None), timesteps, device, encoders)
+    with _Log(task, run.step, device) if rank == 0 else contextlib.nullcontext() as log:
+        try:
+            run_steps(
+                run,
+                feed,
+                make_batch,
+                store,
+                task.facts,
+                on_step=log.step if log else lambda metrics: None,
+                on_checkpoint=log.checkpoint if log else lambda checkpoint: None,
+            )
+        except FloatingPointError as error:
+            if rank == 0:
+                Storage(task.output).write(STOPPED, str(error).encode())
+    ray.train.report({"step": run.step, "world_size": world_size})
+
+
+class _Log:
+    """What the first worker shows and keeps of a training: progress bar, metrics, TensorBoard, sample sheets."""
+
+    def __init__(self, task: WorkerTask, first_step: int, device: torch.device) -> None:
+        self._task, self._device = task, device
+        self._storage = Storage(task.output)
+        self._metrics = MetricsLog(task.output)
+        self._first_step = first_step
+        self._loss = 0.0
+
+    def __enter__(self) -> "_Log":
+        self._scratch = tempfile.TemporaryDirectory(prefix="refadgen-tensorboard-")
+        folder = self._scratch.name if self._storage.remote else self._storage.path("tensorboard")
+        self._board = SummaryWriter(folder, purge_step=self._first_step)
+        self._bar = tqdm_ray.tqdm(total=self._task.plan.num_steps, unit="step")
+        self._bar.update(self._first_step)
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._board.close()
+        self._bar.close()
+        self._scratch.cleanup()
+
+    def step(self, metrics: StepMetrics) -> None:
+        """After each step."""
+        self._metrics.add(metrics)
+        done = metrics.step + 1 - self._first_step
+        self._loss += (metrics.loss - self._loss) / min(done, 100)
+        rate = done / max(1e-9, time.monotonic() - self._started)
+        left = (self._task.plan.num_steps - metrics.step - 1) / rate
+        images = rate * self._task.config.run.batch_size
+        clock = f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}"
+        self._bar.set_description(f"loss {self._loss:.4f}, {images:.1f} images/s, {clock} left")
+        self._bar.update(1)
+        for name in ("loss", "learning_rate", "grad_norm"):
+            self._board.add_scalar(name, getattr(metrics, name), metrics.step)
+        self._board.add_scalar("images_per_s", images, metrics.step)
+
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """After each checkpoint."""
+        config = self._task.config
+        self._metrics.flush(checkpoint.step)
+        self._board.flush()
+        if self._storage.remote:
+            for file in Path(self._scratch.name).iterdir():
+                self._storage.put_file(f"tensorboard/{file.name}", file)
+        every = config.run.sample_every
+        if (
+            every
+            and self._task.held_out
+            and (checkpoint.step % every == 0 or checkpoint.step == self._task.plan.num_steps)
+        ):
+            sheet = sample_sheet(config, checkpoint, self._task.held_out, self._device)
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "samples.png"
+                sheet.save(file)
+                self._storage.put_file(f"samples/step-{checkpoint.step:08d}.png", file)
