@@ -7,10 +7,11 @@ import ray
 from ray.data import DataContext
 
 
-def connect(num_cpus: int) -> None:
+def connect(num_cpus: int, *, dashboard: bool = False) -> None:
     """Joins the cluster of RAY_ADDRESS, which `ray job submit` sets, or starts a local Ray.
 
-    num_cpus: logical ones that the job needs at least; a local Ray has these, and never under four.
+    num_cpus: logical ones that the job needs at least; a local Ray has these, and never under four. dashboard: whether a
+    local Ray serves its State API, which Ray Train asks who of its actors is alive.
     """
     if not ray.is_initialized():
         if submitted():
@@ -20,7 +21,7 @@ def connect(num_cpus: int) -> None:
             ray.init(
                 address="local",
                 num_cpus=max(4, num_cpus, os.cpu_count() or 1),
-                include_dashboard=False,
+                include_dashboard=dashboard,
                 logging_level=logging.WARNING,
             )
     context = DataContext.get_current()

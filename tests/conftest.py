@@ -16,17 +16,25 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A RefAdGen folder of the built-in model's architecture with random weights: fast, and nothing like an ad."""
     import torch
 
-    from refadgen.mini.architecture import make_vae
-    from refadgen.mini.recipe import export, make_networks, make_tokenizer
+    from refadgen.config import TrainConfig
+    from refadgen.config.train import TrainDataConfig, TrainModelConfig
+    from refadgen.mini.architecture import HEIGHT_PX, WIDTH_PX, make_vae
+    from refadgen.mini.untrained import untrained_parts
     from refadgen.model.attention_fusion import fusion_processors
+    from refadgen.model.unets import make_generation_unet, make_reference_unet
+    from refadgen.training.finished import make_pipeline
 
-    tokenizer = make_tokenizer()
-    networks = make_networks(tokenizer)
     torch.manual_seed(0)
-    for afm in fusion_processors(networks.generation_unet).values():
-        torch.nn.init.normal_(afm.to_v_ref.weight, std=0.2)
     vae = make_vae().eval()
     vae.register_to_config(shift_factor=0.0, scaling_factor=1.0)
+    parts = untrained_parts(vae)
+    parts.reference_unet, parts.generation_unet = make_reference_unet(parts.unet), make_generation_unet(parts.unet)
+    for afm in fusion_processors(parts.generation_unet).values():
+        torch.nn.init.normal_(afm.to_v_ref.weight, std=0.2)
+    config = TrainConfig(
+        data=TrainDataConfig(width_px=WIDTH_PX, height_px=HEIGHT_PX),
+        model=TrainModelConfig(guidance_scale=2.0, reference_in_uncond=False),
+    )
     folder = tmp_path_factory.mktemp("model") / "random"
-    export(vae, tokenizer, networks, folder)
+    make_pipeline(config, parts).to(dtype=torch.float16, silence_dtype_warnings=True).save_pretrained(folder)
     return folder

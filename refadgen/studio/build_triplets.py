@@ -124,7 +124,6 @@ def build(output: str, shards: Sequence[range], options: RenderOptions) -> int:
         batch_size=1,
         fn_kwargs={"output": storage.uri, "options": options},
         num_cpus=1,
-        max_retries=3,
     )
     rows = 0
     with tqdm(total=len(missing), unit="shard", mininterval=1.0) as progress:

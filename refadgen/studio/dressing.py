@@ -116,26 +116,27 @@ def _backdrop_materials(scene: Scene) -> dict[str, np.ndarray | Color]:
 def render_dressed(
     seed: int, num: int, *, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, spp: int = 6
 ) -> Iterator[Triplet]:
-    """`num` training triplets of one shape, view and light; each has its own product, surface and wall.
+    """`num` triplets of one shape, view and light; each has its own product, surface and wall.
 
-    Their finish (gloss) is the seed's. Their `seed` is `num` times the given one plus a count.
+    Their finish (gloss) is the seed's. Their `seed` is `num` times the given one plus a count. All stand in trained
+    combinations of surface and wall, those of the test split too.
     """
     base, view = sample_product(seed), sample_view(seed)
     first = scenes.sample_scene(seed)
     camera = camera_for(base.shape, view, width_px=width_px, height_px=height_px)
 
-    def photograph(view: View) -> tuple[LitView, np.ndarray]:
+    def photograph(view: View, spp: int) -> tuple[LitView, np.ndarray]:
         camera = camera_for(base.shape, view, width_px=width_px, height_px=height_px)
         lit = _light_up(base, view, None, camera, width_px, height_px, spp)
         return lit, silhouette(base.shape, view, width_px=width_px, height_px=height_px)
 
-    photo, mask = photograph(view)
-    turned = [photograph(each) for each in sample_novel_views(seed, view)]
+    photo, mask = photograph(view, spp)
+    # Half the samples: as product images these get noise on top.
+    turned = [photograph(each, max(1, spp // 2)) for each in sample_novel_views(seed, view)]
     ad = _light_up(base, view, first, camera, width_px, height_px, spp)
     for index in range(num):
         product_id = f"studio-{seed:07d}-{index:02d}"
-        if split_of(product_id) != "train":
-            continue
+        split = split_of(product_id)
         appearance = sample_appearance(np.random.default_rng([seed, 1, index]))
         scene = _other_backdrop(first, np.random.default_rng([seed, 3, index]))
         worn = _product_materials(base, appearance)
@@ -144,7 +145,7 @@ def render_dressed(
             seed=seed * num + index,
             product_id=product_id,
             category=base.category,
-            split="train",
+            split=split,
             scene=scene,
             view=view,
             captions=scenes.captions(base.shape.noun, scene),

@@ -23,7 +23,7 @@ MAX_FACES = 60_000
 _MAX_WIDTH = 1.5
 _MAX_TEXTURE_PX = 1024
 _CELL_PX = 4
-_CREASE_DEG = 40.0
+_CREASE_DEG = 45.0
 
 
 def list_models(folder: Path) -> list[Path]:
@@ -81,7 +81,9 @@ def _placed(parts: list[Part], path: Path) -> list[Part]:
     scale = 1 / max(extent[1], extent[[0, 2]].max() / _MAX_WIDTH)
     middle = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
     moved = [replace(part, vertices=(part.vertices - middle) * scale) for part in parts]
-    return [_creased(part) for part in _coarsened(moved)]
+    if sum(len(part.faces) for part in moved) > MAX_FACES:
+        return _coarsened(moved)
+    return [_creased(part) for part in moved]
 
 
 def _part(name: str, mesh: trimesh.Trimesh, matrix: np.ndarray, *, linear: bool) -> Part:
@@ -161,17 +163,20 @@ def _painted(part: Part, face_colors: np.ndarray) -> Part:
 
 
 def _creased(part: Part) -> Part:
-    """The part with hard edges where its faces meet at a sharp angle; its faces share no vertices any more."""
+    """The part with faces of their own normals around the vertices where it bends sharply."""
     corners = part.faces.ravel()
     a, b, c = (part.vertices[part.faces[:, i]] for i in range(3))
     flat = np.cross(b - a, c - a)
     size = np.linalg.norm(flat, axis=1, keepdims=True)
-    flat, smooth = (flat / np.maximum(size, 1e-20)).repeat(3, axis=0), part.normals[corners]
-    sharp = (flat * smooth).sum(axis=1, keepdims=True) < np.cos(np.radians(_CREASE_DEG))
+    flat, whole = (flat / np.maximum(size, 1e-20)).repeat(3, axis=0), (size[:, 0] > 1e-12).repeat(3)
+    smooth = part.normals[corners]
+    least = np.ones(len(part.vertices))
+    np.minimum.at(least, corners[whole], (flat * smooth).sum(axis=1)[whole])
+    sharp = (least < np.cos(np.radians(_CREASE_DEG)))[corners] & whole
     return replace(
         part,
         vertices=part.vertices[corners],
-        normals=np.where(sharp & (size > 1e-12).repeat(3, axis=0), flat, smooth),
+        normals=np.where(sharp[:, None], flat, smooth),
         uvs=part.uvs[corners],
         faces=np.arange(len(corners)).reshape(-1, 3),
     )
@@ -179,11 +184,12 @@ def _creased(part: Part) -> Part:
 
 def _coarsened(parts: list[Part]) -> list[Part]:
     """The parts with at most about MAX_FACES triangles: vertices within a small cube become one."""
-    coarse, cells = parts, 400.0
-    while sum(len(part.faces) for part in coarse) > MAX_FACES and cells > 20:
+    cells = 400.0
+    while True:
         coarse = [part for part in (_clustered(part, cells) for part in parts) if len(part.faces)]
+        if sum(len(part.faces) for part in coarse) <= MAX_FACES or cells < 20:
+            return coarse
         cells *= 0.8
-    return coarse
 
 
 def _clustered(part: Part, cells: float) -> Part:
@@ -197,11 +203,11 @@ def _clustered(part: Part, cells: float) -> Part:
     whole = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
     first = np.unique(vertex, return_index=True)[1]
     normals = _means(part.normals, vertex)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
     return replace(
         part,
         vertices=_means(part.vertices, place)[place[first]],
-        normals=normals,
+        normals=np.where(length > 1e-9, normals / np.maximum(length, 1e-9), [0.0, 1.0, 0.0]),
         uvs=_means(part.uvs, vertex),
         faces=np.unique(vertex[part.faces[whole]], axis=0),
     )

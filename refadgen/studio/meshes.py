@@ -174,6 +174,7 @@ def lathe(
     one label width covers. `crease_deg`: sharper bends keep a hard edge.
     """
     profile = np.maximum(np.asarray(profile, dtype=np.float64), [1e-4, -np.inf])
+    profile = profile[np.append(True, (np.diff(profile, axis=0) != 0).any(axis=1))]
     bottom, top = label or (profile[:, 1].min(), profile[:, 1].max())
     theta = np.linspace(-np.pi, np.pi, segments + 1)  # 0 is the front (+z), so the seam is at the back
     sin, cos = np.sin(theta), np.cos(theta)
@@ -254,7 +255,7 @@ def tube(
         vertices=vertices.reshape(-1, 3),
         normals=normal.reshape(-1, 3),
         uvs=np.stack([u, v], axis=-1).reshape(-1, 2),
-        faces=_grid_faces(len(path), segments + 1),
+        faces=_grid_faces(len(path), segments + 1)[:, ::-1],
     )
     if not capped:
         return part
@@ -265,7 +266,7 @@ def tube(
         fan = np.stack([np.zeros_like(spokes), spokes, spokes + 1], axis=1)
         normals = np.broadcast_to(sign * tangent[end], ring.shape)
         uvs = np.broadcast_to(part.uvs[end], (len(ring), 2))
-        faces = fan if sign > 0 else fan[:, ::-1]
+        faces = fan if sign < 0 else fan[:, ::-1]
         caps.append(Part(name=name, material=material, vertices=ring, normals=normals, uvs=uvs, faces=faces))
     return joined(name, [part, *caps])
 

@@ -114,8 +114,7 @@ def wine_glass(rng: np.random.Generator) -> Shape:
     leg = [(0, 0), (foot, 0), (foot, 0.03), (foot * 0.4, 0.05), (stem, 0.12), (stem, base - 0.03), (stem * 1.5, base)]
     parts = (
         lathe("bowl", "body", bowl, label=(base + 0.08, 1.0)),
-        lathe("inside", "accent", [*inside, (0, base + 0.1)]),
-        lathe("rim", "body", [(belly[-1], 1.0), (belly[-1] - 0.03, 1.0)], label=(base, 1.0)),
+        lathe("inside", "accent", [(belly[-1], 1.0), *inside, (0, base + 0.1)]),
         lathe("leg", "accent", leg),
     )
     return Shape(category="Wine glass", noun="wine glass", parts=parts, label_aspect=np.pi * r / (0.92 - base))

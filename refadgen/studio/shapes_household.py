@@ -36,9 +36,8 @@ def fork(rng: np.random.Generator) -> Shape:
     lying = panel("handle", "body", right, left, 0.1, edge=0.05)
     handle = lying.mapped(rotation_z(90)).labelled(-w / 2, w / 2, 0.0, h)
     span, tines, crown = rng.uniform(0.24, 0.3), int(rng.integers(3, 5)), rng.uniform(0.66, 0.7)
-    curve = spline([(-0.04, h + 0.1), (-span / 2, crown + 0.02), (-span / 2, crown + 0.09)], 5)
     flat = np.stack([np.linspace(-span / 2, span / 2, 21), np.full(21, crown + 0.1)], axis=1)
-    bowl = np.interp(np.abs(flat[:, 0]), [0.03, span / 4, span / 2], [h + 0.08, h + 0.12, curve[-1, 1] - 0.05])
+    bowl = np.interp(np.abs(flat[:, 0]), [0.03, span / 4, span / 2], [h + 0.08, h + 0.12, crown + 0.04])
     head = panel("head", "paper", np.stack([flat[:, 0], bowl], axis=1), flat, 0.04, edge=0.03)
     neck = tube("neck", "paper", [(0, h - 0.02, 0), (0, h + 0.05, 0), (0, h + 0.12, 0)], [0.06, 0.035, 0.03])
     metal = [head, neck]
@@ -101,9 +100,8 @@ def bench(rng: np.random.Generator) -> Shape:
         y = low + i * (each + gap)
         back.append(slab("slat", "body", w, each, 0.05, **board).moved(y=y).labelled(-w / 2, w / 2, low, top))
     depth = rng.uniform(0.34, 0.4)
-    planks = [
-        slab("plank", "body", w, 0.05, depth / 3 - 0.02, **board).moved(y=seat, z=z * depth / 3) for z in (1, 2, 3)
-    ]
+    plank = slab("plank", "body", w, 0.05, depth / 3 - 0.02, **board).moved(y=seat).labelled(-w / 2, w / 2, low, top)
+    planks = [plank.moved(z=z * depth / 3) for z in (1, 2, 3)]
     parts = [*(part.mapped(rotation_x(-6)) for part in back), *planks]
     arms = rng.random() < 0.6
     for x in (-w / 2 + 0.08, w / 2 - 0.08):

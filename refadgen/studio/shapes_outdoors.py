@@ -32,9 +32,9 @@ def kite(rng: np.random.Generator) -> Shape:
     """A diamond, its tail winding down to the floor."""
     w, low, widest = rng.uniform(0.62, 0.78), rng.uniform(0.2, 0.26), rng.uniform(0.6, 0.7)
     bottom = polyline([(-w / 2, widest), (0, low), (w / 2, widest)], 12)
-    top = polyline([(-w / 2, widest), (0, 1.0), (w / 2, widest)], 12)
+    top = polyline([(-w / 2, widest), (0, 0.98), (w / 2, widest)], 12)
     sail = panel("sail", "body", bottom, top, 0.09, edge=0.03, fullness=(2, 2))
-    outline = [(-w / 2, widest, 0), (0, low, 0), (w / 2, widest, 0), (0, 1.0, 0)]
+    outline = [(-w / 2, widest, 0), (0, low, 0), (w / 2, widest, 0), (0, 0.98, 0)]
     parts = [sail]
     for a, b in zip(outline, [*outline[1:], outline[0]], strict=True):
         parts.append(tube("hem", "accent", [a, b], 0.022, capped=True))
@@ -49,7 +49,7 @@ def kite(rng: np.random.Generator) -> Shape:
                 "bow", "accent", polyline([(0, -0.01), (0.1, -0.045)]), polyline([(0, 0.01), (0.1, 0.045)]), 0.03
             )
             parts.append(wing.mapped(rotation_z(turn)).moved(x=x, y=y, z=0.01))
-    return Shape(category="Kite", noun="kite", parts=on_floor(parts), label_aspect=w / (1.0 - low))
+    return Shape(category="Kite", noun="kite", parts=on_floor(parts), label_aspect=w / (0.98 - low))
 
 
 def umbrella(rng: np.random.Generator) -> Shape:
@@ -120,12 +120,9 @@ def car(rng: np.random.Generator) -> Shape:
     )
     door = (-0.62, 0.16, 0.16, roof + 0.03) if van else (-0.62, 0.62, 0.12, belt)
     parts = [shell.labelled(*door)]
-    under = np.array([(-half + 0.06, 0.12), (half - 0.06, 0.12)])
-    parts.append(
-        panel("floor", "accent", polyline(under), polyline(under + (0, 0.2)), 0.7 * width, edge=0.6 * width).colored(
-            RUBBER
-        )
-    )
+    under = polyline([(-half + 0.06, 0.12), (half - 0.06, 0.12)])
+    chassis = panel("chassis", "accent", under, np.add(under, [0, 0.2]), 0.7 * width, edge=0.6 * width)
+    parts.append(chassis.colored(RUBBER))
     if van:
         pane = [(0.19, belt + 0.03), (0.4, belt + 0.03)], [(0.19, roof - 0.02), (0.22, roof - 0.03)]
         parts.append(panel("pane", "accent", *map(polyline, pane), width + 0.02, edge=0.9 * width).colored(GLASS))
@@ -137,7 +134,7 @@ def car(rng: np.random.Generator) -> Shape:
         cover = panel(
             "roof",
             "body",
-            high - (0, 0.02),
+            high - [0, 0.02],
             high + np.stack([0 * high[:, 0], 0.04 - 0.3 * (high[:, 0] - high[:, 0].mean()) ** 2], 1),
             0.74 * width,
             edge=0.66 * width,

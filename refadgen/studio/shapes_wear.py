@@ -93,7 +93,7 @@ def hat(rng: np.random.Generator) -> Shape:
     button = lathe("button", "accent", [(0.05, 0), *arc(0, 0, 0.05, 0, 90, 4)]).mapped(np.diag([1, 0.6, 1]))
     band = lathe("band", "accent", [(r, 0), (1.025 * r, 0), (1.025 * r, 0.035), (r, 0.035)])
     parts = [
-        lathe("crown", "body", crown, label=(0.05, 0.9 * h)),
+        lathe("crown", "body", polyline(crown, 3), label=(0.05, 0.9 * h)),
         band,
         laid.moved(y=0.075).mapped(rotation_y(turn)),
         button.moved(y=h - 0.01),
@@ -109,7 +109,7 @@ def _brimmed_hat(rng: np.random.Generator) -> Shape:
     ribbon = np.interp([0.04, 0.2 * h], [0.03, 0.6 * h], [r, r * (top + 1) / 2]) + 0.012
     band = [(r, 0.035), (ribbon[0], 0.035), (ribbon[1], 0.2 * h), (0.9 * r, 0.2 * h)]
     parts = [
-        lathe("crown", "body", [*crown, (0, h - 0.05)], label=(0.2 * h, h - 0.03)),
+        lathe("crown", "body", polyline([*crown, (0, h - 0.05)], 5), label=(0.2 * h, h - 0.03)),
         lathe("brim", "body", [*profile, (0.9 * r, 0.045)], label=(-1.0, 0.5)),
         lathe("band", "accent", band),
     ]
@@ -132,7 +132,9 @@ def sneaker(rng: np.random.Generator) -> Shape:
     rim = sole + 0.02 + np.interp(x, [-0.58, -0.3, 0.3, 0.67], [0.03, 0, 0, 0.05])
     bottom, welt = (np.stack([x, y], axis=1) for y in (tread, rim))
     foot = panel("sole", "paper", bottom, welt, 0.45, edge=0.04, fullness=(5, 40))
-    stripe = panel("outsole", "accent", bottom - (0, 0.001), bottom + (0, 0.035), 0.47, edge=0.05, fullness=(5, 40))
+    stripe = panel(
+        "outsole", "accent", bottom - [0, 0.001], np.add(bottom, [0, 0.035]), 0.47, edge=0.05, fullness=(5, 40)
+    )
     parts = [upper.labelled(-0.5, 0.35, sole, 0.92 * high), foot, stripe]
     lace = np.stack([np.linspace(0.03, 0.28, 5), np.linspace(0.9 * high, toe + 0.07, 5)], axis=1)
     for x0, y0 in lace:

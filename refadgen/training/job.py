@@ -281,4 +281,4 @@ def _commit() -> str:
 def connect_ray(config: TrainConfig) -> None:
     """Joins or starts a Ray with room for all workers and their loading tasks."""
     run = config.run
-    ray_connection.connect(int(np.ceil(run.num_workers * run.num_cpus + 2 * config.data.load_cpus)))
+    ray_connection.connect(int(np.ceil(run.num_workers * run.num_cpus + 2 * config.data.load_cpus)), dashboard=True)

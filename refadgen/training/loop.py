@@ -104,7 +104,8 @@ class TrainingRun:
         self.dtype = torch.float32
         if config.run.dtype == "bfloat16" or (config.run.dtype == "auto" and device.type == "cuda"):
             self.dtype = torch.bfloat16
-        shrink_frozen(module, self.dtype)
+        if config.run.strategy == "ddp":
+            shrink_frozen(module, self.dtype)  # FSDP2 shares out a group of one dtype only
         module.to(device).train()
         self.wrapped = wrap(module, config.run.strategy, device, self.dtype)
         self.trained = module.trained()  # after wrapping: FSDP2 replaces parameters

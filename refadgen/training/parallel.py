@@ -42,8 +42,10 @@ def wrap(
 ) -> nn.Module:
     """`module` for all workers, called like itself.
 
-    FSDP2 shards by network: the Reference U-Net by itself, all others at the root. The AFM projections and the prompt's
-    run outside their layers' forwards but inside the root's, which has gathered them.
+    FSDP2 takes all networks as one group, which is whole during a step: what it shares out are the weights at rest,
+    gradients and optimizer state. The Reference U-Net cannot be a group of its own: its features leave it from inside,
+    and FSDP2 hangs the backward pass of a group on its output. So the AFM projections, which run outside of their
+    layers' forwards, need no care either.
     """
     if not dist.is_initialized() or (dist.get_world_size() == 1 and strategy == "ddp"):
         return module
@@ -51,10 +53,8 @@ def wrap(
         return DistributedDataParallel(
             module, device_ids=[device.index or 0] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
-    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    if module.reference_unet is not None:
-        fully_shard(module.reference_unet, mp_policy=policy)
-    return fully_shard(module, mp_policy=policy)
+    gathered = None if dtype == torch.float32 else dtype
+    return fully_shard(module, mp_policy=MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32))
 
 
 @contextmanager

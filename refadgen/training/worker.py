@@ -1,6 +1,7 @@
 """What each Ray Train worker runs: loads the networks, goes on from the newest checkpoint, and trains."""
 
 import contextlib
+import logging
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from refadgen.training.networks import TrainingModule, load_parts
 from refadgen.training.plan import Plan
 from refadgen.training.rows import CachedRows, RowSource
 
+_SHOWN_EVERY_S = 5.0
 STOPPED = "stopped.txt"
 """In the output: why a training ended early on purpose."""
 
@@ -60,6 +62,8 @@ def train_worker(settings: dict[str, Any]) -> None:
 
     A loss that is no number ends all workers alike, without a restart: the first one says why in `stopped.txt`.
     """
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the progress bar says what matters
     task: WorkerTask = ray.get(settings["task"])
     config = task.config
     torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
@@ -116,9 +120,9 @@ class _Log:
         self._scratch = tempfile.TemporaryDirectory(prefix="refadgen-tensorboard-")
         folder = self._scratch.name if self._storage.remote else self._storage.path("tensorboard")
         self._board = SummaryWriter(folder, purge_step=self._first_step)
-        self._bar = tqdm_ray.tqdm(total=self._task.plan.num_steps, unit="step")
+        self._bar = tqdm_ray.tqdm(total=self._task.plan.num_steps, unit="step", flush_interval_s=_SHOWN_EVERY_S)
         self._bar.update(self._first_step)
-        self._started = time.monotonic()
+        self._started = self._shown = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,9 +138,11 @@ class _Log:
         rate = done / max(1e-9, time.monotonic() - self._started)
         left = (self._task.plan.num_steps - metrics.step - 1) / rate
         images = rate * self._task.config.run.batch_size
-        clock = f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}"
-        self._bar.set_description(f"loss {self._loss:.4f}, {images:.1f} images/s, {clock} left")
         self._bar.update(1)
+        if time.monotonic() > self._shown + _SHOWN_EVERY_S:
+            clock = f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}"
+            self._bar.set_description(f"loss {self._loss:.4f}, {images:.1f} images/s, {clock} left")
+            self._shown = time.monotonic()
         for name in ("loss", "learning_rate", "grad_norm"):
             self._board.add_scalar(name, getattr(metrics, name), metrics.step)
         self._board.add_scalar("images_per_s", images, metrics.step)
