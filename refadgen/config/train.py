@@ -62,6 +62,11 @@ class TrainModelConfig:
     """Of the finished model's weights; checkpoints are always float32."""
 
     def __post_init__(self) -> None:
+        if self.image_encoder is not None and self.trains == "text_to_image":
+            raise ValueError(
+                f"model.image_encoder={self.image_encoder!r} with model.trains=text_to_image: no product is seen "
+                "there; set it to null"
+            )
         require(self.guidance_scale >= 0, "model.guidance_scale", self.guidance_scale, "0 or more")
 
 
@@ -126,6 +131,7 @@ class OptimizerConfig:
         require(self.weight_decay >= 0, "optimizer.weight_decay", self.weight_decay, "0 or more")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "0 to below 1")
+        require(self.epsilon > 0, "optimizer.epsilon", self.epsilon, "above 0")
         require(self.max_grad_norm > 0, "optimizer.max_grad_norm", self.max_grad_norm, "above 0")
         require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
         require(0 < self.decay_share <= 1, "optimizer.decay_share", self.decay_share, "above 0, at most 1")
@@ -178,13 +184,21 @@ class RunConfig:
         for name in ("num_epochs", "num_steps", "micro_batch_size", "min_workers", "torch_threads"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"run.{name}", value, "at least 1")
-        for name in ("batch_size", "num_workers", "checkpoint_every", "keep_checkpoints", "num_samples"):
+        for name in (
+            "batch_size",
+            "num_workers",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "num_samples",
+            "sample_steps",
+        ):
             require(getattr(self, name) >= 1, f"run.{name}", getattr(self, name), "at least 1")
-        for workers in {self.num_workers, self.min_workers or self.num_workers}:
-            if self.batch_size % workers:
-                raise ValueError(f"run.batch_size={self.batch_size}: cannot be shared out evenly to {workers} workers")
         if self.min_workers is not None:
             require(self.min_workers <= self.num_workers, "run.min_workers", self.min_workers, "at most num_workers")
+        # Elastic training takes any number between both.
+        for workers in range(self.min_workers or self.num_workers, self.num_workers + 1):
+            if self.batch_size % workers:
+                raise ValueError(f"run.batch_size={self.batch_size}: cannot be shared out evenly to {workers} workers")
         require(self.num_gpus >= 0, "run.num_gpus", self.num_gpus, "0 or more")
         require(self.num_cpus > 0, "run.num_cpus", self.num_cpus, "above 0")
         require(self.max_failures >= 0, "run.max_failures", self.max_failures, "0 or more")

@@ -3,8 +3,8 @@
     python -m refadgen.studio.build_triplets --output triplets --num 2000 --first-seed 0 --dressings 12
     ray job submit -- python -m refadgen.studio.build_triplets --output s3://data/triplets --num 100000
 
-One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all. Each CPU of Ray renders one shard at
-a time. Rows follow `refadgen.dataset.triplets.SCHEMA`.
+One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all. Each CPU of Ray renders one shard
+at a time. Rows follow `refadgen.dataset.triplets.SCHEMA`.
 """
 
 import argparse
@@ -13,12 +13,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from refadgen.dataset import triplets
 from refadgen.dataset.degradation import DegradationConfig, degrade, row_rng
 from refadgen.dataset.triplets import Variant, original_variant
 from refadgen.storage import Storage, is_remote, local_path
+from refadgen.studio.glb_models import SUFFIXES
 
 if TYPE_CHECKING:
     from refadgen.studio.render import Triplet
@@ -34,6 +36,19 @@ class RenderOptions:
     height_px: int = 160
     spp: int = 6
     """Samples per pixel."""
+    models: tuple[str, ...] = ()
+    """Files of 3D models to photograph in place of parametric products."""
+    environments: tuple[str, ...] = ()
+    """Files of environment maps, for every second ad."""
+    depth_of_field: bool = False
+    """Whether every second ad is seen through an open lens."""
+
+    def __post_init__(self) -> None:
+        if self.dressings and (self.models or self.environments or self.depth_of_field):
+            raise ValueError(
+                "--dressings: one render cannot serve many products with --models, --environments or "
+                "--depth-of-field; leave it out"
+            )
 
 
 def render_rows(seed: int, options: RenderOptions) -> list[triplets.Triplet]:
@@ -44,7 +59,14 @@ def render_rows(seed: int, options: RenderOptions) -> list[triplets.Triplet]:
     size: dict[str, int] = {"width_px": options.width_px, "height_px": options.height_px, "spp": options.spp}
     if options.dressings:
         return [as_row(triplet) for triplet in render_dressed(seed, options.dressings, **size)]
-    return [as_row(render_triplet(seed, **size))]
+    triplet = render_triplet(
+        seed,
+        **size,
+        models=options.models,
+        environments=options.environments,
+        depth_of_field=options.depth_of_field,
+    )
+    return [as_row(triplet)]
 
 
 def as_row(triplet: "Triplet") -> triplets.Triplet:
@@ -62,7 +84,7 @@ def as_row(triplet: "Triplet") -> triplets.Triplet:
         variants.append(Variant(kind, *degrade(image, mask, row_rng(index, triplet.product_id), config)))
     scene = triplet.scene
     return triplets.Triplet(
-        row_id=triplet.product_id,
+        row_id=f"{triplet.product_id}-{triplet.seed}",
         product_id=triplet.product_id,
         category=triplet.category,
         split=triplet.split,
@@ -70,7 +92,9 @@ def as_row(triplet: "Triplet") -> triplets.Triplet:
         ad_image=triplet.ad_image,
         variants=variants,
         facts=json.dumps(
-            {"seed": triplet.seed, "surface": scene.surface, "wall": scene.wall, "light": scene.light}
+            {"seed": triplet.seed}
+            | {name: getattr(scene, name) for name in ("surface", "wall", "light", "aperture")}
+            | ({"environment": PurePath(scene.environment).name} if scene.environment else {})
             | dataclasses.asdict(triplet.view)
         ),
     )
@@ -134,6 +158,16 @@ def build(output: str, shards: Sequence[range], options: RenderOptions) -> int:
     return rows
 
 
+def _files(folder: Path | None, option: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
+    """All files of a folder with these suffixes, sorted. Raises: ValueError where there is none."""
+    if folder is None:
+        return ()
+    found = sorted(str(file.resolve()) for file in folder.rglob("*") if file.suffix.lower() in suffixes)
+    if not found:
+        raise ValueError(f"{option} {folder}: no file of {', '.join(suffixes)} there")
+    return tuple(found)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder of the shards, a path or s3://")
@@ -144,14 +178,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width-px", type=int, default=128)
     parser.add_argument("--height-px", type=int, default=160)
     parser.add_argument("--spp", type=int, default=6, help="samples per pixel")
+    parser.add_argument(
+        "--models", type=Path, help="folder of .glb models to photograph in place of parametric products"
+    )
+    parser.add_argument("--environments", type=Path, help="folder of .hdr or .exr environment maps")
+    parser.add_argument("--depth-of-field", action="store_true", help="every second ad through an open lens")
     words = parser.parse_args(arguments)
 
     from refadgen import ray_connection
 
     ray_connection.connect(1)
-    options = RenderOptions(
-        dressings=words.dressings, width_px=words.width_px, height_px=words.height_px, spp=words.spp
-    )
+    try:
+        options = RenderOptions(
+            dressings=words.dressings,
+            width_px=words.width_px,
+            height_px=words.height_px,
+            spp=words.spp,
+            models=_files(words.models, "--models", SUFFIXES),
+            environments=_files(words.environments, "--environments", (".hdr", ".exr")),
+            depth_of_field=words.depth_of_field,
+        )
+    except ValueError as error:
+        parser.error(str(error))
     output = words.output if is_remote(words.output) else local_path(words.output)
     started = time.monotonic()
     rows = build(output, shard_seeds(words.first_seed, words.num, words.shard_seeds), options)

@@ -98,7 +98,8 @@ def camera_for(shape: Shape, view: View, *, width_px: int, height_px: int) -> Pi
     focal = min(view.height_share * height_px / height, _MAX_WIDTH_SHARE * width_px / width)
     left = view.center_x * width_px - focal * width / 2
     left = np.clip(left, 0.02 * width_px, 0.98 * width_px - focal * width)
-    principal = (float(left - focal * low[0]), float(view.base_y * height_px - focal * high[1]))
+    # Whole pixels: an open lens can be shifted by those only (see mitsuba_scene).
+    principal = (float(round(left - focal * low[0])), float(round(view.base_y * height_px - focal * high[1])))
     return Pinhole(origin=unit.origin, axes=unit.axes, focal_px=float(focal), principal=principal)
 
 

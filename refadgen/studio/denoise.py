@@ -23,6 +23,7 @@ def denoise(pixels: np.ndarray) -> np.ndarray:
     Returns: rgba, float32 [H, W, 4], alpha untouched.
     """
     rgb, alpha, albedo, normal, depth = np.split(pixels, [3, 4, 7, 10], axis=-1)
+    albedo = np.where(depth > 0, albedo, 1.0)  # an environment map behind everything is light as it is
     light = np.minimum(rgb / (albedo + 0.02), _BRIGHTEST)
     level = np.log(light.mean(axis=-1, keepdims=True) + 0.05)
     # The range weight compares smoothed levels: single noisy pixels must not shield themselves.

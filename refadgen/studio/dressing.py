@@ -5,7 +5,7 @@ what reflectance 1 adds. So one view in one light serves as many appearances, su
 approximation but the averaging of light over a pixel. The folder's README has the speed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,9 +113,49 @@ def _backdrop_materials(scene: Scene) -> dict[str, np.ndarray | Color]:
     return materials
 
 
+def dress_photos(
+    product: Product, view: View, looks: Sequence[Appearance], *, width_px: int, height_px: int, spp: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Photographs of one shape and view in several appearances, uint8 [N, H, W, 3], and their mask, uint8 [H, W]."""
+    camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
+    lit = _light_up(product, view, None, camera, width_px, height_px, spp)
+    mask = silhouette(product.shape, view, width_px=width_px, height_px=height_px)
+    return np.stack([on_paper(lit.dressed(_product_materials(product, look)), mask) for look in looks]), mask
+
+
+def dress_ads(
+    product: Product,
+    view: View,
+    scenes_of: Sequence[Scene],
+    looks: Sequence[Appearance],
+    *,
+    width_px: int,
+    height_px: int,
+    spp: int,
+) -> np.ndarray:
+    """Ads of one shape and view in several appearances, each in its own scene, uint8 [N, H, W, 3].
+
+    The scenes share the first one's light and geometry: only their surfaces and walls may differ.
+    """
+    first = scenes_of[0]
+    camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
+    lit = _light_up(product, view, first, camera, width_px, height_px, spp)
+    ads = []
+    for scene, look in zip(scenes_of, looks, strict=True):
+        materials = _product_materials(product, look) | _backdrop_materials(scene)
+        ads.append(to_srgb(with_sky(lit.dressed(materials), scene, camera) * scene.exposure))
+    return np.stack(ads)
+
+
 def render_dressed(
-    seed: int, num: int, *, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, spp: int = 6
-) -> Iterator[Triplet]:
+    seed: int,
+    num: int,
+    *,
+    width_px: int = WIDTH_PX,
+    height_px: int = HEIGHT_PX,
+    spp: int = 6,
+    novel_views: bool = True,
+) -> list[Triplet]:
     """`num` triplets of one shape, view and light; each has its own product, surface and wall.
 
     Their finish (gloss) is the seed's. Their `seed` is `num` times the given one plus a count. All stand in trained
@@ -123,37 +163,33 @@ def render_dressed(
     """
     base, view = sample_product(seed), sample_view(seed)
     first = scenes.sample_scene(seed)
-    camera = camera_for(base.shape, view, width_px=width_px, height_px=height_px)
-
-    def photograph(view: View, spp: int) -> tuple[LitView, np.ndarray]:
-        camera = camera_for(base.shape, view, width_px=width_px, height_px=height_px)
-        lit = _light_up(base, view, None, camera, width_px, height_px, spp)
-        return lit, silhouette(base.shape, view, width_px=width_px, height_px=height_px)
-
-    photo, mask = photograph(view, spp)
+    size = {"width_px": width_px, "height_px": height_px}
+    looks = [sample_appearance(np.random.default_rng([seed, 1, index])) for index in range(num)]
+    places = [_other_backdrop(first, np.random.default_rng([seed, 3, index])) for index in range(num)]
+    photos, mask = dress_photos(base, view, looks, **size, spp=spp)
     # Half the samples: as product images these get noise on top.
-    turned = [photograph(each, max(1, spp // 2)) for each in sample_novel_views(seed, view)]
-    ad = _light_up(base, view, first, camera, width_px, height_px, spp)
+    views = sample_novel_views(seed, view) if novel_views else []
+    turned = [dress_photos(base, each, looks, **size, spp=max(1, spp // 2)) for each in views]
+    ads = dress_ads(base, view, places, looks, **size, spp=spp)
+    found = []
     for index in range(num):
         product_id = f"studio-{seed:07d}-{index:02d}"
-        split = split_of(product_id)
-        appearance = sample_appearance(np.random.default_rng([seed, 1, index]))
-        scene = _other_backdrop(first, np.random.default_rng([seed, 3, index]))
-        worn = _product_materials(base, appearance)
-        linear = with_sky(ad.dressed(worn | _backdrop_materials(scene)), scene, camera)
-        yield Triplet(
-            seed=seed * num + index,
-            product_id=product_id,
-            category=base.category,
-            split=split,
-            scene=scene,
-            view=view,
-            captions=scenes.captions(base.shape.noun, scene),
-            product_image=on_paper(photo.dressed(worn), mask),
-            product_mask=mask,
-            ad_image=to_srgb(linear * scene.exposure),
-            novel_views=[(on_paper(lit.dressed(worn), place), place) for lit, place in turned],
+        found.append(
+            Triplet(
+                seed=seed * num + index,
+                product_id=product_id,
+                category=base.category,
+                split=split_of(product_id),
+                scene=places[index],
+                view=view,
+                captions=scenes.captions(base.shape.noun, places[index]),
+                product_image=photos[index],
+                product_mask=mask,
+                ad_image=ads[index],
+                novel_views=[(images[index], place) for images, place in turned],
+            )
         )
+    return found
 
 
 def _other_backdrop(scene: Scene, rng: np.random.Generator) -> Scene:

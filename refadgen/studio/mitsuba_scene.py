@@ -3,6 +3,7 @@
 Importing it selects the `scalar_rgb` variant for the process: compiled variants would compile anew for every product.
 """
 
+import functools
 from collections.abc import Callable
 
 import mitsuba as mi
@@ -99,7 +100,7 @@ def backdrop_dict(scene: Scene, *, flat: float | None = None) -> dict:
         "to_world": turn.rotate([0, 1, 0], scene.surface_turn_deg).rotate([1, 0, 0], -90).scale(_FLOOR_UNITS / 2),
         "bsdf": {"type": "diffuse", "reflectance": reflectance(surface_texture, scene.surface)},
     }
-    if scene.wall == "open sky":
+    if scene.wall == "open sky" or scene.environment:
         return {"floor": floor}
     wall = {
         "type": "rectangle",
@@ -123,6 +124,23 @@ def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) ->
     }
 
 
+@functools.lru_cache(maxsize=16)
+def _environment_picture(file: str) -> np.ndarray:
+    """An environment map, linear float32 [H, W, 3], brought to a mean of 0.5. Raises: ValueError."""
+    try:
+        bitmap = mi.Bitmap(file).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{file}: cannot be read as an environment map: {error}") from error
+    picture = np.nan_to_num(np.array(bitmap), nan=0.0, posinf=1e3).clip(0, 1e3)
+    return picture * (0.5 / max(float(picture.mean()), 1e-6))
+
+
+def _environment(file: str, turn_deg: float) -> dict:
+    """An environment map as the only light."""
+    turn = mi.ScalarTransform4f().rotate([0, 1, 0], 10 * turn_deg)
+    return {"type": "envmap", "bitmap": mi.Bitmap(_environment_picture(file)), "to_world": turn}
+
+
 def _direction(azimuth_deg: float, lift_deg: float) -> np.ndarray:
     """Unit vector towards a lamp: azimuth 0 is the camera's side, positive to the right."""
     a, e = np.radians(azimuth_deg), np.radians(lift_deg)
@@ -139,6 +157,8 @@ def _lights(scene: Scene | None) -> dict:
             "fill": _sky_fill(0.62, 0.62, 0.62),
             "key": _softbox(-3.0, 3.5, 4.0, 1.8, 4.0),
         }
+    if scene.environment:
+        return {"environment": _environment(scene.environment, scene.light_turn_deg)}
     turn, lift = scene.light_turn_deg, scene.light_lift_deg
     if scene.light == "soft studio light":
         x, y, z = 6.5 * _direction(-30 + turn, 48 + lift)
@@ -214,16 +234,41 @@ def _denoised(*layers: mi.TensorXf | np.ndarray) -> np.ndarray:
     return denoise(np.nan_to_num(pixels, nan=0.0, posinf=0.0))
 
 
+def _pinhole(camera: Pinhole, width_px: int, height_px: int) -> dict:
+    return {
+        "type": "perspective",
+        "principal_point_offset_x": 0.5 - camera.principal[0] / width_px,
+        "principal_point_offset_y": 0.5 - camera.principal[1] / height_px,
+    }
+
+
+def _open_lens(camera: Pinhole, aperture: float, width_px: int, height_px: int) -> tuple[tuple[int, int], dict, dict]:
+    """Film, lens and crop of a lens focused on the product. Mitsuba cannot shift it: the picture is cut out of a film
+    around its principal point.
+    """
+    x, y = round(camera.principal[0]), round(camera.principal[1])
+    film_px = (2 * max(x, width_px - x), 2 * max(y, height_px - y))
+    focus = float(np.hypot(camera.origin[0], camera.origin[2]))
+    crop = {
+        "crop_width": width_px,
+        "crop_height": height_px,
+        "crop_offset_x": film_px[0] // 2 - x,
+        "crop_offset_y": film_px[1] // 2 - y,
+    }
+    return film_px, {"type": "thinlens", "aperture_radius": aperture, "focus_distance": focus}, crop
+
+
 def _world(
     objects: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, optimize: bool = True
 ) -> mi.Scene:
     target = camera.origin + camera.axes[2]
-    sensor = {
-        "type": "perspective",
+    film_px, lens = (width_px, height_px), _pinhole(camera, width_px, height_px)
+    crop: dict = {}
+    if scene is not None and scene.aperture:
+        film_px, lens, crop = _open_lens(camera, scene.aperture, width_px, height_px)
+    sensor = lens | {
         "fov_axis": "x",
-        "fov": float(np.degrees(2 * np.arctan(width_px / 2 / camera.focal_px))),
-        "principal_point_offset_x": 0.5 - camera.principal[0] / width_px,
-        "principal_point_offset_y": 0.5 - camera.principal[1] / height_px,
+        "fov": float(np.degrees(2 * np.arctan(film_px[0] / 2 / camera.focal_px))),
         "near_clip": 0.1,
         "far_clip": 1e4,
         "to_world": mi.ScalarTransform4f().look_at(
@@ -231,8 +276,9 @@ def _world(
         ),
         "film": {
             "type": "hdrfilm",
-            "width": width_px,
-            "height": height_px,
+            "width": film_px[0],
+            "height": film_px[1],
+            **crop,
             "pixel_format": "rgba",
             "component_format": "float32",
             "rfilter": {"type": "box"},
@@ -241,6 +287,6 @@ def _world(
     }
     # Light straight from the lamps and the fill only: bounces between objects cost a third more time and most of the
     # noise, and are hardly seen at this size.
-    path = {"type": "path", "max_depth": 2, "hide_emitters": True}
+    path = {"type": "path", "max_depth": 2, "hide_emitters": not (scene and scene.environment)}
     world = {"type": "scene", "integrator": path, "sensor": sensor} | objects | _lights(scene)
     return mi.load_dict(world, optimize=optimize)

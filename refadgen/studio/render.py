@@ -4,7 +4,11 @@ One seed gives one product, one view and one scene. Photograph and ad share came
 Needs the extra `refadgen[studio]`; importing this module selects Mitsuba's `scalar_rgb` variant for the process.
 """
 
+import functools
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +16,7 @@ from refadgen.dataset import triplets
 from refadgen.studio import scenes
 from refadgen.studio.appearance import Appearance, sample_appearance
 from refadgen.studio.camera import Pinhole, View, camera_for, nearby_view, sample_view, silhouette
+from refadgen.studio.glb_models import load_model
 from refadgen.studio.mitsuba_scene import backdrop_dict, product_dict, trace
 from refadgen.studio.scenes import Scene
 from refadgen.studio.shapes import Shape, sample_shape
@@ -61,6 +66,15 @@ def sample_product(seed: int) -> Product:
     shape = sample_shape(np.random.default_rng([seed, 0]))
     appearance = sample_appearance(np.random.default_rng([seed, 1]))
     return Product(product_id=f"studio-{seed:07d}", category=shape.category, shape=shape, appearance=appearance)
+
+
+@functools.lru_cache(maxsize=64)
+def model_product(file: str) -> Product:
+    """A product from a file of a 3D model; its id follows from the file's bytes. Raises: ValueError."""
+    shape = load_model(Path(file))
+    digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+    look = sample_appearance(np.random.default_rng(int(digest, 16)))  # of parts without colours of their own
+    return Product(product_id=f"model-{digest}", category=shape.category, shape=shape, appearance=look)
 
 
 def with_appearance(product: Product, appearance: Appearance) -> Product:
@@ -129,7 +143,7 @@ def render_ad(
 
 def with_sky(rgba: np.ndarray, scene: Scene, camera: Pinhole) -> np.ndarray:
     """Linear rgb of a render, [H, W, 3]; an open sky painted where nothing was hit."""
-    if scene.wall != "open sky":
+    if scene.wall != "open sky" or scene.environment:
         return rgba[..., :3]
     far = camera.origin + np.array([[0.0, 0.0, -1e4]]) * [1, 0, 1]
     horizon = float(camera.project(far)[0, 1])
@@ -144,11 +158,31 @@ def sample_novel_views(seed: int, view: View) -> list[View]:
     return [nearby_view(view, rng) for _ in range(int(rng.integers(2, 5)))]
 
 
-def render_triplet(seed: int, *, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX, spp: int = AD_SPP) -> Triplet:
-    """Everything of one seed. Training products stand in trained scene combinations only; test products in any."""
+def render_triplet(
+    seed: int,
+    *,
+    width_px: int = WIDTH_PX,
+    height_px: int = HEIGHT_PX,
+    spp: int = AD_SPP,
+    models: Sequence[str] = (),
+    environments: Sequence[str] = (),
+    depth_of_field: bool = False,
+) -> Triplet:
+    """Everything of one seed. Training products stand in trained scene combinations only; test products in any.
+
+    models: files of 3D models, of which the seed's product is then one. environments: files of environment maps, one of
+    which surrounds every second ad. depth_of_field: whether every second ad is seen through an open lens.
+    """
     product, view = sample_product(seed), sample_view(seed)
+    if models:
+        product = model_product(models[seed % len(models)])
     split = split_of(product.product_id)
     scene = scenes.sample_scene(seed, held_out=None if split == "test" else False)
+    rng = np.random.default_rng([seed, 9])
+    if environments and rng.random() < 0.5:
+        scene = scenes.in_environment(scene, environments[int(rng.integers(len(environments)))])
+    if depth_of_field and rng.random() < 0.5:
+        scene = scenes.with_depth_of_field(scene, rng)
     size = {"width_px": width_px, "height_px": height_px}
     product_image, product_mask = render_product_photo(product, view, **size, spp=min(spp, PHOTO_SPP))
     ad_image, _ = render_ad(product, scene, view, **size, spp=spp)

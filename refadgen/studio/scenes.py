@@ -3,7 +3,8 @@
 Nothing here needs Mitsuba: scene templates import these words, so that a prompt uses exactly what the model has seen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 import numpy as np
 
@@ -51,6 +52,10 @@ class Scene:
     light_lift_deg: float
     exposure: float
     """Factor on all light, about 1."""
+    aperture: float = 0.0
+    """Radius of the lens in product heights; 0 shows everything sharp."""
+    environment: str = ""
+    """File of an environment map that is wall, sky and light in one; `wall` and `light` are then only words unused."""
 
 
 def is_held_out_combination(surface: str, wall: str) -> bool:
@@ -101,6 +106,16 @@ def scene_prompt(surface: str, wall: str, light: str, category: str | None = Non
     return f"a {category or ANY_PRODUCT} {_SURFACE_PHRASES[surface]} {_WALL_PHRASES[wall]}, {light}"
 
 
+def in_environment(scene: Scene, file: str) -> Scene:
+    """The same scene with an environment map around it in place of its wall and lamps."""
+    return replace(scene, environment=file)
+
+
+def with_depth_of_field(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The same scene through an open lens, focused on the product."""
+    return replace(scene, aperture=float(rng.uniform(0.06, 0.2)))
+
+
 def caption(category: str, scene: Scene, rng: np.random.Generator) -> str:
     """One random paraphrase of `captions`."""
     options = captions(category, scene)
@@ -108,8 +123,19 @@ def caption(category: str, scene: Scene, rng: np.random.Generator) -> str:
 
 
 def captions(category: str, scene: Scene) -> list[str]:
-    """All paraphrases of a scene, each with the scene's three words: the plain prompt first, then without category."""
+    """All paraphrases of a scene: the plain prompt first, then without category.
+
+    Each has the scene's three words, or its surface and the environment map's name.
+    """
     on, behind = _SURFACE_PHRASES[scene.surface], _WALL_PHRASES[scene.wall]
+    if scene.environment:
+        place = PurePath(scene.environment).stem.replace("_", " ").replace("-", " ")
+        return [
+            f"a {category} {on}, {place}",
+            f"a {ANY_PRODUCT} {on}, {place}",
+            f"a photo of a {category} {on}, {place}",
+            f"{place}, a {category} standing {on}",
+        ]
     return [
         scene_prompt(scene.surface, scene.wall, scene.light, category),
         scene_prompt(scene.surface, scene.wall, scene.light),

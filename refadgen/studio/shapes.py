@@ -39,7 +39,7 @@ BUILDERS: tuple[tuple[str, str, Builder], ...] = (
     ("Bench", "bench", household.bench),
     ("Car", "car", outdoors.car),
     ("Chargers", "charger", personal.charger),
-    ("Clothing", "t-shirt", wear.t_shirt),
+    ("Clothing", "garment", wear.t_shirt),
     ("Eyeshadow", "palette of eyeshadow", personal.eyeshadow),
     ("Fork", "fork", household.fork),
     ("Hats", "hat", wear.hat),

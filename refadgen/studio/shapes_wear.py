@@ -70,7 +70,7 @@ def t_shirt(rng: np.random.Generator) -> Shape:
     for side in (-1, 1):
         hem = np.array([(*under, 0), ((under[0] + tip[0]) / 2, (under[1] + tip[1]) / 2, 0), (*tip, 0)]) * [side, 1, 1]
         parts.append(tube("cuff", "accent", hem, 0.03, capped=True))
-    return Shape(category="Clothing", noun="t-shirt", parts=tuple(parts), label_aspect=2 * half / 0.82)
+    return Shape(category="Clothing", noun="garment", parts=tuple(parts), label_aspect=2 * half / 0.82)
 
 
 def hat(rng: np.random.Generator) -> Shape:

@@ -53,7 +53,10 @@ class CheckpointStore:
         return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys)
 
     def save(self, checkpoint: Checkpoint, *, keep: int) -> None:
-        """Writes a checkpoint, then removes all but the newest `keep`. Raises: OSError."""
+        """Writes a checkpoint, then removes all but the newest `keep`. Raises: OSError.
+
+        Those of later steps go as well: a run that comes by here has found them damaged.
+        """
         folder = self.folder(checkpoint.step)
         hashes = {}
         with tempfile.TemporaryDirectory(prefix="refadgen-checkpoint-") as place:
@@ -65,13 +68,24 @@ class CheckpointStore:
                 os.unlink(file)
         manifest = {"step": checkpoint.step, "facts": checkpoint.facts, "sha256": hashes}
         self._storage.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-        for step in self.steps()[:-keep]:
-            self._remove(step)
+        steps = self.steps()
+        kept = [step for step in steps if step <= checkpoint.step][-keep:]
+        for step in steps:
+            if step not in kept:
+                self._remove(step)
 
     def facts(self, step: int) -> dict[str, Any]:
-        """The facts of a checkpoint, without its weights. Raises: OSError."""
-        facts: dict[str, Any] = json.loads(self._storage.read(f"{self.folder(step)}/{MANIFEST}"))["facts"]
-        return facts
+        """The facts of a checkpoint, without its weights. Raises: ValueError for a damaged manifest, OSError."""
+        return self._manifest(step)[0]
+
+    def _manifest(self, step: int) -> tuple[dict[str, Any], dict[str, str]]:
+        """The facts and the hash of each file."""
+        key = f"{self.folder(step)}/{MANIFEST}"
+        try:
+            content = json.loads(self._storage.read(key))
+            return dict(content["facts"]), {name: content["sha256"][f"{name}.safetensors"] for name in _FILES}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._storage.uri_of(key)}: damaged ({error!r})") from error
 
     def folder(self, step: int) -> str:
         """The key of a checkpoint's folder."""
@@ -87,7 +101,7 @@ class CheckpointStore:
     def load(self, step: int) -> Checkpoint:
         """Raises: ValueError for a file that is missing or does not fit its hash, OSError."""
         folder = self.folder(step)
-        manifest = json.loads(self._storage.read(f"{folder}/{MANIFEST}"))
+        facts, hashes = self._manifest(step)
         tensors = {}
         with tempfile.TemporaryDirectory(prefix="refadgen-checkpoint-") as place:
             for name in _FILES:
@@ -96,11 +110,11 @@ class CheckpointStore:
                     self._storage.get_file(f"{folder}/{file.name}", file)
                 except FileNotFoundError as error:
                     raise ValueError(f"{self._storage.uri_of(folder)}: {file.name} is missing") from error
-                if _digest(file) != manifest["sha256"][file.name]:
+                if _digest(file) != hashes[name]:
                     raise ValueError(f"{self._storage.uri_of(folder)}: {file.name} is damaged (its hash differs)")
                 tensors[name] = load_file(file)
                 os.unlink(file)
-        return Checkpoint(manifest["step"], manifest["facts"], **tensors)
+        return Checkpoint(step, facts, **tensors)
 
     def latest(self) -> Checkpoint | None:
         """The newest whole checkpoint; damaged ones are passed over with a warning. None where there is none."""

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from refadgen import ray_connection
@@ -120,8 +120,8 @@ class TrainingJob:
     def run(self) -> str:
         """Trains to the end. Needs Ray. Returns: a summary.
 
-        Raises: ValueError for bad rows; TrainingStopped for a loss that is no number; ray.train.TrainingFailedError
-        when workers failed more than `run.max_failures` times.
+        Raises: ValueError for bad rows; TrainingStopped for a loss that is no number, or when workers failed more than
+        `run.max_failures` times.
         """
         started = time.monotonic()
         self._storage.write("train.yaml", to_yaml(self.config).encode())
@@ -192,7 +192,15 @@ class TrainingJob:
                 failure_config=FailureConfig(max_failures=run.max_failures),
             ),
         )
-        trainer.fit()
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            causes = getattr(error, "worker_failures", None) or {0: error}
+            cause = next(iter(causes.values()))
+            raise TrainingStopped(
+                f"workers failed more than run.max_failures={run.max_failures} times: {_last_line(cause)}. "
+                "The same command goes on from the last checkpoint"
+            ) from error
         if self._storage.exists(STOPPED):
             raise TrainingStopped(self._storage.read(STOPPED).decode())
 
@@ -260,6 +268,12 @@ def _with_whole_paths(config: TrainConfig) -> TrainConfig:
         data=dataclasses.replace(data, path=path, cache=cache),
         model=dataclasses.replace(model, **names),
     )
+
+
+def _last_line(error: BaseException) -> str:
+    """What went wrong, without the way there."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _commit() -> str:

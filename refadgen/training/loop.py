@@ -6,8 +6,8 @@ uninterrupted one, on any number of workers, but for the rounding of sums.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,8 @@ class StepMetrics:
     learning_rate: float
     grad_norm: float
     seconds: float
+    """Since the step before, waiting for rows and writing checkpoints included."""
+    workers: int
     rows: list[str] | None = None
     """Row ids in the batch's order, where `run.log_rows` asks for them."""
 
@@ -113,6 +115,7 @@ class TrainingRun:
         decay = config.optimizer.ema_decay
         self.average = None if decay is None else MovingAverage(self.trained, decay)
         self.step = 0
+        self._ended = time.monotonic()
         self._call: Callable[[dict[str, Tensor]], Tensor] = self.wrapped
         if config.run.compile:
             self._call = torch.compile(self.wrapped)
@@ -123,7 +126,6 @@ class TrainingRun:
         Raises: FloatingPointError, on all workers alike, for a loss or gradient that is no number; nothing has changed
         then.
         """
-        started = time.monotonic()
         rate = learning_rate(self.config.optimizer, self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -135,8 +137,8 @@ class TrainingRun:
                 name: tensor[start : start + size] if len(tensor) == share else tensor for name, tensor in batch.items()
             }
             piece |= {name: batch[name] for name in batch if name.startswith("empty_")}
-            with synchronized(self.wrapped, last=start + size >= share):
-                with arithmetic(self.dtype, self.device.type):
+            with synchronized(self.wrapped, last=start + size >= share), attention_kernel(self.device.type):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     loss = self._call(piece).sum() / share
                 loss.backward()
             total += loss.detach()
@@ -145,6 +147,7 @@ class TrainingRun:
         grad_norm = float(whole(norm))
         if not (np.isfinite(mean) and np.isfinite(grad_norm)):
             everyone = [row for part in self.workers.gather(rows) for row in part]
+            self.optimizer.zero_grad(set_to_none=True)
             what = f"the loss is {mean}" if not np.isfinite(mean) else f"the gradient's norm is {grad_norm}"
             raise FloatingPointError(
                 f"step {self.step}: {what}; its rows: {', '.join(everyone)}. The last checkpoint is good: go on from "
@@ -158,7 +161,8 @@ class TrainingRun:
         if self.config.run.log_rows:
             parts = self.workers.gather(rows)
             logged = [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
-        metrics = StepMetrics(self.step, mean, rate, grad_norm, time.monotonic() - started, logged)
+        started, self._ended = self._ended, time.monotonic()
+        metrics = StepMetrics(self.step, mean, rate, grad_norm, self._ended - started, self.workers.world_size, logged)
         self.step += 1
         return metrics
 
@@ -205,7 +209,7 @@ def require_same(step: int, given: dict[str, Any], wanted: dict[str, Any]) -> No
                 f"{theirs.get(name)} in it and {mine.get(name)} here; choose another --output, or the base and "
                 "model.trains it was made with"
             )
-    for name in wanted.keys() - {"architecture"}:
+    for name in sorted(wanted.keys() - {"architecture"}):
         if given.get(name) != wanted[name]:
             raise ValueError(
                 f"--output: the checkpoint at step {step} there was made with {name}={given.get(name)!r}, now it is "
@@ -220,12 +224,12 @@ def shrink_frozen(module: nn.Module, dtype: torch.dtype) -> None:
             layer.to(dtype)
 
 
-@contextmanager
-def arithmetic(dtype: torch.dtype, device: str) -> Iterator[None]:
-    """Autocast to `dtype`. On CPU, attention of few channels is faster as plain products than by the fused kernel."""
-    kernel = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-    with torch.autocast(device, dtype, enabled=dtype != torch.float32), kernel:
-        yield
+def attention_kernel(device: str) -> AbstractContextManager[None]:
+    """On CPU, attention of few channels is faster as plain products than by the fused kernel.
+
+    For the backward pass too: gradient checkpointing repeats the forward in it, and must meet the same kernel.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
 def run_steps(
@@ -250,14 +254,14 @@ def run_steps(
         if run.step % run.config.run.checkpoint_every == 0 or run.step == run.num_steps:
             checkpoint = run.state(facts)
             if run.workers.rank == 0:
+                on_checkpoint(checkpoint)  # first: a checkpoint without its metrics would leave a hole in them
                 store.save(checkpoint, keep=run.config.run.keep_checkpoints)
-                on_checkpoint(checkpoint)
 
 
 class MetricsLog:
     """Metrics of steps as JSON lines, one file a checkpoint: `metrics/step-00000500.jsonl` holds those up to it.
 
-    Only steps that a checkpoint holds are ever in it, each once, whatever was repeated after a crash.
+    Steps repeated after a crash write the same file again, so each step is in it once.
     """
 
     def __init__(self, output: str) -> None:
@@ -275,7 +279,12 @@ class MetricsLog:
 
 
 def read_metrics(output: str) -> list[dict[str, Any]]:
-    """The metrics of all steps, in order."""
+    """The metrics of all steps, each once, in order."""
     storage = Storage(output)
-    lines = [line for key in storage.keys("metrics") for line in storage.read(key).decode().splitlines()]
-    return [json.loads(line) for line in lines]
+    found: dict[int, dict[str, Any]] = {}
+    # Files overlap where a run went on from an older checkpoint with another run.checkpoint_every.
+    for key in storage.keys("metrics"):
+        for line in storage.read(key).decode().splitlines():
+            metrics = json.loads(line)
+            found[metrics["step"]] = metrics
+    return [found[step] for step in sorted(found)]

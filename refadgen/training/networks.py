@@ -4,6 +4,8 @@
 training never waits for it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +62,7 @@ class Parts:
 
 
 def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
-    """The base's noise schedule with the objective's prediction: the one scheduler of training and of sampling.
-
-    Raises: ValueError when the result is a zero terminal SNR with ε-prediction.
-    """
+    """The base's noise schedule with the objective's prediction: the one scheduler of training and of sampling."""
     kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
     zero = config.objective.zero_terminal_snr
     settings = {name: base.config[name] for name in kept if name in base.config}
@@ -81,28 +80,47 @@ def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
 
 def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts:
     """The base's parts, with both U-Nets made from its one where it is a Stable Diffusion. Raises: ValueError."""
-    try:
-        folder = find_model(config.model.base) if config.model.base else None
-    except ValueError as error:
-        raise ValueError(str(error).replace("model.path", "model.base")) from error
-    if folder is None:
+    if not config.model.base:
         raise ValueError("model.base: name a Stable Diffusion 1.5 folder or hub id, or a RefAdGen one")
+    with _named("model.base", config.model.base):
+        parts = _load_base(config, find_model(config.model.base), dtype)
+    if config.model.image_encoder is not None:
+        with _named("model.image_encoder", config.model.image_encoder):
+            _add_image_encoder(parts, find_model(config.model.image_encoder), dtype)
+    parts.scheduler = make_scheduler(parts.scheduler, config)
+    return parts
+
+
+@contextmanager
+def _named(field_name: str, value: str) -> Iterator[None]:
+    """Errors inside name the setting that is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if text.startswith("model.path="):
+            raise ValueError(text.replace("model.path", field_name, 1)) from error
+        raise ValueError(f"{field_name}={value!r}: {text}") from error
+
+
+def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
     if read_index(folder).get("_class_name") == "RefAdGenPipeline":
         if config.model.trains == "text_to_image":
-            raise ValueError(f"model.trains=text_to_image: {folder} is a RefAdGen, not a Stable Diffusion folder")
+            raise ValueError("a RefAdGen; model.trains=text_to_image goes on from a Stable Diffusion folder")
         loaded = checkpoint.load(folder, dtype)
         names = {name for name in Parts.__dataclass_fields__ if name != "settings"}
         parts = Parts(**{name: value for name, value in loaded.items() if name in names})
         parts.settings = {name: value for name, value in loaded.items() if name not in names}
-    else:
-        parts = Parts(**checkpoint.load_stable_diffusion(folder, dtype))
-        if config.model.trains != "text_to_image":
-            parts.reference_unet = make_reference_unet(parts.unet)
-            parts.generation_unet = make_generation_unet(parts.unet)
-            parts.unet = None
-    if config.model.image_encoder is not None:
-        _add_image_encoder(parts, find_model(config.model.image_encoder), dtype)
-    parts.scheduler = make_scheduler(parts.scheduler, config)
+        return parts
+    parts = Parts(**checkpoint.load_stable_diffusion(folder, dtype))
+    assert parts.unet is not None
+    given, wanted = parts.unet.config.in_channels, parts.vae.config.latent_channels
+    if given != wanted:
+        raise ValueError(f"its unet takes {given} channels, not the {wanted} of its vae's latents")
+    if config.model.trains != "text_to_image":
+        parts.reference_unet = make_reference_unet(parts.unet)
+        parts.generation_unet = make_generation_unet(parts.unet)
+        parts.unet = None
     return parts
 
 
@@ -119,6 +137,9 @@ def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
         parts.image_projection = ProductImageProjection(
             embed_dims=encoder.config.hidden_size, output_dims=width, hidden_dims=width, heads=max(1, width // 64)
         )
+    takes = parts.image_projection.config.embed_dims
+    if takes != encoder.config.hidden_size:
+        raise ValueError(f"its states have {encoder.config.hidden_size} channels, model.base projects from {takes}")
 
 
 class TrainingModule(nn.Module):

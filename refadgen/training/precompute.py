@@ -37,7 +37,8 @@ def recipe_of(config: TrainConfig) -> dict[str, Any]:
         if encoder is not None:
             recipe["image_encoder"] = fingerprint(find_model(encoder))
         elif (folder / "image_encoder").is_dir():
-            recipe["image_encoder"] = fingerprint(folder / "image_encoder")
+            for name in ("image_encoder", "feature_extractor"):
+                recipe[name] = fingerprint(folder / name)
     return recipe | {
         "width_px": config.data.width_px,
         "height_px": config.data.height_px,

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from refadgen.config import TrainConfig
 from refadgen.storage import Storage
-from refadgen.training.cache import CacheShapes
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.feed import ray_feed
 from refadgen.training.finished import HeldOut, sample_sheet
@@ -46,7 +45,7 @@ class WorkerTask:
     held_out: list[HeldOut]
 
 
-def constant_tensors(constants: dict[str, Any], shapes: CacheShapes | None) -> dict[str, Tensor]:
+def constant_tensors(constants: dict[str, Any]) -> dict[str, Tensor]:
     """The empty prompt as tensors with a leading size of 1."""
     tensors = {"empty_token_ids": torch.tensor(constants["empty_token_ids"])[None]}
     if "empty_text_states" in constants:
@@ -88,7 +87,7 @@ def train_worker(settings: dict[str, Any]) -> None:
         load_cpus=config.data.load_cpus,
     )
     timesteps = parts.scheduler.config.num_train_timesteps
-    make_batch = BatchMaker(config, constant_tensors(task.constants, None), timesteps, device, encoders)
+    make_batch = BatchMaker(config, constant_tensors(task.constants), timesteps, device, encoders)
     with _Log(task, run.step, device) if rank == 0 else contextlib.nullcontext() as log:
         try:
             run_steps(
@@ -148,7 +147,7 @@ class _Log:
         self._board.add_scalar("images_per_s", images, metrics.step)
 
     def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """After each checkpoint."""
+        """With each checkpoint, before it is written."""
         config = self._task.config
         self._metrics.flush(checkpoint.step)
         self._board.flush()

@@ -79,3 +79,28 @@ def test_killed_and_resumed_on_s3_it_gives_the_bytes_of_the_disk(
     assert s3.exists("shop/ads/run.json")
     said = resumed.stdout + resumed.stderr + s3.cat_file("shop/ads/run.json").decode()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
+
+
+def test_training_on_s3_killed_and_resumed(
+    s3_environment: dict[str, str], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+    import training_runs
+
+    s3 = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+    s3.call_s3("create_bucket", Bucket="training")
+    s3.put(str(job_runs.PROJECT / "refadgen" / "dataset" / "tiny" / "triplets.parquet"), "training/data/one.parquet")
+    words = ("--data", "s3://training/data", "run.num_steps=6", "run.checkpoint_every=2", "run.num_workers=1")
+    process = training_runs.start("s3://training/out", random_model, *words, env=s3_environment)
+    try:
+        job_runs.wait_until(lambda: bool(s3.glob("training/out/checkpoints/*/checkpoint.json")), process)
+    finally:
+        job_runs.kill_all(process)
+    resumed = training_runs.run("s3://training/out", random_model, *words, env=s3_environment)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert [row["step"] for row in training_runs.history("s3://training/out")] == list(range(6))
+    assert s3.exists("training/out/model/model_index.json")
+    assert s3.glob("training/out/tensorboard/events*")
+    assert "test-secret-key" not in resumed.stdout + resumed.stderr

@@ -1,7 +1,7 @@
 """The studio end to end at a small size: determinism, masks, splits, captions, shards and the sample catalogue."""
 
-import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,9 +11,10 @@ pytest.importorskip("mitsuba", reason="needs the extra refadgen[studio]")
 
 from PIL import Image
 
+from refadgen.dataset import triplets
 from refadgen.studio import build_triplets, scenes
 from refadgen.studio.appearance import LOGOS, PATTERNS, sample_appearance
-from refadgen.studio.build_triplets import SCHEMA, write_shard
+from refadgen.studio.build_triplets import RenderOptions, write_shard
 from refadgen.studio.camera import View, camera_for, sample_view, silhouette
 from refadgen.studio.dressing import render_dressed
 from refadgen.studio.make_catalog import LISTINGS, Listing, make_catalog
@@ -99,11 +100,11 @@ def test_another_appearance_keeps_the_silhouette():
 
 
 def test_products_are_split_and_varied():
-    products = [sample_product(seed) for seed in range(150)]
+    products = [sample_product(seed) for seed in range(400)]
     splits = [split_of(f"studio-{seed:07d}") for seed in range(5000)]
     assert 0.03 < splits.count("test") / len(splits) < 0.05
     assert {product.category for product in products} == set(CATEGORIES)
-    assert len(CATEGORIES) >= 10
+    assert len(CATEGORIES) == 30
     looks = [sample_appearance(np.random.default_rng(seed)) for seed in range(150)]
     assert {look.pattern for look in looks} == set(PATTERNS)
     assert {look.logo for look in looks} == set(LOGOS)
@@ -170,7 +171,8 @@ def test_a_dressed_view_equals_its_own_render(seed: int):
         assert split_of(triplet.product_id) == triplet.split == "train"
 
 
-def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, capsys):
     size = ["--width-px", "32", "--height-px", "40", "--spp", "1"]
     command = ["--output", str(tmp_path), "--num", "3", "--first-seed", "10", "--shard-seeds", "2", *size]
     build_triplets.main(command)
@@ -180,37 +182,88 @@ def test_a_second_run_keeps_whole_shards_and_makes_missing_ones(tmp_path, monkey
         "triplets-0000012-0000012.parquet",
     ]
     kept, lost = (shard.read_bytes() for shard in shards)
+    modified = shards[0].stat().st_mtime_ns
     shards[1].unlink()
-    rendered = []
-    render_rows = build_triplets.render_rows
-    monkeypatch.setattr(
-        build_triplets,
-        "render_rows",
-        lambda seed, dressings, **size: rendered.append(seed) or render_rows(seed, dressings, **size),
-    )
     build_triplets.main(command)
-    assert rendered == [12]
+    assert "1 of 2 shards are there already" in capsys.readouterr().out
     assert [shard.read_bytes() for shard in shards] == [kept, lost]
+    assert shards[0].stat().st_mtime_ns == modified
     assert not list(tmp_path.glob(".*"))
+    assert triplets.scan(str(tmp_path)).num_rows == 3
 
-    table = pq.read_table(shards[0])
-    assert table.schema.equals(SCHEMA)
-    row = table.to_pylist()[0]
-    image, mask = (np.asarray(Image.open(io.BytesIO(row[name]))) for name in ("product_image", "product_mask"))
-    assert image.shape == (40, 32, 3)
-    assert mask.shape == (40, 32)
-    assert (image[mask == 0] == 255).all()
-    assert row["split"] == split_of(row["product_id"])
+
+def test_a_row_has_all_kinds_of_product_image():
+    (row,) = build_triplets.render_rows(10, RenderOptions(width_px=32, height_px=40, spp=1))
+    kinds = [variant.kind for variant in row.variants]
+    assert kinds[:3] == ["original", "relit", "degraded"]
+    assert set(kinds[3:]) == {"novel_view"}
+    assert 2 <= len(kinds[3:]) <= 4
+    original, relit = row.variants[:2]
+    assert (original.image[original.mask > 0] == row.ad_image[original.mask > 0]).all()
+    for variant in row.variants:
+        assert variant.image.shape == (40, 32, 3)
+        assert (variant.image[variant.mask == 0] == 255).all()
+    assert any((variant.mask != relit.mask).any() for variant in row.variants[3:])
+    assert row.split == split_of(row.product_id)
+    assert len(row.captions) == 4
 
 
 def test_a_killed_shard_leaves_nothing_visible(tmp_path, monkeypatch):
-    def killed(seed: int, dressings: int) -> list[dict]:
+    def killed(seed: int, options: RenderOptions) -> list:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build_triplets, "render_rows", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_shard(tmp_path, range(2), 0)
+        write_shard(str(tmp_path), range(2), RenderOptions())
     assert not list(tmp_path.iterdir())
+
+
+def test_dressings_need_the_studios_own_light():
+    with pytest.raises(ValueError, match="--dressings"):
+        RenderOptions(dressings=12, depth_of_field=True)
+
+
+def _environment_map(file: Path) -> str:
+    import mitsuba as mi
+
+    sky = np.zeros((16, 32, 3), np.float32)
+    sky[:8] = [0.2, 0.4, 1.0]
+    sky[8:] = [0.8, 0.3, 0.1]
+    mi.Bitmap(sky).write(str(file))
+    return str(file)
+
+
+def test_an_environment_map_is_wall_and_light(tmp_path):
+    size = {"width_px": 48, "height_px": 60, "spp": 4}
+    file = _environment_map(tmp_path / "red desert.exr")
+    found = [render_triplet(seed, environments=[file], **size) for seed in range(4)]
+    inside = [triplet for triplet in found if triplet.scene.environment]
+    assert inside, "every second ad has one"
+    assert len(inside) < 4
+    for triplet in inside:
+        assert triplet.captions[0].endswith("red desert")
+        red, _, blue = triplet.ad_image[0].astype(int).mean(axis=0)
+        assert blue > red + 40, "the sky is the map's"
+    (tmp_path / "broken.hdr").write_bytes(b"#?RADIANCE")
+    with pytest.raises(ValueError, match=r"broken\.hdr: cannot be read as an environment map"):
+        [render_triplet(seed, environments=[str(tmp_path / "broken.hdr")], **size) for seed in range(4)]
+
+
+def test_an_open_lens_blurs_the_wall_and_not_the_product():
+    size = {"width_px": 96, "height_px": 120, "spp": 16}
+    product, view = sample_product(7), sample_view(7)
+    scene = replace(scenes.make_scene("grass", "leafy hedge", "soft studio light", seed=1), wall_distance=2.0)
+    blurred = replace(scene, aperture=0.2)
+    (sharp, mask), (soft, soft_mask) = (render_ad(product, each, view, **size) for each in (scene, blurred))
+    assert (mask == soft_mask).all()
+
+    def edges(image: np.ndarray, where: np.ndarray) -> float:
+        return float(np.abs(np.diff(image.astype(float).mean(axis=2), axis=1))[where[:, 1:]].mean())
+
+    wall = np.zeros(mask.shape, bool)
+    wall[:20] = True
+    assert edges(soft, wall & (mask == 0)) < 0.6 * edges(sharp, wall & (mask == 0))
+    assert edges(soft, mask > 0) > 0.75 * edges(sharp, mask > 0)
 
 
 def test_the_sample_catalogue_shows_unseen_products_in_trained_scenes(tmp_path):

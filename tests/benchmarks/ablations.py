@@ -1,0 +1,110 @@
+"""The paper's Table 4, Fig. 8 and Fig. 9 in small: what the mask channel and the augmentation bring, λ, and steps.
+
+    python tests/benchmarks/ablations.py --model full=DIR --model no_mask=DIR --model no_augmentation=DIR [--sheets DIR]
+
+All models make the same held-out cases (see `held_out`) with three sampling seeds, once from the product photograph in
+the ad's own pose and once from a photograph of the product turned by 15°. Figures are means over products with 95 %
+bootstrap intervals over products. λ from 0 to 1.5 and 1 to 50 steps are measured on the first model, one seed. Ends with
+one line of JSON.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import held_out
+import numpy as np
+from judges import Judge, judge_images, train_judge, true_renders
+from mini_quality import generate, words_of, write_sheet
+
+from refadgen.model import RefAdGenPipeline
+from refadgen.studio.dressing import dress_photos
+
+SEEDS = 3
+SCALES = (0.0, 0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5)
+STEP_COUNTS = (1, 2, 3, 5, 10, 20, 30, 50)
+TURN_DEG = 15.0
+
+
+def turned(products: list[held_out.HeldOutProduct]) -> list[held_out.HeldOutProduct]:
+    """The same products, photographed from another side; masks, and so the wanted pose, stay."""
+    found = []
+    for held in products:
+        view = dataclasses.replace(held.view, yaw_deg=held.view.yaw_deg + TURN_DEG)
+        photos, _ = dress_photos(held.product, view, [held.product.appearance], **held_out.SIZE)
+        found.append(dataclasses.replace(held, photo=photos[0]))
+    return found
+
+
+def measure(
+    outputs: np.ndarray, cases: list[held_out.Case], products: list[held_out.HeldOutProduct], judge: Judge
+) -> dict[str, np.ndarray]:
+    """Each measure of each case."""
+    masks = [products[case.index].mask for case in cases]
+    verdict = judge_images(judge, outputs, np.stack(masks) > 127, words_of(cases))
+    pairs = list(zip(outputs, cases, masks, strict=True))
+    return {
+        "product_accuracy": np.array([held_out.nearest(o, c.candidates, m) == c.index for o, c, m in pairs], float),
+        "inmask_ssim": np.array([held_out.inmask_ssim(o, c.candidates[c.index], m) for o, c, m in pairs]),
+        "mask_iou": np.array(verdict.ious),
+        "scene_accuracy": np.array(verdict.scenes_right, float),
+    }
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """Mean and 95 % bootstrap interval over products; values: seeds×products."""
+    rng = np.random.default_rng(0)
+    of_products = values.mean(axis=0)
+    drawn = of_products[rng.integers(len(of_products), size=(2000, len(of_products)))].mean(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return [round(float(number), 4) for number in (of_products.mean(), low, high)]
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Ablations of the built-in model.")
+    parser.add_argument("--model", action="append", required=True, help="NAME=FOLDER; the first is the full one")
+    parser.add_argument("--products", type=int, default=48)
+    parser.add_argument("--sheets", type=Path, help="folder for pictures")
+    parser.add_argument("--judge-seeds", type=int, default=110)
+    parser.add_argument("--judge-steps", type=int, default=1500)
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    products = held_out.held_out_products(arguments.products)
+    aside = turned(products)
+    cases = list(held_out.cases_of(products, 1))
+    renders = true_renders(arguments.judge_seeds)
+    judge = train_judge(renders, len(renders.images) // 10, arguments.judge_steps)
+    print(f"{time.monotonic() - started:.0f} s: cases and judge are ready", flush=True)
+    models = dict(word.split("=", 1) for word in arguments.model)
+    result: dict[str, Any] = {"table4": {}, "fig8": {}, "fig9": {}}
+    for name, folder in models.items():
+        pipeline = RefAdGenPipeline.from_pretrained(folder)
+        for pose, held in (("same_pose", products), ("turned", aside)):
+            found = [measure(generate(pipeline, held, cases, seed=s), cases, held, judge) for s in range(SEEDS)]
+            figures = {key: interval(np.stack([each[key] for each in found])) for key in found[0]}
+            result["table4"][f"{name}, {pose}"] = figures
+            print(f"{time.monotonic() - started:.0f} s: {name}, {pose}: {json.dumps(figures)}", flush=True)
+            if arguments.sheets:
+                arguments.sheets.mkdir(parents=True, exist_ok=True)
+                write_sheet(arguments.sheets / f"{name}-{pose}.png", held, cases, generate(pipeline, held, cases))
+    pipeline = RefAdGenPipeline.from_pretrained(next(iter(models.values())))
+    for figure, settings in (
+        ("fig8", [("fusion_scale", scale) for scale in SCALES]),
+        ("fig9", [("steps", count) for count in STEP_COUNTS]),
+    ):
+        for setting, value in settings:
+            outputs = generate(pipeline, products, cases, **{setting: value})
+            found_one = measure(outputs, cases, products, judge)
+            result[figure][str(value)] = {key: round(float(values.mean()), 4) for key, values in found_one.items()}
+            print(f"{time.monotonic() - started:.0f} s: {setting}={value}: {result[figure][str(value)]}", flush=True)
+            if arguments.sheets:
+                write_sheet(arguments.sheets / f"{figure}-{value}.png", products, cases[::6], outputs[::6])
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Training as a job on a real Ray: killed and resumed it is the training that was never killed."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import job_runs
+import numpy as np
+import pytest
+import torch
+import training_runs
+
+from refadgen.training.checkpoints import Checkpoint, CheckpointStore
+
+pytestmark = pytest.mark.slow
+STEPS = 12
+
+SLOWER = ("run.num_steps=12", "run.checkpoint_every=2", "run.keep_checkpoints=20")
+"""Many checkpoints, so that a kill always falls between two of them."""
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
+"""Restarted workers sum gradients over gloo in another order when their ranks change places; measured: below 1e-6."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("train") / "whole"
+    finished = training_runs.run(output, random_model, *SLOWER)
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
+    assert "trained parameters:" in finished.stdout
+    return output
+
+
+def last(output: Path) -> Checkpoint:
+    return CheckpointStore(str(output)).load(STEPS)
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    """Rows equal; losses, weights, moments and average within TOLERANCE."""
+    mine, its = training_runs.history(one), training_runs.history(other)
+    assert [row["step"] for row in its] == [row["step"] for row in mine] == list(range(STEPS))
+    assert [row["rows"] for row in its] == [row["rows"] for row in mine]
+    np.testing.assert_allclose([row["loss"] for row in its], [row["loss"] for row in mine], **TOLERANCE)
+    a, b = last(one), last(other)
+    for name in ("weights", "average", "optimizer"):
+        tensors, others = getattr(a, name), getattr(b, name)
+        assert tensors.keys() == others.keys()
+        assert tensors
+        for key, tensor in tensors.items():
+            torch.testing.assert_close(others[key], tensor, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_the_finished_model_loads_everywhere(uninterrupted: Path, tmp_path: Path) -> None:
+    from refadgen.model import RefAdGenPipeline
+
+    model = uninterrupted / "model"
+    assert RefAdGenPipeline.from_pretrained(model).config.width_px == 64
+    card = (model / "README.md").read_text()
+    assert "steps: 12" in card
+    assert "data: triplets.parquet: 16 training rows, 4 held out" in card
+    assert "learning_rate: 0.0001" in card
+    assert str(Path.home()) not in (model / "model_index.json").read_text()
+    made = job_runs.run(job_runs.CATALOG, tmp_path / "ads", model, "--limit", "1", *job_runs.QUICK)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert "done 2, failed 0" in made.stdout
+
+
+def test_the_same_command_again_has_nothing_to_train(uninterrupted: Path, random_model: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in (uninterrupted / "checkpoints").rglob("*.safetensors")}
+    again = training_runs.run(uninterrupted, random_model, *SLOWER)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "12 done before" in again.stdout
+    after = {file: file.stat().st_mtime_ns for file in (uninterrupted / "checkpoints").rglob("*.safetensors")}
+    assert after == before
+
+
+def test_a_killed_worker_and_a_killed_driver_change_nothing(
+    uninterrupted: Path, random_model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "killed"
+    process = training_runs.start(output, random_model, *SLOWER)
+    try:
+        job_runs.wait_until(lambda: len(training_runs.checkpoints(output)) >= 1, process)
+        os.kill(training_runs.workers(process)[0], signal.SIGKILL)
+        had = len(training_runs.checkpoints(output))
+        job_runs.wait_until(lambda: len(training_runs.checkpoints(output)) > had, process)
+    finally:
+        job_runs.kill_all(process)
+    assert training_runs.checkpoints(output)[-1] < STEPS, "the driver was to be killed before the end"
+    resumed = training_runs.run(output, random_model, *SLOWER)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert_same_training(uninterrupted, output)
+
+
+def test_with_a_range_of_workers_it_goes_on_without_a_lost_node(
+    uninterrupted: Path, random_model: Path, tmp_path: Path
+) -> None:
+    """Two nodes with room for one worker each; the second one dies, and one worker takes all rows."""
+    from ray.cluster_utils import Cluster
+
+    output = tmp_path / "elastic"
+    # Beside its worker the head has a CPU for loading tasks; its dashboard tells Ray Train which actors live.
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": True})
+    process = None
+    try:
+        second = cluster.add_node(num_cpus=2)
+        words = (*SLOWER, "run.num_cpus=2", "run.min_workers=1", "run.torch_threads=1")
+        process = training_runs.start(output, random_model, *words, env={"RAY_ADDRESS": cluster.address})
+        job_runs.wait_until(lambda: len(training_runs.checkpoints(output)) >= 1, process)
+        cluster.remove_node(second, allow_graceful=False)
+        assert process.wait(timeout=400) == 0
+    finally:
+        if process is not None:
+            job_runs.kill_all(process)
+        cluster.shutdown()
+    workers = [row["workers"] for row in training_runs.history(output)]
+    assert workers[0] == 2
+    assert workers[-1] == 1
+    assert_same_training(uninterrupted, output)
+
+
+def test_a_loss_that_is_no_number_stops_and_names_its_rows(random_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "nan"
+    exploding = ("optimizer.learning_rate=1.0e30", "optimizer.warmup_steps=0", "optimizer.max_grad_norm=1.0e30")
+    finished = training_runs.run(output, random_model, *SLOWER, *exploding)
+    assert finished.returncode == 1, finished.stdout[-2000:] + finished.stderr[-2000:]
+    assert "train: stopped: step " in finished.stderr
+    assert "its rows: studio-" in finished.stderr
+    assert not (output / "model").exists()
+    for step in training_runs.checkpoints(output):
+        assert all(torch.isfinite(tensor).all() for tensor in CheckpointStore(str(output)).load(step).weights.values())
+
+
+def test_a_base_of_another_architecture_is_refused_before_ray_starts(
+    uninterrupted: Path, random_model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "other"
+    shutil.copytree(uninterrupted / "checkpoints", output / "checkpoints")
+    finished = training_runs.run(output, random_model, *SLOWER, "model.trains=everything")
+    assert finished.returncode == 2
+    assert "another architecture" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_manifest_names_the_run(uninterrupted: Path) -> None:
+    manifest = json.loads((uninterrupted / "checkpoints" / "step-00000012" / "checkpoint.json").read_text())
+    assert manifest["step"] == STEPS
+    assert manifest["facts"]["run.batch_size"] == 4
