@@ -46,9 +46,12 @@ def main(words: list[str] | None = None) -> int:
     short += [f"model.base={arguments.base}"] if arguments.base else []
     try:
         config = load_config(TrainConfig, preset_file(arguments.config), [*short, *arguments.settings])
+    except ValueError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 2
+    from refadgen.training import job  # Ray and torch: only after the words are known to be right
 
-        from refadgen.training import job  # Ray and torch: only after the words are known to be right
-
+    try:
         training = job.TrainingJob(config, arguments.output)
         print(training.describe(), flush=True)
         if arguments.dry_run:

@@ -10,8 +10,8 @@ from ray.data import DataContext
 def connect(num_cpus: int, *, dashboard: bool = False) -> None:
     """Joins the cluster of RAY_ADDRESS, which `ray job submit` sets, or starts a local Ray.
 
-    num_cpus: logical ones that the job needs at least; a local Ray has these, and never under four. dashboard: whether a
-    local Ray serves its State API, which Ray Train asks who of its actors is alive.
+    num_cpus: logical ones that the job needs at least; a local Ray has these, and never under four. dashboard: whether
+    a local Ray serves its State API, which Ray Train asks who of its actors is alive.
     """
     if not ray.is_initialized():
         if submitted():

@@ -26,8 +26,9 @@ class TrainDataConfig:
     """Folder of what is precomputed, a path or s3://; None: `cache/` in the output."""
     encode_batch_size: int = 8
     """Pictures in one pass of the encoders."""
-    shuffle_rows: int = 4096
-    """Rows of a window inside which the order is random; windows are random row groups."""
+    shuffle_rows: int = 1024
+    """Rows of a window inside which the order is random; windows are of random row groups. A worker holds its share of
+    two windows."""
     load_cpus: float = 0.5
     """Logical CPUs of one loading task; the cluster needs them beside the workers'."""
 
@@ -53,11 +54,11 @@ class TrainModelConfig:
     trains: Literal["product", "everything", "text_to_image"] = "product"
     """`product`: Reference U-Net, `conv_in`, AFM projections, image projection (the paper). `everything`: the whole
     Generation U-Net and the text encoder as well. `text_to_image`: the base itself, without any product."""
-    prompt_suffix: str = ""
-    negative_prompt: str = ""
-    guidance_scale: float = 7.5
-    reference_in_uncond: bool = True
-    """These travel with the finished model (see RefAdGenPipeline)."""
+    prompt_suffix: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
+    reference_in_uncond: bool | None = None
+    """These travel with the finished model (see RefAdGenPipeline); None: the base's, or that class's default."""
     save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the finished model's weights; checkpoints are always float32."""
 
@@ -67,7 +68,8 @@ class TrainModelConfig:
                 f"model.image_encoder={self.image_encoder!r} with model.trains=text_to_image: no product is seen "
                 "there; set it to null"
             )
-        require(self.guidance_scale >= 0, "model.guidance_scale", self.guidance_scale, "0 or more")
+        if self.guidance_scale is not None:
+            require(self.guidance_scale >= 0, "model.guidance_scale", self.guidance_scale, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

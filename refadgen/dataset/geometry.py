@@ -27,8 +27,3 @@ class CoverCrop:
         left = round(self.left_share * (size[0] - self.width_px))
         top = round(self.top_share * (size[1] - self.height_px))
         return pixels[top : top + self.height_px, left : left + self.width_px]
-
-
-def draw_crop(rng: np.random.Generator, *, width_px: int, height_px: int) -> CoverCrop:
-    """A random crop."""
-    return CoverCrop(width_px, height_px, float(rng.random()), float(rng.random()))

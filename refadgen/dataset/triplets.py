@@ -173,6 +173,8 @@ class DatasetScan:
 
     files: list[DatasetFile]
     rows_of_split: dict[str, int]
+    fingerprint: str
+    """Of all row ids and splits, in order."""
 
     @property
     def num_rows(self) -> int:
@@ -209,7 +211,10 @@ def scan(uri: str) -> DatasetScan:
         raise ValueError(f"data.path={uri!r}: the data set has no rows")
     _check_values(table)
     counts = {entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()}
-    return DatasetScan(files, {split: counts.get(split, 0) for split in SPLITS})
+    digest = hashlib.sha256()
+    for row_id, split in zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True):
+        digest.update(f"{row_id}\0{split}\n".encode())
+    return DatasetScan(files, {split: counts.get(split, 0) for split in SPLITS}, digest.hexdigest()[:16])
 
 
 def _small_columns(storage: Storage, key: str) -> pa.Table:

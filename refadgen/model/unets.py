@@ -5,6 +5,7 @@ import copy
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from refadgen.model.attention_fusion import (
     Conditioning,
@@ -97,7 +98,11 @@ def predict(
     for block in unet.down_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))
         for resnet, attention in zip(block.resnets, attentions, strict=True):
-            sample = resnet(sample, shared_temb if sample.shape[0] == shared_temb.shape[0] else temb)
+            of_rows = shared_temb if sample.shape[0] == shared_temb.shape[0] else temb
+            if block.gradient_checkpointing and torch.is_grad_enabled():
+                sample = checkpoint(resnet, sample, of_rows, use_reentrant=False)  # attentions do so by themselves
+            else:
+                sample = resnet(sample, of_rows)
             if attention is not None:
                 sample = attention(repeat_rows(sample, num_rows), return_dict=False, **kwargs)[0]
             skips.append(sample)

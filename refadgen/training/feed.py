@@ -11,19 +11,12 @@ from refadgen.training.rows import Arrays, RowSource
 
 _BLOCK_BYTES = 32_000_000
 _TASKS = 2
-"""Segments of a worker being loaded at once."""
-
-
-def steps_per_segment(plan: Plan, source: RowSource, world_size: int) -> int:
-    """How many steps one loading task reads: blocks of about 32 MB, never over a window of shuffled rows."""
-    share = max(1, plan.batch_size // world_size)
-    rows = min(plan.shuffle_rows, max(share, _BLOCK_BYTES // source.bytes_per_row))
-    return max(1, rows // share)
+"""Windows of a worker being loaded at once."""
 
 
 def local_feed(plan: Plan, source: RowSource, first_step: int) -> Iterator[Arrays]:
     """All rows of each step, loaded in this process, without Ray."""
-    for segment in plan.segments(first_step, steps_per_segment(plan, source, 1)):
+    for segment in plan.segments(first_step):
         arrays = source.load(plan, segment, rank=0, world_size=1)
         for index in range(segment.num_steps):
             rows = slice(index * plan.batch_size, (index + 1) * plan.batch_size)
@@ -35,10 +28,10 @@ def ray_feed(
 ) -> Iterator[Arrays]:
     """This worker's rows of each step from `first_step` on. Each worker runs a stream of its own.
 
-    A stream reads the row groups of all rows of its window but hands on its own rows only: files are read `world_size`
-    times. It needs no state: what it yields follows from the plan.
+    A task reads the row groups of one window and hands on this worker's rows of it, in blocks of about 32 MB: files are
+    read `world_size` times. A stream needs no state: what it yields follows from the plan.
     """
-    segments = [vars(each) for each in plan.segments(first_step, steps_per_segment(plan, source, world_size))]
+    segments = [vars(each) for each in plan.segments(first_step)]
     if not segments:
         return
     dataset = ray.data.from_items(segments, override_num_blocks=len(segments)).map_batches(
@@ -55,7 +48,10 @@ def ray_feed(
     )
 
 
-def _load(batch: dict[str, Any], plan: Plan, source: RowSource, rank: int, world_size: int) -> Arrays:
-    """INPUT columns: epoch, first_step, num_steps: one segment. OUTPUT: see `rows`; one row a planned row."""
+def _load(batch: dict[str, Any], plan: Plan, source: RowSource, rank: int, world_size: int) -> Iterator[Arrays]:
+    """INPUT columns: epoch, first_step, num_steps: one window. OUTPUT: see `rows`; one row a planned row."""
     segment = Segment(int(batch["epoch"][0]), int(batch["first_step"][0]), int(batch["num_steps"][0]))
-    return source.load(plan, segment, rank=rank, world_size=world_size)
+    arrays = source.load(plan, segment, rank=rank, world_size=world_size)
+    size = max(1, _BLOCK_BYTES // source.bytes_per_row)
+    for start in range(0, len(arrays["step"]), size):
+        yield {name: values[start : start + size] for name, values in arrays.items()}

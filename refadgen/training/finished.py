@@ -1,8 +1,10 @@
 """From trained weights to something to look at and to use: the pipeline, sheets of held-out samples, the model card."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +16,13 @@ from refadgen.config import TrainConfig, to_yaml
 from refadgen.dataset.geometry import CoverCrop
 from refadgen.dataset.triplets import Triplet
 from refadgen.model import RefAdGenPipeline
+from refadgen.storage import is_remote
 from refadgen.training.checkpoints import Checkpoint
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.parallel import put
+
+_PLAIN_GUIDANCE = 7.5
+"""Of text-to-image samples where the configuration does not say."""
 
 
 def finished_parts(config: TrainConfig, checkpoint: Checkpoint) -> Parts:
@@ -43,13 +49,21 @@ def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
         image_encoder=parts.image_encoder,
         image_projection=parts.image_projection,
         feature_extractor=parts.feature_extractor,
-        prompt_suffix=config.model.prompt_suffix,
-        negative_prompt=config.model.negative_prompt,
-        guidance_scale=config.model.guidance_scale,
-        reference_in_uncond=config.model.reference_in_uncond,
+        **_recommended(config, parts),
         width_px=config.data.width_px,
         height_px=config.data.height_px,
     )
+
+
+def _recommended(config: TrainConfig, parts: Parts) -> dict[str, Any]:
+    """What the finished model recommends: the configuration's word, else the base's."""
+    names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond")
+    chosen = {name: getattr(config.model, name) for name in names}
+    return {
+        name: parts.settings[name] if value is None else value
+        for name, value in chosen.items()
+        if value is not None or name in parts.settings
+    }
 
 
 def make_text_to_image_pipeline(parts: Parts) -> StableDiffusionPipeline:
@@ -112,7 +126,7 @@ def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut
             drawn = plain(
                 row.prompt,
                 num_inference_steps=steps,
-                guidance_scale=config.model.guidance_scale,
+                guidance_scale=_PLAIN_GUIDANCE if config.model.guidance_scale is None else config.model.guidance_scale,
                 generator=torch.Generator("cpu").manual_seed(index),
                 width=config.data.width_px,
                 height=config.data.height_px,
@@ -137,6 +151,22 @@ def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut
     return Image.fromarray(np.concatenate([np.concatenate(line, axis=1) for line in lines]))
 
 
+def _without_folders(config: TrainConfig) -> TrainConfig:
+    """The configuration with names in place of local paths: a card is published."""
+
+    def name(path: str | None) -> str | None:
+        return path if path is None or is_remote(path) else PurePath(path).name
+
+    data = dataclasses.replace(config.data, path=name(config.data.path) or "", cache=None)
+    is_folder = PurePath(config.model.base).is_absolute()
+    model = dataclasses.replace(
+        config.model,
+        base=name(config.model.base) or "" if is_folder else config.model.base,
+        image_encoder=name(config.model.image_encoder),
+    )
+    return dataclasses.replace(config, data=data, model=model)
+
+
 def model_card(
     config: TrainConfig, checkpoint: Checkpoint, *, data: str, trained: str, commit: str, loss: float
 ) -> str:
@@ -156,7 +186,7 @@ def model_card(
             "## Settings",
             "",
             "```yaml",
-            to_yaml(config).rstrip(),
+            to_yaml(_without_folders(config)).rstrip(),
             "```",
             "",
         ]

@@ -28,6 +28,7 @@ from refadgen import ray_connection
 from refadgen.config import TrainConfig, to_yaml
 from refadgen.dataset import triplets
 from refadgen.dataset.triplets import DatasetScan
+from refadgen.model_folder import find_model, fingerprint
 from refadgen.storage import Storage, is_remote, local_path
 from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.finished import HeldOut, export, held_out, model_card
@@ -72,11 +73,26 @@ class TrainingJob:
             "architecture": self._module.architecture(),
             "run.seed": config.run.seed,
             "run.batch_size": config.run.batch_size,
-            "rows of split train": self.scan.rows_of_split["train"],
-            "data.shuffle_rows": config.data.shuffle_rows,
+            "data.path (its rows)": self.scan.fingerprint,
+            "model.base (its files)": fingerprint(find_model(self.config.model.base)),
+            **{
+                f"data.{name}": getattr(config.data, name) for name in ("width_px", "height_px", "mask", "shuffle_rows")
+            },
+            "data.variants": list(config.data.variants),
+            **{f"objective.{name}": value for name, value in dataclasses.asdict(config.objective).items()},
         }
-        for step in self._store.steps()[-1:]:
-            require_same(step, self._store.facts(step), self._facts)
+        self._done = self._steps_done()
+
+    def _steps_done(self) -> int:
+        """Steps of the newest checkpoint. Raises: ValueError when this training cannot go on from it."""
+        for step in reversed(self._store.steps()):
+            try:
+                facts = self._store.facts(step)
+            except ValueError:
+                continue  # damaged: the one before counts, as in CheckpointStore.latest
+            require_same(step, facts, self._facts)
+            return step
+        return 0
 
     @property
     def num_steps(self) -> int:
@@ -89,15 +105,17 @@ class TrainingJob:
 
     def describe(self) -> str:
         """What trains on what, for the start and for `--dry-run`."""
-        done = (self._store.steps() or [0])[-1]
+        before, after = self._parts.base_prediction_type, self.config.objective.prediction_type
+        note = [] if before in (None, after) else [f"note: the base predicts {before}; this training teaches {after}"]
         rows = self.scan.rows_of_split
         return "\n".join(
             [
                 self._module.describe(),
                 f"data: {self.config.data.path}, {rows['train']:,} training rows, {rows['test']:,} held out",
                 f"steps: {self.num_steps:,} of {self.config.run.batch_size} rows on {self.config.run.num_workers} "
-                f"workers; {done:,} done before",
+                f"workers; {self._done:,} done before",
                 f"output: {self.output}",
+                *note,
             ]
         )
 
@@ -135,7 +153,8 @@ class TrainingJob:
             self.num_steps,
             self.config.data.shuffle_rows,
         )
-        if (self._store.steps() or [0])[-1] < self.num_steps:
+        newest = self._store.latest()
+        if newest is None or newest.step < self.num_steps:
             self._fit(WorkerTask(self.config, self.output, source, plan, constants, self._facts, self._held_out()))
         model = self._export()
         return f"{self.num_steps} steps in {time.monotonic() - started:.0f} s\n{model}"
@@ -208,10 +227,11 @@ class TrainingJob:
         """Writes `model/` from the newest checkpoint. Returns: what to tell the user."""
         checkpoint = self._store.latest()
         assert checkpoint is not None
+        assert checkpoint.step == self.num_steps
         loss = float(np.mean([metrics["loss"] for metrics in read_metrics(self.output)[-100:]]))
         rows = self.scan.rows_of_split
         card = model_card(
-            dataclasses.replace(self.config, data=dataclasses.replace(self.config.data, cache=None)),
+            self.config,
             checkpoint,
             data=f"{Path(self.config.data.path).name}: {rows['train']:,} training rows, {rows['test']:,} held out",
             trained=self._module.describe(),

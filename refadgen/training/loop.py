@@ -95,6 +95,15 @@ class BatchMaker:
         return batch
 
 
+def training_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on GPUs that have it, else float32: float16 would need its losses scaled."""
+    if name == "auto":
+        modern = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if modern else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
 class TrainingRun:
     """The state of a training on one worker."""
 
@@ -103,9 +112,7 @@ class TrainingRun:
         self.num_steps = num_steps
         self.workers = Workers()
         self.device = device
-        self.dtype = torch.float32
-        if config.run.dtype == "bfloat16" or (config.run.dtype == "auto" and device.type == "cuda"):
-            self.dtype = torch.bfloat16
+        self.dtype = training_dtype(config.run.dtype, device)
         if config.run.strategy == "ddp":
             shrink_frozen(module, self.dtype)  # FSDP2 shares out a group of one dtype only
         module.to(device).train()
@@ -240,7 +247,8 @@ def run_steps(
     facts: dict[str, Any],
     *,
     on_step: Callable[[StepMetrics], None],
-    on_checkpoint: Callable[[Checkpoint], None],
+    before_checkpoint: Callable[[int], None],
+    after_checkpoint: Callable[[Checkpoint], None],
 ) -> None:
     """Runs all steps that are left, on every worker; the first one writes checkpoints and calls back.
 
@@ -254,8 +262,11 @@ def run_steps(
         if run.step % run.config.run.checkpoint_every == 0 or run.step == run.num_steps:
             checkpoint = run.state(facts)
             if run.workers.rank == 0:
-                on_checkpoint(checkpoint)  # first: a checkpoint without its metrics would leave a hole in them
+                before_checkpoint(run.step)  # the metrics: a checkpoint without them would leave a hole
                 store.save(checkpoint, keep=run.config.run.keep_checkpoints)
+                after_checkpoint(checkpoint)
+    if run.step < run.num_steps:
+        raise RuntimeError(f"the rows ended after step {run.step} of {run.num_steps}")
 
 
 class MetricsLog:

@@ -45,6 +45,8 @@ class Parts:
     feature_extractor: CLIPImageProcessor | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """Entries of `model_index.json` that are no components."""
+    base_prediction_type: str | None = None
+    """What the base's own scheduler says."""
 
     def encoders(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
         """The frozen ones."""
@@ -87,6 +89,7 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
     if config.model.image_encoder is not None:
         with _named("model.image_encoder", config.model.image_encoder):
             _add_image_encoder(parts, find_model(config.model.image_encoder), dtype)
+    parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
     parts.scheduler = make_scheduler(parts.scheduler, config)
     return parts
 
@@ -108,7 +111,7 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
         if config.model.trains == "text_to_image":
             raise ValueError("a RefAdGen; model.trains=text_to_image goes on from a Stable Diffusion folder")
         loaded = checkpoint.load(folder, dtype)
-        names = {name for name in Parts.__dataclass_fields__ if name != "settings"}
+        names = Parts.__dataclass_fields__.keys() - {"settings", "base_prediction_type"}
         parts = Parts(**{name: value for name, value in loaded.items() if name in names})
         parts.settings = {name: value for name, value in loaded.items() if name not in names}
         return parts
@@ -210,9 +213,8 @@ class TrainingModule(nn.Module):
         """The loss of each row, B.
 
         batch: latents, noise B×C×h×w, timesteps B; token_ids B×tokens with empty_token_ids 1×tokens where the text
-        encoder trains, else text_states B×tokens×channels with empty_text_states 1×…; and, but for text-to-image,
-        reference_latents, mask_latents B×1×h×w, fusion_scale B, and image_states B×patches×channels with an image
-        encoder.
+        encoder trains, else text_states B×tokens×channels with empty_text_states 1×…; mask_latents B×1×h×w; and, but
+        for text-to-image, reference_latents, fusion_scale B, and image_states B×patches×channels with an image encoder.
         """
         count = len(batch["latents"])
         if self.text_encoder is not None:

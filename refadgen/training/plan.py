@@ -71,7 +71,7 @@ class Plan:
     batch_size: int
     num_steps: int
     shuffle_rows: int
-    """Rows of a window of random row groups inside which the order is random."""
+    """About how many rows a window has: row groups come in random order, and inside a window rows do."""
 
     @property
     def num_rows(self) -> int:
@@ -81,6 +81,11 @@ class Plan:
     def steps_per_epoch(self) -> int:
         return self.num_rows // self.batch_size
 
+    @property
+    def steps_per_window(self) -> int:
+        """Windows end with steps, so that whoever reads a window reads whole steps."""
+        return max(1, self.shuffle_rows // self.batch_size)
+
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Group and place inside the group of each row, in the epoch's order; int64 [num_rows] each."""
         rng = np.random.default_rng([self.seed, epoch])
@@ -88,17 +93,17 @@ class Plan:
         permuted = rng.permutation(len(sizes))
         group_of_row = np.repeat(permuted, sizes[permuted])
         place = np.concatenate([np.arange(size) for size in sizes[permuted]])
-        window = (np.cumsum(sizes[permuted]) - sizes[permuted]) // self.shuffle_rows
-        window_of_row = np.repeat(window, sizes[permuted])
+        window_of_row = np.arange(len(group_of_row)) // (self.steps_per_window * self.batch_size)
         order = np.lexsort((rng.random(len(group_of_row)), window_of_row))
         return group_of_row[order], place[order]
 
-    def segments(self, first_step: int, steps_per_segment: int) -> Iterator[Segment]:
-        """All steps from `first_step` on, in pieces that stay inside an epoch."""
+    def segments(self, first_step: int) -> Iterator[Segment]:
+        """All steps from `first_step` on, window by window."""
         step = first_step
         while step < self.num_steps:
-            epoch = step // self.steps_per_epoch
-            end = min(step + steps_per_segment, (epoch + 1) * self.steps_per_epoch, self.num_steps)
+            epoch, inside = divmod(step, self.steps_per_epoch)
+            window_end = (inside // self.steps_per_window + 1) * self.steps_per_window
+            end = min(epoch * self.steps_per_epoch + min(window_end, self.steps_per_epoch), self.num_steps)
             yield Segment(epoch, step, end - step)
             step = end
 

@@ -16,11 +16,12 @@ from refadgen.config import TrainConfig
 from refadgen.dataset import triplets
 from refadgen.dataset.geometry import CoverCrop
 from refadgen.dataset.triplets import DatasetScan, Triplet
-from refadgen.model.devices import resolve_device, resolve_dtype
+from refadgen.model.devices import resolve_device
 from refadgen.model_folder import find_model, fingerprint
 from refadgen.storage import Storage
 from refadgen.training.cache import Cache, CacheShapes, load_cache, part_groups, unit_name, write_part
 from refadgen.training.encoders import Encoders
+from refadgen.training.loop import training_dtype
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import draw
 
@@ -55,7 +56,7 @@ class TripletEncoder:
     def __init__(self, config: TrainConfig, uri: str, cache_uri: str) -> None:
         torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
         device = resolve_device("auto", gpu_expected=config.run.num_gpus > 0, field="run.num_gpus")
-        dtype = resolve_dtype(config.run.dtype, device)
+        dtype = training_dtype(config.run.dtype, device)
         self._encoders = load_parts(config).encoders(config, device, dtype).prepared()
         self._config = config
         self._source, _ = triplets.dataset_files(uri)

@@ -9,7 +9,6 @@ Both sources answer `load(plan, segment, rank, world_size)` with one dictionary 
     online:  ad_images, product_images uint8 n×H×W×3; masks uint8 n×H×W; clip_pixels float32 with an image encoder
 """
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -83,9 +82,7 @@ def _common(plan: Plan, choices: Choices, rows: list[PlannedRow], draws: list[Ro
     }
 
 
-def _read_groups(
-    storage: Storage, groups: Sequence[RowGroup], rows: list[PlannedRow], columns: list[str] | None = None
-) -> list[dict[str, Any]]:
+def _read_groups(storage: Storage, groups: Sequence[RowGroup], rows: list[PlannedRow]) -> list[dict[str, Any]]:
     """The planned rows as plain values, each row group read once."""
     wanted: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
@@ -95,13 +92,14 @@ def _read_groups(
     for group in wanted:
         by_file.setdefault(groups[group].key, []).append(group)
     for key, members in by_file.items():
-        file = pq.ParquetFile(io.BytesIO(storage.read(key)), pre_buffer=False)
-        for group in members:
-            table = file.read_row_group(groups[group].index, columns=columns)
-            numbers = wanted[group]
-            taken = table.take([rows[number].offset for number in numbers]).to_pylist()
-            for number, values in zip(numbers, taken, strict=True):
-                found[number] = values
+        with storage.arrow().open_input_file(storage.path(key)) as handle:
+            file = pq.ParquetFile(handle)
+            for group in members:
+                numbers = wanted[group]
+                table = file.read_row_group(groups[group].index)
+                taken = table.take([rows[number].offset for number in numbers]).to_pylist()
+                for number, values in zip(numbers, taken, strict=True):
+                    found[number] = values
     return found
 
 

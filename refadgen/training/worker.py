@@ -97,7 +97,8 @@ def train_worker(settings: dict[str, Any]) -> None:
                 store,
                 task.facts,
                 on_step=log.step if log else lambda metrics: None,
-                on_checkpoint=log.checkpoint if log else lambda checkpoint: None,
+                before_checkpoint=log.flush if log else lambda step: None,
+                after_checkpoint=log.sheet if log else lambda checkpoint: None,
             )
         except FloatingPointError as error:
             if rank == 0:
@@ -146,14 +147,17 @@ class _Log:
             self._board.add_scalar(name, getattr(metrics, name), metrics.step)
         self._board.add_scalar("images_per_s", images, metrics.step)
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """With each checkpoint, before it is written."""
-        config = self._task.config
-        self._metrics.flush(checkpoint.step)
+    def flush(self, step: int) -> None:
+        """Before each checkpoint."""
+        self._metrics.flush(step)
         self._board.flush()
         if self._storage.remote:
             for file in Path(self._scratch.name).iterdir():
                 self._storage.put_file(f"tensorboard/{file.name}", file)
+
+    def sheet(self, checkpoint: Checkpoint) -> None:
+        """After each checkpoint: held-out samples, where they are due."""
+        config = self._task.config
         every = config.run.sample_every
         if (
             every

@@ -4,8 +4,8 @@
 
 All models make the same held-out cases (see `held_out`) with three sampling seeds, once from the product photograph in
 the ad's own pose and once from a photograph of the product turned by 15°. Figures are means over products with 95 %
-bootstrap intervals over products. λ from 0 to 1.5 and 1 to 50 steps are measured on the first model, one seed. Ends with
-one line of JSON.
+bootstrap intervals over products. λ from 0 to 1.5 and 1 to 50 steps are measured on the first model, one seed. Ends
+with one line of JSON.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python tests/benchmarks/training.py [--steps 12] [--skip-speed]
 
 1. FLOPs of one row at full Stable Diffusion 1.5 size (meta tensors): forward and backward alone, and with the encoders
-   that run at every step when nothing is precomputed (VAE twice, text; CLIP ViT-H with `--image-encoder`'s figures too).
-2. Peak memory of a full-size step of three rows (fake tensors and a tracker of live storages): ours (precomputed, gradient
-   checkpointing, frozen weights in bfloat16, moving average included) and the authors' (encoders on board, everything
-   in float32, no checkpointing, no moving average), both with bfloat16 arithmetic.
+   that run at every step when nothing is precomputed (VAE twice, text; and with CLIP ViT-H).
+2. Peak memory of a full-size step of three rows (fake tensors, live storages): ours (precomputed, gradient
+   checkpointing, frozen weights in bfloat16) and the authors' (encoders on board, everything
+   in float32, no checkpointing), both with bfloat16 arithmetic.
 3. Milliseconds of a step at an eighth of the width: precomputed and online steps taken in turns in one process.
 4. Milliseconds of a step of the same training under Ray Train and in the bare loop.
 
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from refadgen.config import TrainConfig, load_config
 from refadgen.mini.untrained import make_tokenizer
@@ -44,7 +44,6 @@ from refadgen.training.feed import local_feed
 from refadgen.training.job import TINY, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun, read_metrics, shrink_frozen
 from refadgen.training.networks import Parts, TrainingModule, load_parts
-from refadgen.training.optimization import MovingAverage
 from refadgen.training.plan import Plan
 from refadgen.training.precompute import constants_of
 from refadgen.training.rows import Choices, OnlineRows, online_files
@@ -171,8 +170,7 @@ def peak_memory_gb(*, ours: bool) -> tuple[float, float]:
         for network in (module, *encoders):
             _faked(network)
         trained = module.trained()
-        optimizer = torch.optim.AdamW(list(trained.values()), lr=1e-5, foreach=True)
-        average = MovingAverage(trained, 0.999) if ours else None
+        optimizer = torch.optim.AdamW(list(trained.values()), lr=1e-5, fused=ours, foreach=not ours)
         for _ in range(2):  # the optimizer's state comes into being in the first
             batch = full_batch(ROWS)
             if not ours:
@@ -187,8 +185,6 @@ def peak_memory_gb(*, ours: bool) -> tuple[float, float]:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            if average is not None:
-                average.update(trained, 0)
             del loss, batch
     return live.peak / 1e9, live.now / 1e9
 

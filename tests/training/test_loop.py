@@ -12,7 +12,7 @@ from tiny_training import Training, config_of
 from torch import Tensor
 
 from refadgen.config.train import OptimizerConfig, TrainConfig
-from refadgen.training.checkpoints import Checkpoint, CheckpointStore
+from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.loop import MetricsLog, StepMetrics, read_metrics, run_steps
 from refadgen.training.optimization import MovingAverage, learning_rate
 from refadgen.training.rows import Arrays
@@ -37,7 +37,7 @@ def run_to_the_end(
     folder: Path,
     *,
     killed_in: int | None = None,
-    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
+    before_checkpoint: Callable[[int], None] = lambda _: None,
 ) -> list[StepMetrics]:
     """As a worker runs, from the newest checkpoint, with its metrics log."""
     store, log, seen = CheckpointStore(str(folder)), MetricsLog(str(folder)), []
@@ -55,11 +55,20 @@ def run_to_the_end(
         seen.append(metrics)
         log.add(metrics)
 
-    def saved(checkpoint: Checkpoint) -> None:
-        log.flush(checkpoint.step)
-        on_checkpoint(checkpoint)
+    def before(done: int) -> None:
+        log.flush(done)
+        before_checkpoint(done)
 
-    run_steps(training.run, feed(), training.make_batch, store, FACTS, on_step=step, on_checkpoint=saved)
+    run_steps(
+        training.run,
+        feed(),
+        training.make_batch,
+        store,
+        FACTS,
+        on_step=step,
+        before_checkpoint=before,
+        after_checkpoint=lambda _: None,
+    )
     return seen
 
 
@@ -101,12 +110,12 @@ def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(
 def test_a_crash_between_metrics_and_checkpoint_loses_and_doubles_no_step(
     config: TrainConfig, whole: tuple[dict[str, Tensor], list[dict]], tmp_path: Path
 ) -> None:
-    def crash(checkpoint: Checkpoint) -> None:
-        if checkpoint.step == 4:
+    def crash(step: int) -> None:
+        if step == 4:
             raise Killed
 
     with pytest.raises(Killed):
-        run_to_the_end(Training(config), tmp_path, on_checkpoint=crash)
+        run_to_the_end(Training(config), tmp_path, before_checkpoint=crash)
     run_to_the_end(Training(config), tmp_path)
     assert told(read_metrics(str(tmp_path))) == whole[1]
 
@@ -164,14 +173,15 @@ def test_a_dropped_position_trains_on_other_rows(config: TrainConfig, tmp_path: 
             CheckpointStore(str(tmp_path)),
             FACTS,
             on_step=lambda _: None,
-            on_checkpoint=lambda _: None,
+            before_checkpoint=lambda _: None,
+            after_checkpoint=lambda _: None,
         )
 
 
 def test_the_end_is_a_checkpoint_and_a_finished_run_takes_no_step(refadgen_base: Path, tmp_path: Path) -> None:
     config = config_of(refadgen_base, "run.num_steps=3", "run.checkpoint_every=2", "run.keep_checkpoints=5")
     seen: list[int] = []
-    run_to_the_end(Training(config), tmp_path, on_checkpoint=lambda checkpoint: seen.append(checkpoint.step))
+    run_to_the_end(Training(config), tmp_path, before_checkpoint=seen.append)
     assert seen == CheckpointStore(str(tmp_path)).steps() == [2, 3]
     assert run_to_the_end(Training(config), tmp_path) == []
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from refadgen.config import TrainConfig, load_config
 from refadgen.dataset import triplets
+from refadgen.training.feed import local_feed
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.plan import Plan
@@ -124,8 +125,7 @@ class Training:
 
     def feed(self) -> Iterator[Arrays]:
         """The arrays of each step from the run's on."""
-        for segment in self.plan.segments(self.run.step, 1):
-            yield self.source.load(self.plan, segment, rank=0, world_size=1)
+        return local_feed(self.plan, self.source, self.run.step)
 
     def step(self) -> Any:
         """Runs one step."""
