@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint mini clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,16 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The built-in model from nothing, into $(WORK)/joint/model: many hours; stopped, it goes on where it was. See
+# refadgen/mini/README.md for what was made by it.
+WORK ?= work
+mini: setup
+	$(BIN)/python -m refadgen.studio.build_triplets --output $(WORK)/renders --num 1020 --first-seed 30000 \
+		--dressings 12 --shard-seeds 10
+	$(BIN)/python -m refadgen.mini.untrained --data $(WORK)/renders --output $(WORK)/untrained --bf16
+	$(BIN)/python jobs/train.py --config mini --base $(WORK)/untrained --data $(WORK)/renders --output $(WORK)/joint \
+		data.cache=$(WORK)/cache
 
 clean:
 	rm -rf $(VENV) .uv out

@@ -2,8 +2,8 @@
 
     python -m refadgen.mini.untrained --data renders --output work/untrained
 
-The VAE is trained on crops of the studio's pictures, and goes on from its last checkpoint in `OUTPUT/vae` when the
-command is given again with more steps. The tokenizer is learned from every caption the studio can write.
+The VAE is trained on crops of the studio's pictures; one that lies in `OUTPUT/vae` already is where it starts from. The
+tokenizer is learned from every caption the studio can write. A folder that is complete is left alone.
 """
 
 import argparse
@@ -71,6 +71,9 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=8000, help="pictures to learn the VAE from")
     parser.add_argument("--bf16", action="store_true", help="where the processor has AVX-512 BF16 or AMX")
     arguments = parser.parse_args()
+    if (arguments.output / "model_index.json").exists():
+        print(f"{arguments.output} is complete")
+        return
     trained = arguments.output / "vae"
     if trained.is_dir():
         vae = AutoencoderKL.from_pretrained(trained)

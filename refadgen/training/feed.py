@@ -1,17 +1,16 @@
-"""Ray Data feeds a worker: loading tasks run ahead on the cluster, batches come in the plan's order."""
+"""Ray Data feeds a worker: windows are loaded ahead on the cluster, batches come in the plan's order."""
 
+import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
-from ray.data import TaskPoolStrategy
 
 from refadgen.training.plan import Plan, Segment
 from refadgen.training.rows import Arrays, RowSource
 
 _BLOCK_BYTES = 32_000_000
-_TASKS = 2
-"""Windows of a worker being loaded at once."""
 
 
 def local_feed(plan: Plan, source: RowSource, first_step: int) -> Iterator[Arrays]:
@@ -26,26 +25,35 @@ def local_feed(plan: Plan, source: RowSource, first_step: int) -> Iterator[Array
 def ray_feed(
     plan: Plan, source: RowSource, first_step: int, *, rank: int, world_size: int, load_cpus: float
 ) -> Iterator[Arrays]:
-    """This worker's rows of each step from `first_step` on. Each worker runs a stream of its own.
+    """This worker's rows of each step from `first_step` on. Each worker loads for itself, one window ahead.
 
-    A task reads the row groups of one window and hands on this worker's rows of it, in blocks of about 32 MB: files are
-    read `world_size` times. A stream needs no state: what it yields follows from the plan.
+    A window's task reads the row groups of all its rows and hands on this worker's, in blocks of about 32 MB: files are
+    read `world_size` times. A feed needs no state: what it yields follows from the plan.
+
+    Each window is a Dataset of its own, read to its end at once. One long Dataset that training draws from would be
+    less code, but its executor spins while it waits for a slow reader, and takes the interpreter lock from the training
+    thread: steps took three times as long.
     """
-    segments = [vars(each) for each in plan.segments(first_step)]
-    if not segments:
-        return
-    dataset = ray.data.from_items(segments, override_num_blocks=len(segments)).map_batches(
-        _load,
-        batch_size=1,
-        fn_kwargs={"plan": plan, "source": source, "rank": rank, "world_size": world_size},
-        compute=TaskPoolStrategy(size=_TASKS),
-        num_cpus=load_cpus,
-    )
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.enable_progress_bars = False
-    yield from dataset.iter_batches(
-        batch_size=plan.batch_size // world_size, batch_format="numpy", prefetch_batches=2, drop_last=False
-    )
+    share = plan.batch_size // world_size
+
+    def load(segment: Segment) -> list[Arrays]:
+        dataset = ray.data.from_items([vars(segment)]).map_batches(
+            _load,
+            batch_size=1,
+            fn_kwargs={"plan": plan, "source": source, "rank": rank, "world_size": world_size},
+            num_cpus=load_cpus,
+        )
+        dataset.context.execution_options.preserve_order = True
+        dataset.context.enable_progress_bars = False
+        return list(dataset.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=1))
+
+    segments = plan.segments(first_step)
+    with ThreadPoolExecutor(1, thread_name_prefix="feed") as ahead:
+        loading = [ahead.submit(load, segment) for segment in itertools.islice(segments, 1)]
+        while loading:
+            batches = loading.pop().result()
+            loading = [ahead.submit(load, segment) for segment in itertools.islice(segments, 1)]
+            yield from batches
 
 
 def _load(batch: dict[str, Any], plan: Plan, source: RowSource, rank: int, world_size: int) -> Iterator[Arrays]:
