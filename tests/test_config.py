@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from refadgen.config import GenerateConfig, load_config, to_yaml
+from refadgen.config import GenerateConfig, TrainConfig, load_config, to_yaml
 from refadgen.config.loading import build
 
 
@@ -65,3 +65,10 @@ def test_a_device_that_is_none_is_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}='banana': must be auto, cpu, cuda or cuda:N"):
         load_config(GenerateConfig, None, [f"{field}=banana"])
     assert load_config(GenerateConfig, None, [f"{field}=cuda:1"])
+
+
+def test_numbers_in_scientific_notation_need_no_point() -> None:
+    config = load_config(TrainConfig, None, ["optimizer.learning_rate=1e-5", "optimizer.weight_decay=2.5e-3"])
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-5, 2.5e-3)
+    with pytest.raises(ValueError, match="optimizer.learning_rate"):
+        load_config(TrainConfig, None, ["optimizer.learning_rate=fast"])

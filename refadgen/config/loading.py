@@ -101,6 +101,8 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return tuple(items)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    if kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)  # YAML reads 1e-5 as a text: it wants 1.0e-5
     if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)  # a folder named 2024 reads as a number in YAML
     if type(value) is not kind:

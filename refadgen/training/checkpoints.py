@@ -8,6 +8,7 @@
 A folder without `checkpoint.json`, or with a file that its hash does not fit, is no checkpoint and never loaded.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,6 +98,9 @@ class CheckpointStore:
         manifest = f"{folder}/{MANIFEST}"
         # First the manifest: what is left by a crash in between is no checkpoint.
         self._storage.delete([manifest, *(key for key in keys if key.endswith(".safetensors"))])
+        if not self._storage.remote:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._storage.path(folder))
 
     def load(self, step: int) -> Checkpoint:
         """Raises: ValueError for a file that is missing or does not fit its hash, OSError."""

@@ -14,7 +14,8 @@ from refadgen.training.loop import read_metrics
 def command(output: Path | str, base: Path, *words: str) -> list[str]:
     job = str(job_runs.PROJECT / "jobs" / "train.py")
     fixed = ("--config", "debug", "--base", str(base), "--output", str(output), "run.sample_every=0")
-    return [sys.executable, job, *fixed, *words]
+    # All runs share what is precomputed; a word of the caller's comes later and counts.
+    return [sys.executable, job, *fixed, f"data.cache={base.parent / 'cache'}", *words]
 
 
 def run(
