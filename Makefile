@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo test lint mini clean
+.PHONY: setup demo test test-long lint mini clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-long: setup
+	$(BIN)/python -m pytest -m long --timeout 1200
 
 lint: setup
 	$(BIN)/ruff check .

@@ -70,5 +70,5 @@ def test_a_device_that_is_none_is_refused(field: str) -> None:
 def test_numbers_in_scientific_notation_need_no_point() -> None:
     config = load_config(TrainConfig, None, ["optimizer.learning_rate=1e-5", "optimizer.weight_decay=2.5e-3"])
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-5, 2.5e-3)
-    with pytest.raises(ValueError, match="optimizer.learning_rate"):
+    with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
         load_config(TrainConfig, None, ["optimizer.learning_rate=fast"])
