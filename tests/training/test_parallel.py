@@ -5,9 +5,7 @@ Each worker is a process of its own. What is compared are changes of weights ove
 
 import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,7 +15,7 @@ from torch import Tensor
 from refadgen.config import TrainConfig, load_config
 from refadgen.training import parallel
 from refadgen.training.feed import local_feed
-from refadgen.training.job import TINY
+from refadgen.training.job import TINY, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import TrainingModule, load_parts
 from refadgen.training.plan import Plan
@@ -25,18 +23,6 @@ from refadgen.training.rows import Choices, OnlineRows, online_files
 
 pytestmark = pytest.mark.slow
 STEPS, BATCH = 20, 4
-
-
-class _Words:
-    """Captions to token ids that any worker makes alike."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        length = self._tokenizer.model_max_length
-        padded = self._tokenizer(texts, padding="max_length", max_length=length, truncation=True)
-        return np.array(padded.input_ids, np.int32)
 
 
 def _config(base: Path, strategy: str, workers: int) -> TrainConfig:
@@ -80,7 +66,7 @@ def _changes(rank: int, world_size: int, base: Path, strategy: str, place: Path,
         config.data.path,
         online_files(config.data.path),
         Choices(config.data, config.objective),
-        _Words(parts.tokenizer),
+        Tokenize(parts.tokenizer),
         None,
     )
     plan = Plan(source.groups("train"), 0, BATCH, STEPS, config.data.shuffle_rows)
