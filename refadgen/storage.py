@@ -122,10 +122,6 @@ class Storage:
         """Copies `key` to a local file. Raises: FileNotFoundError, OSError."""
         self._fs.get_file(self.path(key), os.fspath(file))
 
-    def size(self, key: str) -> int:
-        """Bytes of the file at `key`. Raises: FileNotFoundError, OSError."""
-        return int(self._fs.size(self.path(key)))
-
     def delete(self, keys: list[str]) -> None:
         """Removes the files at `keys`."""
         for key in keys:

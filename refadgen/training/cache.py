@@ -59,10 +59,17 @@ class CacheShapes:
         return 2 * count + 4 * self.tokens + int(np.prod(self.latents[1:]))
 
 
-def unit_name(source: str, size: int, group: int, recipe: dict[str, Any]) -> str:
-    """The part of one row group of a source file of `size` bytes, encoded by `recipe`."""
-    text = json.dumps([source, size, group, recipe], sort_keys=True)
+def unit_name(source: str, content: str, group: int, recipe: dict[str, Any]) -> str:
+    """The part of one row group of a source file, known by its key and `footer_digest`, encoded by `recipe`."""
+    text = json.dumps([source, content, group, recipe], sort_keys=True)
     return f"part-{hashlib.sha256(text.encode()).hexdigest()[:20]}.parquet"
+
+
+def footer_digest(handle: pa.NativeFile) -> str:
+    """What a parquet file is known by without reading it all: its footer has sizes and statistics of every column."""
+    end = handle.size()
+    length = int.from_bytes(handle.read_at(4, end - 8), "little")
+    return hashlib.sha256(handle.read_at(length, end - 8 - length)).hexdigest()[:16]
 
 
 def write_part(storage: Storage, key: str, rows: dict[str, list[dict[str, Any]]]) -> None:

@@ -19,7 +19,7 @@ from refadgen.dataset.triplets import DatasetScan, Triplet
 from refadgen.model.devices import resolve_device
 from refadgen.model_folder import find_model, fingerprint
 from refadgen.storage import Storage
-from refadgen.training.cache import Cache, CacheShapes, load_cache, part_groups, unit_name, write_part
+from refadgen.training.cache import Cache, CacheShapes, footer_digest, load_cache, part_groups, unit_name, write_part
 from refadgen.training.encoders import Encoders
 from refadgen.training.loop import training_dtype
 from refadgen.training.networks import load_parts
@@ -190,14 +190,14 @@ def precompute(config: TrainConfig, uri: str, cache_uri: str, scanned: DatasetSc
     storage, _ = triplets.dataset_files(uri)
     units, names = [], {}
     for file in scanned.files:
-        size = storage.size(file.key)
         with storage.arrow().open_input_file(storage.path(file.key)) as handle:
+            content = footer_digest(handle)
             count = pq.ParquetFile(handle).num_row_groups
         for group in range(count):
-            part = unit_name(file.key, size, group, recipe)
+            part = unit_name(file.key, content, group, recipe)
             units.append({"key": file.key, "group": group, "part": part})
             names[part] = file.key
-    whole = unit_name("whole", len(units), 0, {"parts": sorted(names)})
+    whole = unit_name("whole", "", 0, {"parts": sorted(names)})
     cache = load_cache(cache_uri)
     if cache is not None and cache.fingerprint == whole:
         return dataclasses.replace(cache, uri=cache_uri)

@@ -16,7 +16,7 @@ from tiny_training import LATENTS, TINY, config_of, online_rows, plan_of
 from refadgen.config import TrainConfig
 from refadgen.dataset.triplets import SCHEMA, dataset_files, decode, scan
 from refadgen.storage import Storage
-from refadgen.training.cache import MANIFEST, Cache, load_cache, part_groups, unit_name, write_part
+from refadgen.training.cache import MANIFEST, Cache, footer_digest, load_cache, part_groups, unit_name, write_part
 from refadgen.training.loop import BatchMaker
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw
@@ -253,10 +253,10 @@ def test_parts_are_cut_into_row_groups_by_split(tmp_path: Path) -> None:
 
 def test_part_names_follow_from_source_and_recipe(refadgen_base: Path, encoder_base: Path, image_encoder: Path) -> None:
     recipe = recipe_of(config_of(refadgen_base))
-    usual = ("a.parquet", 100, 0, recipe)
-    assert unit_name(*usual) == unit_name("a.parquet", 100, 0, dict(reversed(recipe.items())))
+    usual = ("a.parquet", "c0ffee", 0, recipe)
+    assert unit_name(*usual) == unit_name("a.parquet", "c0ffee", 0, dict(reversed(recipe.items())))
     names = {unit_name(*usual)}
-    for other in (("b.parquet", 100, 0), ("a.parquet", 101, 0), ("a.parquet", 100, 1)):
+    for other in (("b.parquet", "c0ffee", 0), ("a.parquet", "c0de", 0), ("a.parquet", "c0ffee", 1)):
         names.add(unit_name(*other, recipe))
     changed = [
         config_of(refadgen_base, "data.width_px=72"),
@@ -267,10 +267,10 @@ def test_part_names_follow_from_source_and_recipe(refadgen_base: Path, encoder_b
         config_of(refadgen_base, f"model.image_encoder={image_encoder}"),
         config_of(encoder_base),
     ]
-    names |= {unit_name("a.parquet", 100, 0, recipe_of(config)) for config in changed}
+    names |= {unit_name("a.parquet", "c0ffee", 0, recipe_of(config)) for config in changed}
     assert len(names) == 4 + len(changed)
     kept = ["optimizer.learning_rate=1", "data.variants=original", "data.mask=ad", "objective.text_dropout=0.5"]
-    assert unit_name("a.parquet", 100, 0, recipe_of(config_of(refadgen_base, *kept))) in names
+    assert unit_name("a.parquet", "c0ffee", 0, recipe_of(config_of(refadgen_base, *kept))) in names
 
 
 def test_a_cache_is_there_when_its_manifest_is(cached: CachedRows, tmp_path: Path) -> None:
@@ -292,7 +292,8 @@ def test_a_complete_cache_needs_no_encoding(
     """All parts are there but not the manifest, as after a crash before its end; then it is, and no Ray is asked."""
     monkeypatch.setattr("ray.data.from_items", None)
     config, scanned = config_of(refadgen_base), scan(str(TINY))
-    part = unit_name(TINY.name, TINY.stat().st_size, 0, recipe_of(config))
+    with pa.OSFile(str(TINY)) as handle:
+        part = unit_name(TINY.name, footer_digest(handle), 0, recipe_of(config))
     encoder = TripletEncoder(config, str(TINY), str(tmp_path))
     encoder({"key": [TINY.name], "group": [0], "part": [part]})
     made = precompute(config, str(TINY), str(tmp_path), scanned)
@@ -344,3 +345,13 @@ def test_a_plan_of_the_cache_reads_across_parts(cached: CachedRows, encoder_base
     planned = plan.rows(Segment(0, 0, 4))
     assert {row.group for row in planned} == {0, 1}
     assert arrays["row_id"].tolist() == [names[row.offset] for row in planned]
+
+
+def test_a_changed_file_of_equal_size_is_another_source(tmp_path: Path) -> None:
+    digests = set()
+    for text in ("one", "two", "one"):
+        file = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"row_id": [text]}), file)
+        with Storage(str(tmp_path)).arrow().open_input_file(str(file)) as handle:
+            digests.add(footer_digest(handle))
+    assert len(digests) == 2
