@@ -70,6 +70,15 @@ class Scenes:
                 f"ask for at most {self.fewest}, or add scenes to its {DEFAULT}"
             )
 
+    def by_category(self) -> dict[str, list[dict[str, str]]]:
+        """All scenes, `name` and `prompt`, under each category's noun; those of any product under "product"."""
+        entries = {entry.noun: entry for entry in (self._default, *self._by_name.values())}
+        return {
+            noun: [{"name": name, "prompt": text.format(category=noun, product=noun)} for name, text in found.items()]
+            for noun, entry in sorted(entries.items())
+            if (found := self._templates(entry))
+        }
+
     def prompts_for(self, category: str | None, title: str | None, count: int) -> tuple[Scene, ...]:
         """The first `count` scenes of the category, then of `default`; fewer where these run out (see `check_count`).
 

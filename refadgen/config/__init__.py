@@ -19,7 +19,8 @@ from refadgen.config.generate import (
     StageConfig,
     StagesConfig,
 )
-from refadgen.config.loading import as_dict, load_config, to_yaml
+from refadgen.config.loading import as_dict, as_words, dotted, load_config, to_yaml
+from refadgen.config.serve import ServeConfig
 from refadgen.config.train import TrainConfig
 
 __all__ = [
@@ -33,10 +34,13 @@ __all__ = [
     "QualityConfig",
     "SamplingConfig",
     "SegmentationConfig",
+    "ServeConfig",
     "StageConfig",
     "StagesConfig",
     "TrainConfig",
     "as_dict",
+    "as_words",
+    "dotted",
     "load_config",
     "to_yaml",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import re
 import types
 import typing
@@ -114,6 +115,19 @@ def as_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain nested values, ready for YAML or JSON."""
     plain: dict[str, Any] = dataclasses.asdict(config)
     return plain
+
+
+def as_words(config: Any) -> list[str]:
+    """The configuration as `section.field=value` words that `load_config` reads back."""
+    return [f"{name}={json.dumps(value)}" for name, value in dotted(as_dict(config))]  # JSON is YAML
+
+
+def dotted(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested values under their dotted names."""
+    pairs: list[tuple[str, Any]] = []
+    for name, value in tree.items():
+        pairs += dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return pairs
 
 
 def to_yaml(config: Any) -> str:

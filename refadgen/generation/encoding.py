@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
-from refadgen.config import OutputConfig
+from refadgen.config import OutputConfig, SamplingConfig
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -34,6 +34,23 @@ def encode_ad(image_u8: npt.NDArray[np.uint8], record: Mapping[str, Any], config
         info.add_itxt("XML:com.adobe.xmp", xmp.decode())
         image.save(sink, "PNG", pnginfo=info)
     return sink.getvalue()
+
+
+def generation_record(facts: Mapping[str, Any], sampling: SamplingConfig, fingerprint: str) -> dict[str, Any]:
+    """How an image was made, for its XMP: nothing that differs between two runs.
+
+    facts: of one image, with the names of GENERATE_SCHEMA; scores count as float32, as they travel between stages.
+    fingerprint: the model's, since paths differ between machines.
+    """
+    names = ("image_id", "sku", "scene", "variant", "prompt", "negative_prompt", "seed", "input_sha256")
+    return {name: facts[name] for name in names} | {
+        "model": fingerprint,
+        "num_inference_steps": sampling.num_inference_steps,
+        "guidance_scale": sampling.guidance_scale,
+        "fusion_scale": sampling.fusion_scale,
+        "color_similarity": round(float(np.float32(facts["color_similarity"])), 4),
+        "structure_similarity": round(float(np.float32(facts["structure_similarity"])), 4),
+    }
 
 
 def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uint8]) -> bytes:

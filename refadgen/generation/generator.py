@@ -19,7 +19,7 @@ from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
 from refadgen.generation.planning import error_json, to_table
-from refadgen.generation.scores import FidelityScores, score_fidelity
+from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
 from refadgen.generation.stages import SEGMENT_SCHEMA
 from refadgen.generation.wanted import WantedImage, attempt_seed
 from refadgen.model_folder import find_model
@@ -161,7 +161,7 @@ class AdGenerator:
             ]
             for _ in self._pipeline.denoise(rows, batch_size=size, reference_in_uncond=sampling.reference_in_uncond):
                 pass
-            images = self._pipeline.decode(rows, batch_size=size)
+            images = self._pipeline.decode(rows)
         except Exception as problem:  # out of memory, a lost device: these images fail, the others go on
             # Without an earlier attempt's picture: only what is done is published.
             error = {"error": _internal_error(problem), "ad": b""}
@@ -170,7 +170,7 @@ class AdGenerator:
         for task, image in zip(batch, images, strict=True):
             task.generate_s += (time.monotonic() - started) / len(batch)
             task.ad, task.scores = image, score_fidelity(image, task.canvas, task.mask)
-            problem_text = self._below_gate(task.scores)
+            problem_text = below_gate(task.scores, self._config.quality)
             if problem_text and task.attempts < self._config.quality.max_attempts:
                 again.append(task)
                 continue
@@ -180,14 +180,6 @@ class AdGenerator:
                 output |= {"error": error_json(RowError("failed", "low_fidelity", detail)), "ad": b""}
             outputs.append(output)
         return outputs, again
-
-    def _below_gate(self, scores: FidelityScores) -> str:
-        """What the image falls short of; empty: nothing."""
-        for name, value in dataclasses.asdict(scores).items():
-            least = getattr(self._config.quality, f"min_{name}")
-            if value < least:
-                return f"{name} {value:.3f} is below quality.min_{name} {least}"
-        return ""
 
     def _output(self, row: dict[str, Any], wanted: WantedImage, task: _Task | None = None) -> dict[str, Any]:
         output = {

@@ -14,7 +14,7 @@ from PIL import Image
 from refadgen.catalog.addresses import redact_address
 from refadgen.config import GenerateConfig
 from refadgen.generation import ledger
-from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product
+from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product, generation_record
 from refadgen.generation.planning import to_table
 from refadgen.storage import Storage
 
@@ -93,7 +93,8 @@ class AdPublisher:
             ad = np.asarray(Image.open(io.BytesIO(row["ad"])))
             published["uri"] = image_key(row["image_id"], self._config.output.format)
             published["mask_iou"] = self._mask_iou(ad, mask, row["category"])
-            self._storage.write(published["uri"], encode_ad(ad, self._record(row), self._config.output))
+            record = generation_record(row, self._config.sampling, self._model.rpartition("@")[2])
+            self._storage.write(published["uri"], encode_ad(ad, record, self._config.output))
         return published
 
     def _mask_iou(self, ad: np.ndarray, mask: np.ndarray, category: str | None) -> float | None:
@@ -103,19 +104,3 @@ class AdPublisher:
         found = self._masker.find(ad, category) >= 128
         wanted = mask >= 128
         return float((found & wanted).sum() / max(1, (found | wanted).sum()))
-
-    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
-        """How the image was made, for its XMP: nothing that differs between two runs."""
-        sampling = self._config.sampling
-        facts = {
-            name: row[name] for name in ("image_id", "sku", "scene", "variant", "prompt", "negative_prompt", "seed")
-        }
-        return facts | {
-            "model": self._model.rpartition("@")[2],  # its fingerprint: paths differ between machines
-            "input_sha256": row["input_sha256"],
-            "num_inference_steps": sampling.num_inference_steps,
-            "guidance_scale": sampling.guidance_scale,
-            "fusion_scale": sampling.fusion_scale,
-            "color_similarity": round(row["color_similarity"], 4),
-            "structure_similarity": round(row["structure_similarity"], 4),
-        }

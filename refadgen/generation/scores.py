@@ -1,11 +1,14 @@
 """How faithful an image is to the placed product: colour and structure inside the mask, 0 to 1 each."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from refadgen.config import QualityConfig
 
 ImageU8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
@@ -40,6 +43,15 @@ def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> F
     color = max(0.0, 1.0 - float(distance) / _WORST_DELTA_E)
     structure = _ssim(_lab(image_u8)[..., 0], _lab(canvas_u8)[..., 0], weight, sigma)[inside].mean()
     return FidelityScores(color_similarity=color, structure_similarity=float(np.clip(structure, 0.0, 1.0)))
+
+
+def below_gate(scores: FidelityScores, quality: QualityConfig) -> str:
+    """What `scores` fall short of, as a sentence; empty: nothing."""
+    for name, value in dataclasses.asdict(scores).items():
+        least = getattr(quality, f"min_{name}")
+        if value < least:
+            return f"{name} {value:.3f} is below quality.min_{name} {least}"
+    return ""
 
 
 def _lab(image_u8: ImageU8) -> Floats:

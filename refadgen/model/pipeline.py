@@ -64,6 +64,8 @@ class DenoisingRow:
     """The row's own copy: multi-step schedulers keep a history."""
     generator: torch.Generator
     step_index: int = 0
+    predicted_original: Tensor | None = None
+    """x₀ as of the last step, 1×4×h×w, where the scheduler tells it."""
 
     @property
     def finished(self) -> bool:
@@ -299,11 +301,22 @@ class RefAdGenPipeline(DiffusionPipeline):
             yield list(batch.rows)
 
     @torch.no_grad()
-    def decode(self, rows: Sequence[DenoisingRow], *, batch_size: int | None = None) -> np.ndarray:
-        """The rows' images, uint8 N×H×W×3, decoded in one pass of `batch_size` rows (padded) where that is given."""
-        latents = torch.cat([row.latents for row in _padded(rows, batch_size)]).to(self.vae.dtype)
-        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        return u8_from_pixels(self.vae.decode(latents).sample[: len(rows)])
+    def decode(self, rows: Sequence[DenoisingRow]) -> np.ndarray:
+        """The rows' images, uint8 N×H×W×3.
+
+        One row a pass: the VAE at these sizes fills a device with one image, a pass of one shape gives the same pixels
+        whoever else is finished, and rows that leave a batch one by one need no padding.
+        """
+        return np.concatenate([self._decode(row.latents) for row in rows])
+
+    @torch.no_grad()
+    def preview(self, row: DenoisingRow) -> np.ndarray:
+        """What `row` is on its way to: its last predicted x₀ decoded, uint8 H×W×3; the noise before the first step."""
+        return self._decode(row.latents if row.predicted_original is None else row.predicted_original)[0]
+
+    def _decode(self, latents: Tensor) -> np.ndarray:
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        return u8_from_pixels(self.vae.decode(latents).sample)
 
     @torch.no_grad()
     def __call__(
@@ -396,8 +409,7 @@ class DenoisingBatch:
             scale = torch.tensor([row.guidance_scale for row in rows]).to(predicted).view(-1, 1, 1, 1)
             predicted = unconditional + scale * (conditional - unconditional)
         for index, row in enumerate(self.rows):
-            row.latents = _scheduler_step(row, predicted[index : index + 1], timesteps[index])
-            row.step_index += 1
+            _scheduler_step(row, predicted[index : index + 1], timesteps[index])
         done = [row for row in self.rows if row.finished]
         for row in done:
             self.remove(row)
@@ -414,9 +426,10 @@ class DenoisingBatch:
         )
 
 
-def _scheduler_step(row: DenoisingRow, predicted: Tensor, timestep: Tensor) -> Tensor:
-    """The row's latents after one step of its own scheduler, with the row's generator where the scheduler draws."""
+def _scheduler_step(row: DenoisingRow, predicted: Tensor, timestep: Tensor) -> None:
+    """Takes `row` one step of its own scheduler on, with the row's generator where the scheduler draws."""
     takes_generator = "generator" in inspect.signature(row.scheduler.step).parameters
     kwargs = {"generator": row.generator} if takes_generator else {}
-    latents: Tensor = row.scheduler.step(predicted, timestep, row.latents, return_dict=False, **kwargs)[0]
-    return latents
+    stepped = row.scheduler.step(predicted, timestep, row.latents, return_dict=True, **kwargs)
+    row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
+    row.step_index += 1

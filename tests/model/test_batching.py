@@ -42,7 +42,7 @@ def test_a_mixed_batch_equals_its_rows_alone(pipeline):
 def test_a_padded_batch_equals_an_unpadded_one(pipeline):
     rows = mixed_rows(pipeline)[:3]
     assert_equal(run(pipeline, mixed_rows(pipeline)[:3], batch_size=5), run(pipeline, rows))
-    assert pipeline.decode(rows, batch_size=5).shape == (3, 88, 72, 3)
+    assert pipeline.decode(rows).shape == (3, 88, 72, 3)
 
 
 def test_rows_join_and_leave_a_running_batch(encoder_pipeline):

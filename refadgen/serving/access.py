@@ -1,0 +1,60 @@
+"""Who may ask: bearer tokens, kept as hashes; without any, this machine only."""
+
+import hashlib
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from refadgen.config.serve import AccessConfig
+from refadgen.serving.errors import ApiError
+
+LOCAL = "local"
+"""The owner of everything where no tokens are configured."""
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+
+class Access:
+    """Decides about one request by its headers and its connection."""
+
+    def __init__(self, config: AccessConfig) -> None:
+        pairs = [token.partition(":") for token in config.tokens]
+        self._hashes = {name: digest for name, _, digest in pairs}
+        self._origins = set(config.allowed_origins)
+
+    def owner(self, scope: Scope) -> str:
+        """The name of the request's token. Raises: ApiError 401 or 403."""
+        headers = Headers(scope=scope)
+        if not self._hashes:
+            self._require_local(scope, headers)
+            return LOCAL
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise ApiError(401, "missing_token", "Authorization: Bearer TOKEN is missing")
+        digest = hashlib.sha256(token.strip().encode("utf-8", "replace")).hexdigest()
+        found = [name for name, known in self._hashes.items() if hmac.compare_digest(known, digest)]
+        if not found:
+            raise ApiError(401, "wrong_token", "the bearer token is not known here")
+        return found[0]
+
+    def _require_local(self, scope: Scope, headers: Headers) -> None:
+        """Without tokens: loopback to loopback, no proxy between, and no page of another site behind it."""
+        ends = [scope.get(end) for end in ("client", "server")]
+        if not all(end and _is_loopback(end[0]) for end in ends) or any(name in headers for name in _FORWARDED):
+            raise ApiError(403, "tokens_required", "only this machine is served until access.tokens is set")
+        if not _is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):  # a name led here from elsewhere
+            raise ApiError(403, "foreign_host", "Host must be localhost, 127.0.0.1 or [::1] until access.tokens is set")
+        origin = headers.get("origin")
+        if origin and origin not in self._origins and urlsplit(origin).netloc != headers.get("host"):
+            raise ApiError(403, "foreign_origin", "pages of other sites may not ask; see access.allowed_origins")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

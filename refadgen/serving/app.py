@@ -1,0 +1,82 @@
+"""The application: `serve run refadgen.serving.app:build [config=FILE] [section.field=value …]`.
+
+In a `serve deploy` config, `args` holds the same sections nested (see cluster/local/serve.yaml).
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+from refadgen.catalog.scenes import load_scenes
+from refadgen.config import ServeConfig, dotted, load_config
+from refadgen.config.serve import ReplicasConfig
+from refadgen.generation.job import with_model_defaults
+from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
+from refadgen.serving.ads import ModelFacts
+from refadgen.serving.deployments import AdGeneration, AdIngress, ProductSegmentation
+from refadgen.storage import is_remote, local_path
+
+_MOST_OPEN = 1000
+"""Requests that one ingress replica holds open: nearly all of them only wait."""
+
+
+def build(arguments: dict[str, Any]) -> Application:
+    """The application. arguments: `config`, a YAML file, and the fields of ServeConfig, nested or dotted.
+
+    Raises: ValueError naming what is wrong with a setting or the model, before anything starts.
+    """
+    config = configuration(arguments)
+    folder = find_model(config.model.path)
+    index = read_index(folder)
+    require_refadgen(folder, index)
+    load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
+    sampling = with_model_defaults(config.generation(), index, folder).sampling
+    config = dataclasses.replace(config, sampling=sampling)
+    mark = fingerprint(folder)
+    model = ModelFacts(fingerprint=mark, label=f"{config.model.path}@{mark}")
+    segmentation = ProductSegmentation.options(**_scaling(config.deployments.segmentation, target=4)).bind(config)
+    generation = AdGeneration.options(
+        **_scaling(config.deployments.generation, target=sampling.batch_size),
+        # Beyond a full batch and one waiting for it, images wait at the door, where any replica may take them.
+        max_ongoing_requests=2 * sampling.batch_size,
+        max_queued_requests=config.limits.max_queued_images,
+    ).bind(config, mark)
+    return AdIngress.options(
+        **_scaling(config.deployments.ingress, target=_MOST_OPEN // 4),
+        max_ongoing_requests=_MOST_OPEN,
+        max_queued_requests=_MOST_OPEN,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    ).bind(config, model, segmentation, generation)
+
+
+def configuration(arguments: dict[str, Any]) -> ServeConfig:
+    """The settings, with local paths from the root: replicas work in other folders. Raises: ValueError."""
+    rest = dict(arguments)
+    file = rest.pop("config", None)
+    config = load_config(ServeConfig, file, [f"{name}={_word(value)}" for name, value in dotted(rest)])
+    model, catalog = config.model, config.catalog
+    if Path(model.path).expanduser().is_dir():
+        model = dataclasses.replace(model, path=local_path(model.path))
+    if catalog.scenes_file is not None and not is_remote(catalog.scenes_file):
+        catalog = dataclasses.replace(catalog, scenes_file=local_path(catalog.scenes_file))
+    return dataclasses.replace(config, model=model, catalog=catalog)
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)  # JSON is YAML
+
+
+def _scaling(replicas: ReplicasConfig, target: int) -> dict[str, Any]:
+    """Options of a deployment. target: requests under way that one replica is to have when their number varies."""
+    options: dict[str, Any] = {"ray_actor_options": {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}}
+    if replicas.max_replicas == replicas.min_replicas:
+        return options | {"num_replicas": replicas.min_replicas}
+    return options | {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=replicas.min_replicas, max_replicas=replicas.max_replicas, target_ongoing_requests=target
+        )
+    }

@@ -1,0 +1,145 @@
+"""Catalogue runs over HTTP, through Ray's Jobs API: start, read, cancel.
+
+The entry point is one fixed command. What the client says travels as JSON in the run's environment, so nothing of it
+meets a shell; and only under the configured prefixes is anything read or written.
+"""
+
+import json
+import os
+import posixpath
+import secrets
+import sys
+from typing import Any
+
+from refadgen.config import GenerateConfig, ServeConfig, as_words, load_config
+from refadgen.serving.errors import ApiError
+from refadgen.serving.schema import Job, JobRequest
+from refadgen.storage import Storage
+
+VARIABLE = "REFADGEN_CATALOG_RUN"
+_COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
+_KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file")
+"""Settings that a client may not change: what may be reached, and what it runs on."""
+
+
+class CatalogRuns:
+    """The runs of one cluster. Every call names the token that asks."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._config = config.catalog_runs
+        self._settings = [*as_words(config.generation()), *config.catalog_runs.settings]
+        self._connected: Any = None
+
+    @property
+    def _client(self) -> Any:
+        """Raises: ApiError where the Jobs API does not answer."""
+        if self._connected is None:
+            from ray.job_submission import JobSubmissionClient
+
+            try:
+                self._connected = JobSubmissionClient(self._config.jobs_address)
+            except Exception:
+                message = "Ray's Jobs API does not answer (catalog_runs.jobs_address)"
+                raise ApiError(503, "jobs_unreachable", message, retry_after_s=10) from None
+        return self._connected
+
+    def start(self, wanted: JobRequest, owner: str) -> Job:
+        """Raises: ApiError naming the field."""
+        catalog = within(wanted.catalog, self._config.catalog_prefixes, "catalog")
+        output = within(wanted.output, self._config.output_prefixes, "output")
+        words = self._words(wanted)
+        running = [job for job in self.list(owner) if job.status in ("PENDING", "RUNNING")]
+        if len(running) >= self._config.max_running:
+            message = f"{len(running)} runs are under way; at most {self._config.max_running}"
+            raise ApiError(429, "too_many_jobs", message, retry_after_s=60)
+        run = {
+            "catalog": catalog,
+            "output": output,
+            "limit": wanted.limit,
+            "retry_failed": wanted.retry_failed,
+            "settings": words,
+        }
+        job_id = self._client.submit_job(
+            entrypoint=_COMMAND,
+            submission_id=f"catalog-{secrets.token_hex(12)}",
+            runtime_env={"env_vars": {VARIABLE: json.dumps(run)}},
+            metadata={"owner": owner, "catalog": catalog, "output": output},
+        )
+        return self.get(job_id, owner)
+
+    def _words(self, wanted: JobRequest) -> list[str]:
+        for name in wanted.settings:
+            if name.startswith(_KEPT_BY_SERVER):
+                raise ApiError(403, "setting_not_allowed", f"settings: {name} is the server's own", param="settings")
+        words = [*self._settings, *(f"{name}={json.dumps(value)}" for name, value in wanted.settings.items())]
+        try:
+            load_config(GenerateConfig, None, words)
+        except ValueError as error:
+            raise ApiError(422, "bad_setting", f"settings: {error}", param="settings") from None
+        return words
+
+    def list(self, owner: str) -> list[Job]:
+        found = [info for info in self._client.list_jobs() if (info.metadata or {}).get("owner") == owner]
+        return [_job(info) for info in sorted(found, key=lambda info: -(info.start_time or 0))]
+
+    def get(self, job_id: str, owner: str) -> Job:
+        """Raises: ApiError 404, also for runs of others: whether they exist is theirs to know."""
+        for info in self._client.list_jobs():
+            if info.submission_id == job_id and (info.metadata or {}).get("owner") == owner:
+                return _job(info)
+        raise ApiError(404, "job_not_found", "job_id: there is no such run", param="job_id")
+
+    def cancel(self, job_id: str, owner: str) -> Job:
+        """Stops a run that is under way; one that has ended stays as it is."""
+        job = self.get(job_id, owner)
+        if job.status in ("PENDING", "RUNNING"):
+            self._client.stop_job(job_id)
+        return self.get(job_id, owner)
+
+
+def within(address: str, prefixes: tuple[str, ...], field: str) -> str:
+    """`address` from the root, links resolved, if it lies under one of `prefixes`. Raises: ApiError 403."""
+    refused = ApiError(403, "address_not_allowed", f"{field}: must lie under one of the server's prefixes", param=field)
+    if not prefixes:
+        raise ApiError(
+            403, "jobs_off", f"{field}: this server starts no runs (catalog_runs.{field}_prefixes)", param=field
+        )
+    if "\0" in address or "\\" in address:
+        raise refused
+    if address.startswith("s3://"):
+        path = address.removeprefix("s3://")
+        if posixpath.normpath(path) != path.rstrip("/") or any(mark in path for mark in "?#%"):
+            raise refused
+        whole = f"s3://{path}"
+    elif address.startswith("/"):
+        whole = os.path.realpath(address)
+    else:
+        raise refused
+    for prefix in prefixes:
+        root = prefix.rstrip("/") if prefix.startswith("s3://") else os.path.realpath(prefix).rstrip("/")
+        if whole == root or whole.startswith(f"{root}/"):
+            return whole
+    raise refused
+
+
+def _job(info: Any) -> Job:
+    """A run as clients see it. Ray's message may hold a traceback: of a failed run, the counts say more."""
+    ended = info.status.value in ("SUCCEEDED", "FAILED", "STOPPED")
+    message = None if info.status.value == "FAILED" else info.message
+    return Job(
+        id=info.submission_id,
+        status=info.status.value,
+        message="the run failed; its driver's log says why" if info.status.value == "FAILED" else message,
+        catalog=info.metadata["catalog"],
+        output=info.metadata["output"],
+        created_at=int((info.start_time or 0) / 1000),
+        counts=_counts(info.metadata["output"]) if ended else None,
+    )
+
+
+def _counts(output: str) -> dict[str, int] | None:
+    try:
+        counts = json.loads(Storage(output).read("run.json"))["counts"]
+        return {str(name): int(count) for name, count in counts.items()}
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,93 @@
+"""OpenAI's images format: `POST /v1/images/edits` and the model's card, so that their client works unchanged.
+
+Their `mask` is transparent where the image may change: the product is what is opaque, as in our own masks.
+"""
+
+import base64
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from refadgen.serving.ads import AdService
+from refadgen.serving.errors import ApiError
+from refadgen.serving.requests import ProductInput, parse_form, read_form, take_file
+from refadgen.serving.schema import AdFields, Text
+
+_STARTED = int(time.time())
+
+
+class EditForm(BaseModel):
+    """The fields of an edit; those that only steer OpenAI's own models are taken and change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: bytes | None = Field(None, json_schema_extra={"contentMediaType": "image/*"})
+    mask: bytes | None = Field(None, json_schema_extra={"contentMediaType": "image/*"})
+    prompt: Text
+    model: Annotated[str, Field(max_length=200)] | None = None
+    n: int = Field(1, ge=1, le=10)
+    size: str | None = Field(None, description="WIDTHxHEIGHT, see /v1/options, or auto.")
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(None, ge=0, le=100)
+    background: Literal["auto", "opaque"] | None = None
+    input_fidelity: Literal["high", "low"] | None = None
+    quality: Literal["auto", "standard", "low", "medium", "high"] | None = None
+    user: Annotated[str, Field(max_length=1000)] | None = None
+
+
+def model_card(service: AdService) -> dict[str, Any]:
+    return {
+        "id": f"refadgen-{service.model.fingerprint[:12]}",
+        "object": "model",
+        "created": _STARTED,
+        "owned_by": "refadgen",
+    }
+
+
+def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict[str, Any]]) -> None:
+    @app.post(
+        "/v1/images/edits",
+        responses=responses,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"multipart/form-data": {"schema": {"$ref": "#/components/schemas/EditForm"}}},
+            }
+        },
+    )
+    async def edit_image(request: Request) -> Response:
+        """Ad images of the product in `image`, in OpenAI's format."""
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise ApiError(415, "unsupported_media_type", "Content-Type must be multipart/form-data")
+        form = await read_form(request)
+        image, mask = take_file(form, "image", "image[]"), take_file(form, "mask")
+        edit = parse_form(EditForm, form, files=("image", "image[]", "mask"))
+        if image is None:
+            raise ApiError(422, "missing_image", "image: give the product image", param="image")
+        fields = AdFields(
+            prompt=edit.prompt,
+            num_variants=edit.n,
+            size=None if edit.size in (None, "auto") else edit.size,
+            format=edit.output_format or "png",
+            quality=None if edit.output_compression is None else max(1, edit.output_compression),
+        )
+        given = ProductInput(image=image, image_url=None, mask=mask)
+        wanted = service.wanted(fields, given)
+        _, images = await service.collect(wanted, given)
+        for served in images:
+            if served.result.status != "done":
+                raise ApiError(422, served.result.reason, served.result.detail, param="image")
+        data = [{"b64_json": base64.b64encode(served.result.encoded).decode()} for served in images]
+        sampling = wanted.config.sampling
+        return JSONResponse(
+            {
+                "created": int(time.time()),
+                "data": data,
+                "output_format": wanted.config.output.format,
+                "size": f"{sampling.width_px}x{sampling.height_px}",
+            }
+        )

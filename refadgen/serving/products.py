@@ -1,0 +1,81 @@
+"""The segmentation deployment's work: one product image fetched, decoded, masked and placed."""
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from refadgen.catalog.images import decode_image, decode_mask
+from refadgen.catalog.layout import place
+from refadgen.catalog.web import WebReader
+from refadgen.config import LayoutConfig, ServeConfig
+from refadgen.errors import RowError
+from refadgen.generation.encoding import encode_product
+from refadgen.segmentation import ProductMasker
+from refadgen.serving.requests import ProductInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedAd:
+    """A product on its canvas, with what is known of its mask; the ledger's names."""
+
+    canvas: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.uint8]
+    product: bytes
+    """WebP of both, for people."""
+    product_key: str
+    input_sha256: str
+    mask_source: str
+    mask_score: float
+    mask_area: float
+    fetch_s: float
+    segment_s: float
+
+    @property
+    def num_bytes(self) -> int:
+        return self.canvas.nbytes + self.mask.nbytes + len(self.product)
+
+
+class ProductPlacer:
+    """Makes placed products as the main job's stages do. Safe to share between threads."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        cv2.setNumThreads(1)
+        self._fetch = config.fetch
+        self._web = WebReader(config.fetch)
+        self._masker = ProductMasker(config.segmentation)
+        self._turn = threading.Lock()  # the networks keep state between two calls
+
+    def place(
+        self, given: ProductInput, category: str | None, layout: LayoutConfig, size: tuple[int, int]
+    ) -> PlacedAd | RowError:
+        """size: width and height of the canvas. Returns the RowError instead of raising it: it crosses processes."""
+        started = time.monotonic()
+        try:
+            assert (given.image is None) != (given.image_url is None)
+            data = self._web.read(given.image_url) if given.image is None else given.image
+            photo = decode_image(data, self._fetch)
+            own_mask = None if given.mask is None else decode_mask(given.mask, self._fetch, photo.size)
+            fetched = time.monotonic()
+            with self._turn:
+                found = self._masker.segment(photo, category, own_mask)
+            placed = place(photo, found.alpha, layout, *size)
+        except RowError as error:
+            return error
+        key = hashlib.sha256(placed.canvas.tobytes() + placed.mask.tobytes()).hexdigest()
+        return PlacedAd(
+            canvas=placed.canvas,
+            mask=placed.mask,
+            product=encode_product(placed.canvas, placed.mask),
+            product_key=f"{placed.canvas.shape}-{key}",
+            input_sha256=hashlib.sha256(data).hexdigest(),
+            mask_source=found.source,
+            mask_score=found.score,
+            mask_area=found.measurements.area,
+            fetch_s=fetched - started,
+            segment_s=time.monotonic() - fetched,
+        )
