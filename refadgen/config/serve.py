@@ -121,8 +121,8 @@ class CatalogRunsConfig:
     """Folders and s3:// prefixes that catalogues may lie under. None: no run can be started."""
     output_prefixes: tuple[str, ...] = ()
     """Folders and s3:// prefixes that outputs may lie under."""
-    jobs_address: str = "http://127.0.0.1:8265"
-    """Of Ray's Jobs API (the dashboard's)."""
+    jobs_address: str | None = None
+    """Of Ray's Jobs API, such as http://127.0.0.1:8265; None: that of the Ray this runs in."""
     max_running: int = 4
     """Runs that one token may have under way."""
     settings: tuple[str, ...] = ()

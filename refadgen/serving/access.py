@@ -44,11 +44,19 @@ class Access:
         ends = [scope.get(end) for end in ("client", "server")]
         if not all(end and _is_loopback(end[0]) for end in ends) or any(name in headers for name in _FORWARDED):
             raise ApiError(403, "tokens_required", "only this machine is served until access.tokens is set")
-        if not _is_loopback(urlsplit(f"//{headers.get('host', '')}").hostname or ""):  # a name led here from elsewhere
+        if not _is_loopback(_hostname(headers.get("host", ""))):  # a name led here from elsewhere
             raise ApiError(403, "foreign_host", "Host must be localhost, 127.0.0.1 or [::1] until access.tokens is set")
         origin = headers.get("origin")
-        if origin and origin not in self._origins and urlsplit(origin).netloc != headers.get("host"):
+        if origin and origin not in self._origins and origin.partition("://")[2] != headers.get("host"):
             raise ApiError(403, "foreign_origin", "pages of other sites may not ask; see access.allowed_origins")
+
+
+def _hostname(host: str) -> str:
+    """Of a Host header; empty where it names none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # a bracket that does not close
+        return ""
 
 
 def _is_loopback(host: str) -> bool:

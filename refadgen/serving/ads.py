@@ -33,6 +33,9 @@ class ModelFacts:
 class Backend(Protocol):
     """The deployments as one request sees them."""
 
+    async def ready(self) -> bool:
+        """Whether every deployment has a warm replica."""
+
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
         """Raises: ApiError."""
 
@@ -90,6 +93,9 @@ class AdService:
         own = (sampling.width_px, sampling.height_px)
         listed = [tuple(map(int, size.split("x"))) for size in self.config.limits.sizes]
         return tuple(dict.fromkeys([own, *(listed or [(own[0], own[0]), own[::-1]])]))
+
+    async def ready(self) -> bool:
+        return await self._backend.ready()
 
     def wanted(self, fields: AdFields, given: ProductInput) -> Wanted:
         """The images that are asked for, with their ids. Raises: ApiError naming the field."""

@@ -73,8 +73,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 _ANY_ERROR = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
-def make_app(service: AdService, runs: CatalogRuns | None = None) -> ASGIApp:
-    """The ASGI application around `service`. runs: None makes one from the configuration."""
+def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers: bool = True) -> ASGIApp:
+    """The ASGI application around `service`.
+
+    runs: None makes one from the configuration. tag_answers: whether answers carry X-Request-ID from here.
+    """
     config = service.config
     app = FastAPI(
         title="RefAdGen",
@@ -99,7 +102,7 @@ def make_app(service: AdService, runs: CatalogRuns | None = None) -> ASGIApp:
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    return Guard(inner, Access(config.access), config.limits)
+    return Guard(inner, Access(config.access), config.limits, tag_answers=tag_answers)
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -159,8 +162,8 @@ def _image_response(service: AdService, wanted: Wanted, placed: PlacedAd, image:
     """The one image itself, its facts in a header. Raises: ApiError where the gate refused it."""
     if image.result.status != "done":
         raise ApiError(422, image.result.reason, image.result.detail, param="image")
-    facts = service.describe(wanted, placed, image)
-    del facts["image_base64"]
+    texts = ("prompt", "negative_prompt", "category", "image_base64")  # too long for a header
+    facts = {name: value for name, value in service.describe(wanted, placed, image).items() if name not in texts}
     return Response(
         image.result.encoded,
         media_type=_IMAGE_TYPES[wanted.config.output.format],
@@ -319,7 +322,8 @@ def _add_facts(app: FastAPI, service: AdService) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def ready() -> dict[str, str]:
-        """Ready as soon as it answers: Ray Serve routes here once all deployments have a warm replica."""
+        if not await service.ready():
+            raise ApiError(503, "not_ready", "the model is not loaded yet", retry_after_s=5)
         return {"status": "ready"}
 
     @app.get("/openapi.json", include_in_schema=False)

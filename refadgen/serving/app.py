@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ray.serve import Application
+from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from refadgen.catalog.scenes import load_scenes
@@ -35,22 +35,27 @@ def build(arguments: dict[str, Any]) -> Application:
     require_refadgen(folder, index)
     load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
     sampling = with_model_defaults(config.generation(), index, folder).sampling
-    config = dataclasses.replace(config, sampling=sampling)
     mark = fingerprint(folder)
     model = ModelFacts(fingerprint=mark, label=f"{config.model.path}@{mark}")
-    segmentation = ProductSegmentation.options(**_scaling(config.deployments.segmentation, target=4)).bind(config)
-    generation = AdGeneration.options(
-        **_scaling(config.deployments.generation, target=sampling.batch_size),
+    return assemble(dataclasses.replace(config, sampling=sampling), model)
+
+
+def assemble(config: ServeConfig, model: ModelFacts, generation: Deployment = AdGeneration) -> Application:
+    """The deployments, bound to each other. config: with the model's own settings filled in."""
+    batch_size = config.sampling.batch_size
+    segmenting = ProductSegmentation.options(**_scaling(config.deployments.segmentation, target=4)).bind(config)
+    generating = generation.options(
+        **_scaling(config.deployments.generation, target=batch_size),
         # Beyond a full batch and one waiting for it, images wait at the door, where any replica may take them.
-        max_ongoing_requests=2 * sampling.batch_size,
+        max_ongoing_requests=2 * batch_size,
         max_queued_requests=config.limits.max_queued_images,
-    ).bind(config, mark)
+    ).bind(config, model.fingerprint)
     return AdIngress.options(
         **_scaling(config.deployments.ingress, target=_MOST_OPEN // 4),
         max_ongoing_requests=_MOST_OPEN,
         max_queued_requests=_MOST_OPEN,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-    ).bind(config, model, segmentation, generation)
+    ).bind(config, model, segmenting, generating)
 
 
 def configuration(arguments: dict[str, Any]) -> ServeConfig:

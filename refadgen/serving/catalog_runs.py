@@ -7,6 +7,7 @@ meets a shell; and only under the configured prefixes is anything read or writte
 import json
 import os
 import posixpath
+import re
 import secrets
 import sys
 from typing import Any
@@ -18,6 +19,7 @@ from refadgen.storage import Storage
 
 VARIABLE = "REFADGEN_CATALOG_RUN"
 _COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
+_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+")
 _KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file")
 """Settings that a client may not change: what may be reached, and what it runs on."""
 
@@ -34,10 +36,12 @@ class CatalogRuns:
     def _client(self) -> Any:
         """Raises: ApiError where the Jobs API does not answer."""
         if self._connected is None:
+            import ray
             from ray.job_submission import JobSubmissionClient
 
             try:
-                self._connected = JobSubmissionClient(self._config.jobs_address)
+                address = self._config.jobs_address or ray.get_runtime_context().gcs_address
+                self._connected = JobSubmissionClient(address)
             except Exception:
                 message = "Ray's Jobs API does not answer (catalog_runs.jobs_address)"
                 raise ApiError(503, "jobs_unreachable", message, retry_after_s=10) from None
@@ -69,6 +73,8 @@ class CatalogRuns:
 
     def _words(self, wanted: JobRequest) -> list[str]:
         for name in wanted.settings:
+            if not _SETTING.fullmatch(name):  # `fetch={…} #` would be read as a whole section
+                raise ApiError(422, "bad_setting", f"settings: {name[:100]!r} is not section.field", param="settings")
             if name.startswith(_KEPT_BY_SERVER):
                 raise ApiError(403, "setting_not_allowed", f"settings: {name} is the server's own", param="settings")
         words = [*self._settings, *(f"{name}={json.dumps(value)}" for name, value in wanted.settings.items())]
@@ -141,5 +147,5 @@ def _counts(output: str) -> dict[str, int] | None:
     try:
         counts = json.loads(Storage(output).read("run.json"))["counts"]
         return {str(name): int(count) for name, count in counts.items()}
-    except (OSError, ValueError, KeyError):
+    except Exception:  # not written, not JSON, no permission: s3fs and botocore raise many kinds
         return None

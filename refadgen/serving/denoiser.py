@@ -48,6 +48,25 @@ class AdDenoiser:
         self._count_reference = count_reference
         self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
 
+    def warm_up(self) -> None:
+        """One image of one step at the model's own size: compiles, allocates, and fails now if it ever does."""
+        config = self._pipeline.config
+        canvas = np.full((config.height_px, config.width_px, 3), 255, np.uint8)
+        order = AdOrder(
+            canvas=canvas,
+            mask=canvas[..., 0],
+            product_key="warm-up",
+            prompt="a product",
+            negative_prompt=None,
+            seed=0,
+            fusion_scale=1.0,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=1,
+        )
+        row = self.start(order)
+        self.step([row])
+        self.finish(order, row)
+
     def start(self, order: AdOrder) -> DenoisingRow:
         """Raises: RowError `prompt_too_long`."""
         prompt = self._prompt(order)

@@ -23,7 +23,7 @@ from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
 from refadgen.serving import metrics
 from refadgen.serving.ads import AdService, ModelFacts
-from refadgen.serving.engine import Event, Failed, Finished, QueueFullError, StepEngine
+from refadgen.serving.engine import Denoiser, Event, Failed, Finished, QueueFullError, StepEngine
 from refadgen.serving.errors import ApiError, from_row_error
 from refadgen.serving.orders import AdOrder, AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd, ProductPlacer
@@ -34,6 +34,7 @@ _FETCHES = 8
 """Products that one segmentation replica fetches and decodes at once; the masks are made one by one."""
 _LOST_AFTER = 3
 """Steps in a row that fail before a replica counts as broken and is replaced."""
+_READY_S = 2.0
 _GONE = (ActorDiedError, ActorUnavailableError, RayActorError, DeploymentUnavailableError)
 
 
@@ -44,6 +45,9 @@ class ProductSegmentation:
     def __init__(self, config: ServeConfig) -> None:
         self._placer = ProductPlacer(config)
         self._threads = ThreadPoolExecutor(_FETCHES)
+
+    async def ready(self) -> bool:
+        return True
 
     async def place(
         self, given: ProductInput, category: str | None, layout: LayoutConfig, size: tuple[int, int]
@@ -57,19 +61,29 @@ class AdGeneration:
     """Placed products to ad images, by the step engine on one model."""
 
     def __init__(self, config: ServeConfig, fingerprint: str) -> None:
+        self._fingerprint = fingerprint
+        self._quality = config.quality
+        denoiser = self._make_denoiser(config)
+        self._engine = StepEngine(denoiser, max_waiting=2 * denoiser.batch_size, observe=metrics.observe_step)
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="encode")
+
+    def _make_denoiser(self, config: ServeConfig) -> Denoiser:
+        """The model, warm."""
         # Only here: the controller imports this module without waiting for torch.
         from refadgen.serving.denoiser import AdDenoiser
 
-        self._fingerprint = fingerprint
-        self._quality = config.quality
         denoiser = AdDenoiser(config, lambda hit: metrics.count("reference_cache", hit=hit))
-        self._engine = StepEngine(denoiser, max_waiting=2 * denoiser.batch_size, observe=metrics.observe_step)
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="encode")
+        denoiser.warm_up()
+        return denoiser
 
     def check_health(self) -> None:
         """Ray Serve replaces the replica when this raises."""
         if not self._engine.alive or self._engine.consecutive_failures >= _LOST_AFTER:
             raise RuntimeError(f"{self._engine.consecutive_failures} denoising steps failed in a row")
+
+    async def ready(self) -> AsyncIterator[bool]:
+        """Answers once the model is warm. A stream, as the other method is: a handle speaks one way."""
+        yield True
 
     async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult | RowError]:
         """Steps, where the order asks for them, then the result; the image is given up when the caller goes."""
@@ -166,6 +180,15 @@ class DeploymentBackend:
         self._generation = generation.options(stream=True)
         self._image_s = 1.0  # what an image takes lately: how long to stay away when all places are taken
 
+    async def ready(self) -> bool:
+        try:
+            async with asyncio.timeout(_READY_S):
+                async for _ in self._generation.ready.remote():
+                    pass
+                return bool(await self._segmentation.ready.remote())
+        except (TimeoutError, BackPressureError, *_GONE):
+            return False
+
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
         size = (config.sampling.width_px, config.sampling.height_px)
         with self._answers():
@@ -221,4 +244,4 @@ class AdIngress:
     def __serve_build_asgi_app__(self) -> Any:
         from refadgen.serving.api import make_app
 
-        return make_app(self._service)
+        return make_app(self._service, tag_answers=False)  # Ray Serve's proxy does

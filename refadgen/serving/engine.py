@@ -165,7 +165,8 @@ class StepEngine:
             try:
                 ticket.row = self._denoiser.start(ticket.order)
             except Exception as error:
-                _tell(ticket, Failed(error))
+                if not ticket.cancelled:
+                    _tell(ticket, Failed(error))
                 continue
             ticket.started_at = time.monotonic()
             self._batches.setdefault(ticket.shape, []).append(ticket)
@@ -179,7 +180,8 @@ class StepEngine:
             self.consecutive_failures += 1
             self._keep(shape, [])
             for ticket in batch:
-                _tell(ticket, Failed(error))
+                if not ticket.cancelled:
+                    _tell(ticket, Failed(error))
             return
         self.consecutive_failures = 0
         self._observe(len(batch), len(self._waiting), time.monotonic() - started)

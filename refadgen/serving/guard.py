@@ -8,6 +8,7 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refadgen.config.serve import LimitsConfig
@@ -29,8 +30,9 @@ _SECURITY_HEADERS = {
 class Guard:
     """ASGI around ASGI. Sets `scope["state"]`: `request_id`, `owner`."""
 
-    def __init__(self, app: ASGIApp, access: Access, limits: LimitsConfig) -> None:
+    def __init__(self, app: ASGIApp, access: Access, limits: LimitsConfig, *, tag_answers: bool) -> None:
         self._app = app
+        self._tag_answers = tag_answers
         self._access = access
         self._limits = limits
 
@@ -49,7 +51,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["X-Request-ID"] = request_id
+                if self._tag_answers:
+                    headers["X-Request-ID"] = request_id
                 for name, value in _SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
@@ -60,6 +63,8 @@ class Guard:
         except ApiError as error:
             if not status:
                 await send_error(error, request_id, tagged)
+        except ClientDisconnect:  # in the middle of its body; the framework's answer reaches nobody
+            status = 0
         except Exception:
             _log.exception("a request failed, id=%s", request_id)
             if not status:

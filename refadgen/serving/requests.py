@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -53,6 +54,10 @@ async def read_ad_request(request: Request) -> tuple[AdFields, ProductInput]:
 
 async def read_form(request: Request) -> FormData:
     """Raises: ApiError where the body is no multipart form."""
+    _, options = parse_options_header(request.headers.get("content-type"))
+    if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
+        # Others would be tried: punycode takes seconds for what utf-7 makes half a character of.
+        raise ApiError(415, "unsupported_charset", "Content-Type: charset must be utf-8")
     try:
         return await request.form(max_files=8, max_fields=_MAX_PARTS, max_part_size=_PART_BYTES)
     except (HTTPException, ValueError, KeyError) as error:  # KeyError: no boundary
@@ -119,7 +124,7 @@ def _validated(parse: Callable[[], T]) -> T:
         return parse()
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = [str(part) for part in first["loc"]]
+        place = [str(part)[:100] for part in first["loc"]]
         param = place[0] if place else None
         rule = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
         raise ApiError(422, "invalid_field", f"{'.'.join(place) or 'body'}: {rule}", param=param) from None

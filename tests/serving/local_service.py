@@ -78,6 +78,9 @@ class LocalBackend:
         generation._threads = None
         self.generation = generation
 
+    async def ready(self) -> bool:
+        return True
+
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
         size = (config.sampling.width_px, config.sampling.height_px)
         found = await asyncio.to_thread(self._placer.place, given, category, config.layout, size)

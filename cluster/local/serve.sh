@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Serves the endpoint on http://127.0.0.1:8000 in the foreground, with a Ray of its own: Ctrl-C ends both.
+# Settings may follow, as section.field=value: cluster/local/serve.sh model.path=/models/refadgen sampling.batch_size=4
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export PATH="$PWD/.venv/bin:$PATH"
+export RAY_AUTH_MODE=disabled # on loopback only; cluster/ elsewhere uses tokens
+export RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
+exec serve run refadgen.serving.app:build --name refadgen "$@"

@@ -1,0 +1,414 @@
+"""The endpoint's speed and strength, everything side by side in one run.
+
+    python tests/benchmarks/serving.py [--seconds 8] [--parts batching stand_in mini]
+
+batching: step-level batching against batching at the door and none, on a stand-in model whose step takes a + b·batch,
+    under Poisson arrivals at several loads: the latencies, and the largest load whose 95th percentile keeps a limit.
+stand_in: the whole endpoint on Ray Serve with the same stand-in: overhead over the bare model, result-cache hits,
+    memory over 2,000 requests, overload by five times, a replica killed under load.
+mini: the whole endpoint with `mini`: one image against the bare pipeline, eight at once against one after the other.
+
+The last line is JSON.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import io
+import json
+import os
+import queue
+import random
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import ray
+import urllib3
+from PIL import Image, ImageDraw
+from ray import serve
+
+from refadgen.config import ServeConfig
+from refadgen.serving.ads import ModelFacts
+from refadgen.serving.app import assemble, build
+from refadgen.serving.deployments import AdGeneration
+from refadgen.serving.engine import Event, Finished, Progress, StepEngine
+
+A_S, B_S, BATCH, STEPS = 0.004, 0.0005, 8, 20
+"""A step of the stand-in takes A_S + B_S · rows; batches are padded to BATCH, as the model's are."""
+ALONE_S = STEPS * (A_S + B_S * BATCH)
+PORT = 8931
+URL = f"http://127.0.0.1:{PORT}"
+
+
+class StandIn:
+    """A model that only takes time."""
+
+    def __init__(self, batch_size: int = BATCH) -> None:
+        self.batch_size = batch_size
+
+    def start(self, order: Any) -> dict[str, Any]:
+        return {"left": getattr(order, "num_inference_steps", order), "order": order}
+
+    def step(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        time.sleep(A_S + B_S * self.batch_size)
+        for row in rows:
+            row["left"] -= 1
+        return [row for row in rows if not row["left"]]
+
+    def finish(self, order: Any, row: Any) -> Any:
+        return getattr(order, "canvas", None)
+
+    def preview(self, row: Any) -> None:
+        return None
+
+
+class DoorEngine:
+    """Batching at the door: takes what waits, up to a batch, and runs it to its end before it looks again."""
+
+    def __init__(self, denoiser: StandIn) -> None:
+        self._denoiser = denoiser
+        self._waiting: queue.Queue[tuple[int, Callable[[Event], None]] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def submit(self, order: int, shape: str, listener: Callable[[Event], None]) -> None:
+        self._waiting.put((order, listener))
+
+    def stop(self) -> None:
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch = [first]
+            while len(batch) < self._denoiser.batch_size and not self._waiting.empty():
+                following = self._waiting.get()
+                if following is None:
+                    return
+                batch.append(following)
+            rows = [self._denoiser.start(order) for order, _ in batch]
+            listeners = {id(row): listener for row, (_, listener) in zip(rows, batch, strict=True)}
+            while rows:  # a batch is as long as its longest row; who is done may leave
+                done = self._denoiser.step(rows)
+                rows = [row for row in rows if row not in done]
+                for row in done:
+                    listeners[id(row)](Finished(None, 0.0))
+
+
+def percentile(values: list[float], share: float) -> float:
+    return float(np.percentile(values, 100 * share))
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one policy did under one load."""
+
+    per_s: float
+    p50_s: float
+    p95_s: float
+
+
+def under_load(make: Callable[[], Any], per_s: float, seconds: float, steps: tuple[int, ...]) -> Load:
+    """Poisson arrivals for `seconds`, the same ones for every policy; latencies from arrival to image."""
+    engine, rng = make(), random.Random(f"{per_s}-{seconds}")
+    latencies: list[float] = []
+    pending = threading.Semaphore(0)
+    count, started, at = 0, time.monotonic(), 0.0
+
+    def listener(arrived: float) -> Callable[[Event], None]:
+        def heard(event: Event) -> None:
+            if not isinstance(event, Progress):
+                latencies.append(time.monotonic() - arrived)
+                pending.release()
+
+        return heard
+
+    while at < seconds:
+        at += rng.expovariate(per_s)
+        time.sleep(max(0.0, started + at - time.monotonic()))
+        engine.submit(rng.choice(steps), "one", listener(started + at))
+        count += 1
+    for _ in range(count):
+        pending.acquire()
+    engine.stop()
+    return Load(per_s, percentile(latencies, 0.5), percentile(latencies, 0.95))
+
+
+def goodput(loads: list[Load], limit_s: float) -> float:
+    """The largest load whose p95 keeps `limit_s`, between the measured ones by a straight line; 0: none does."""
+    best = 0.0
+    for load, following in zip(loads, [*loads[1:], None], strict=True):
+        if load.p95_s > limit_s:
+            break
+        best = load.per_s
+        if following is not None and following.p95_s > limit_s:
+            share = (limit_s - load.p95_s) / (following.p95_s - load.p95_s)
+            best += share * (following.per_s - load.per_s)
+    return best
+
+
+def measure_batching(seconds: float) -> dict[str, Any]:
+    policies: dict[str, Callable[[], Any]] = {
+        "step": lambda: StepEngine(StandIn(), max_waiting=10**6),
+        "door": lambda: DoorEngine(StandIn()),
+        "none": lambda: DoorEngine(StandIn(1)),
+    }
+    most = BATCH / ALONE_S  # images/s of a batch that is always full
+    shares = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    found: dict[str, Any] = {"alone_s": ALONE_S, "most_per_s": most}
+    for name, steps in (("20_steps", (STEPS,)), ("10_20_30_steps", (10, 20, 30))):
+        loads: dict[str, list[Load]] = {policy: [] for policy in policies}
+        for share in shares:
+            for policy, make in policies.items():
+                earlier = loads[policy]
+                if earlier and earlier[-1].p95_s > 8 * ALONE_S:
+                    continue  # overrun already
+                earlier.append(under_load(make, share * most, seconds, steps))
+                last = earlier[-1]
+                print(
+                    f"{name} {share:.2f} of capacity, {policy:4}: p50 {last.p50_s:.3f} s, p95 {last.p95_s:.3f} s",
+                    flush=True,
+                )
+        limits = {f"{factor}x": factor * ALONE_S * max(steps) / STEPS for factor in (2, 3)}
+        rows = {
+            label: {policy: round(goodput(measured, limit), 2) for policy, measured in loads.items()}
+            for label, limit in limits.items()
+        }
+        found[name] = {
+            "goodput_at_p95": rows,
+            "step_over_door": {
+                label: round(row["step"] / row["door"], 2) if row["door"] else None for label, row in rows.items()
+            },
+        }
+        print(f"{name}: {json.dumps(found[name])}", flush=True)
+    return found
+
+
+# The whole endpoint.
+
+
+class StandInGeneration(AdGeneration.func_or_class):  # type: ignore[name-defined,misc]
+    def _make_denoiser(self, config: ServeConfig) -> StandIn:
+        return StandIn()
+
+
+def product() -> bytes:
+    image = Image.new("RGB", (600, 600), "white")
+    draw = ImageDraw.Draw(image)
+    draw.rounded_rectangle((180, 90, 420, 540), 40, fill=(30, 80, 160))
+    draw.rectangle((180, 260, 420, 380), fill=(230, 200, 40))
+    sink = io.BytesIO()
+    image.save(sink, "JPEG", quality=92)
+    return sink.getvalue()
+
+
+PRODUCT = product()
+
+
+def ask(http: urllib3.PoolManager, **fields: Any) -> tuple[int, float, dict[str, Any]]:
+    """Status, seconds and answer of one request."""
+    parts = {"image": ("p.jpg", PRODUCT), "prompt": "a bottle on grass", **{k: str(v) for k, v in fields.items()}}
+    started = time.monotonic()
+    answer = http.request("POST", f"{URL}/v1/ads", fields=parts, timeout=120, retries=False)
+    return answer.status, time.monotonic() - started, json.loads(answer.data)
+
+
+def replicas(name: str) -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if " ".join(process.info["cmdline"] or []).startswith(f"ray::ServeReplica:bench:{name}")
+    ]
+
+
+def start(app: serve.Application) -> None:
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    serve.run(app, name="bench")
+
+
+def measure_stand_in() -> dict[str, Any]:
+    config = ServeConfig()
+    config = dataclasses.replace(
+        config,
+        sampling=dataclasses.replace(config.sampling, width_px=128, height_px=160, guidance_scale=2.0),
+        limits=dataclasses.replace(config.limits, max_queued_images=16),
+    )
+    deployment = serve.deployment(StandInGeneration, name="AdGeneration")
+    start(assemble(config, ModelFacts(fingerprint="stand-in", label="stand-in"), deployment))
+    http = urllib3.PoolManager(maxsize=256)
+    found: dict[str, Any] = {}
+    ask(http, seed=0)
+
+    # Overhead: the bare model takes 20 steps; the rest is HTTP, Ray Serve, scoring, encoding.
+    bare = [bare_stand_in_s() for _ in range(100)]
+    alone = [ask(http, seed=100 + n)[1] for n in range(200)]
+    found["overhead_ms"] = {
+        name: round(1e3 * (percentile(alone, share) - percentile(bare, share)), 1)
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    }
+    hits = [ask(http, seed=100)[1] for _ in range(500)]
+    found["cache_hit_ms"] = {n: round(1e3 * percentile(hits, s), 1) for n, s in (("p50", 0.5), ("p99", 0.99))}
+
+    # Memory, after caches could have filled: every request is a new image.
+    memory = []
+    for part in range(4):
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            list(
+                pool.map(
+                    lambda n: ask(http, seed=10_000 + n, num_inference_steps=2), range(500 * part, 500 * part + 500)
+                )
+            )
+        names = ("AdIngress", "ProductSegmentation", "AdGeneration")
+        memory.append({n: round(sum(p.memory_info().rss for p in replicas(n)) / 1e6, 1) for n in names})
+    found["memory_mb_at_500_1000_1500_2000"] = memory
+
+    found["overload"] = overload(http)
+    found["killed_replica"] = killed_replica(http)
+    serve.delete("bench")
+    return found
+
+
+def bare_stand_in_s() -> float:
+    model, started = StandIn(), time.monotonic()
+    row = model.start(STEPS)
+    while not model.step([row]):
+        pass
+    return time.monotonic() - started
+
+
+def overload(http: urllib3.PoolManager, seconds: float = 15.0) -> dict[str, Any]:
+    """Five times what the stand-in can make, for `seconds`; then one request at once."""
+    per_s, answers = 5 * BATCH / ALONE_S, []
+    rng, started, at = random.Random(1), time.monotonic(), 0.0
+    with concurrent.futures.ThreadPoolExecutor(256) as pool:
+        asked = []
+        while at < seconds:
+            at += rng.expovariate(per_s)
+            time.sleep(max(0.0, started + at - time.monotonic()))
+            asked.append(pool.submit(ask, http, seed=50_000 + len(asked)))
+        lasted = time.monotonic() - started
+        answers = [each.result() for each in asked]
+    served = [took for status, took, _ in answers if status == 200]
+    valid = all(body["images"][0]["status"] == "done" for status, _, body in answers if status == 200)
+    status, after_s, _ = ask(http, seed=99_999)
+    return {
+        "asked_per_s": round(len(asked) / lasted, 1),
+        "asked_over_capacity": round(len(asked) / lasted * ALONE_S / BATCH, 2),
+        "statuses": {status: sum(s == status for s, _, _ in answers) for status in sorted({s for s, _, _ in answers})},
+        "served_valid": valid,
+        "served_per_s": round(len(served) / lasted, 1),
+        "served_p99_s": round(percentile(served, 0.99), 3),
+        "alone_afterwards": {"status": status, "s": round(after_s, 3)},
+    }
+
+
+def killed_replica(http: urllib3.PoolManager) -> dict[str, Any]:
+    """Eight clients ask without pause; the one generation replica is killed."""
+    stop, answers = threading.Event(), []
+
+    def client(number: int) -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            status, _, body = ask(http, seed=200_000 + 1000 * number + count)
+            answers.append((time.monotonic(), status, body.get("error", {}).get("code")))
+            if status != 200:
+                time.sleep(0.05)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for number in range(8):
+            pool.submit(client, number)
+        time.sleep(5)
+        killed_at = time.monotonic()
+        os.kill(replicas("AdGeneration")[0].pid, signal.SIGKILL)
+        while not any(status == 200 and at > killed_at + 0.5 for at, status, _ in answers):
+            time.sleep(0.05)
+        full_after = next(at for at, status, _ in answers if status == 200 and at > killed_at + 0.5) - killed_at
+        time.sleep(5)
+        stop.set()
+    codes = [f"{status} {code}" for at, status, code in answers if status != 200]
+    return {
+        "in_the_replica": 8,
+        "failed": {code: codes.count(code) for code in sorted(set(codes))},
+        "full_strength_after_s": round(full_after, 1),
+    }
+
+
+def measure_mini() -> dict[str, Any]:
+    import torch
+
+    from refadgen.serving.denoiser import AdDenoiser, AdOrder
+
+    torch.set_num_threads(1)
+    canvas = np.full((160, 128, 3), 255, np.uint8)
+    canvas[40:140, 40:90] = (30, 80, 160)
+    mask = np.where(canvas[..., 0] < 255, 255, 0).astype(np.uint8)
+    denoiser = AdDenoiser(ServeConfig())
+
+    def bare(seed: int) -> float:
+        started = time.monotonic()
+        order = AdOrder(
+            canvas=canvas,
+            mask=mask,
+            product_key="bench",
+            prompt="a bottle on grass",
+            negative_prompt=None,
+            seed=seed,
+            fusion_scale=1.0,
+            guidance_scale=2.0,
+            num_inference_steps=STEPS,
+        )
+        row = denoiser.start(order)
+        while not denoiser.step([row]):
+            pass
+        denoiser.finish(order, row)
+        return time.monotonic() - started
+
+    start(build({"output": {"format": "png"}}))
+    http = urllib3.PoolManager(maxsize=16)
+    ask(http, seed=0)
+    bare(0)
+    turns = [(bare(n), ask(http, seed=n)[1]) for n in range(1, 21)]  # in turns: the machine's moods meet both
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        started = time.monotonic()
+        list(pool.map(lambda n: ask(http, seed=500 + n), range(8)))
+        together = time.monotonic() - started
+    one = statistics.median(took for _, took in turns)
+    serve.delete("bench")
+    return {
+        "bare_s": round(statistics.median(took for took, _ in turns), 3),
+        "endpoint_s": round(one, 3),
+        "overhead_ms_p50": round(1e3 * statistics.median(second - first for first, second in turns), 1),
+        "overhead_ms_p99": round(1e3 * percentile([second - first for first, second in turns], 0.99), 1),
+        "eight_at_once_over_one_by_one": round(8 * one / together, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0, help="of arrivals at each load")
+    parser.add_argument("--parts", nargs="+", default=["batching", "stand_in", "mini"])
+    arguments = parser.parse_args()
+    found: dict[str, Any] = {}
+    if "batching" in arguments.parts:
+        found["batching"] = measure_batching(arguments.seconds)
+    if {"stand_in", "mini"} & set(arguments.parts):
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="WARNING")
+        for part, measure in (("stand_in", measure_stand_in), ("mini", measure_mini)):
+            if part in arguments.parts:
+                found[part] = measure()
+                print(f"{part}: {json.dumps(found[part])}", flush=True)
+        serve.shutdown()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

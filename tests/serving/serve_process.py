@@ -1,0 +1,19 @@
+"""The endpoint on a Ray of its own, as a process that ends with its parent: `serve_process.py PORT [JSON of settings]`."""
+
+import json
+import sys
+
+import ray
+from ray import serve
+
+from refadgen.serving.app import build
+
+if __name__ == "__main__":
+    port, settings = int(sys.argv[1]), json.loads(sys.argv[2])
+    ray.init(address="local", num_cpus=8, include_dashboard=True)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build(settings), name="refadgen")
+    print("ready", ray.nodes()[0]["MetricsExportPort"], flush=True)
+    sys.stdin.read()
+    serve.shutdown()
+    ray.shutdown()
