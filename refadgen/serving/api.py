@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +13,10 @@ from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from refadgen.config import Anchor
@@ -23,13 +24,12 @@ from refadgen.serving import openai_images
 from refadgen.serving.access import Access
 from refadgen.serving.ads import AdService, ServedImage, Update, Wanted
 from refadgen.serving.catalog_runs import CatalogRuns
+from refadgen.serving.document import openapi_document
 from refadgen.serving.errors import ApiError
 from refadgen.serving.guard import Guard
 from refadgen.serving.products import PlacedAd
 from refadgen.serving.requests import ProductInput, parse_json, read_ad_request
 from refadgen.serving.schema import (
-    AdForm,
-    AdRequest,
     AdResponse,
     ErrorResponse,
     Job,
@@ -92,7 +92,7 @@ def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers
     openai_images.add_routes(app, service, responses=_responses(*_ANY_ERROR))
     _add_jobs(app, runs or CatalogRuns(config))
     _add_facts(app, service)
-    app.openapi = lambda: _openapi(app, service)
+    app.openapi = functools.cache(lambda: openapi_document(app, service))
     inner: ASGIApp = app
     if config.access.allowed_origins:
         inner = CORSMiddleware(
@@ -344,6 +344,11 @@ def _page(name: str, kind: str) -> Callable[[], Any]:
     return page
 
 
+def _methods_at(app: FastAPI, path: str) -> list[str]:
+    routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
+    return sorted({method for route in routes for method in route.methods or ()})
+
+
 def _add_error_handlers(app: FastAPI) -> None:
     def answer(request: Request, error: ApiError) -> Response:
         return JSONResponse(error.body(request.state.request_id), error.status, headers=error.headers())
@@ -357,6 +362,8 @@ def _add_error_handlers(app: FastAPI) -> None:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         response = answer(request, ApiError(error.status_code, code, str(error.detail)))
         response.headers.update(error.headers or {})
+        if error.status_code == 405:  # the framework names the methods of one route only
+            response.headers["Allow"] = ", ".join(_methods_at(app, request.url.path))
         return response
 
     @app.exception_handler(RequestValidationError)
@@ -364,25 +371,3 @@ def _add_error_handlers(app: FastAPI) -> None:
         place = error.errors()[0]["loc"]
         message = f"{place[-1]}: {error.errors()[0]['msg']}"
         return answer(request, ApiError(422, "invalid_field", message, param=str(place[-1])))
-
-
-def _openapi(app: FastAPI, service: AdService) -> dict[str, Any]:
-    """FastAPI's document, with the bodies that are read by hand and this server's own limits."""
-    if app.openapi_schema:
-        return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    schemas = document["components"]["schemas"]
-    for model in (AdRequest, AdForm, JobRequest, openai_images.EditForm):
-        found = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= found.pop("$defs", {})
-        schemas[model.__name__] = found
-    for name in ("AdRequest", "AdForm"):
-        fields = schemas[name]["properties"]
-        fields["size"] = {"anyOf": [{"enum": [f"{w}x{h}" for w, h in service.sizes]}, {"type": "null"}]}
-        fields["num_variants"]["maximum"] = service.config.limits.max_images
-        fields["num_inference_steps"]["anyOf"][0]["maximum"] = service.config.limits.max_steps
-    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    if service.config.access.tokens:
-        document["security"] = [{"token": []}]
-    app.openapi_schema = document
-    return document

@@ -5,18 +5,23 @@ meets a shell; and only under the configured prefixes is anything read or writte
 """
 
 import json
+import logging
 import os
 import posixpath
 import re
 import secrets
 import sys
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from refadgen.config import GenerateConfig, ServeConfig, as_words, load_config
 from refadgen.serving.errors import ApiError
 from refadgen.serving.schema import Job, JobRequest
 from refadgen.storage import Storage
 
+T = TypeVar("T")
+_log = logging.getLogger("ray.serve")
 VARIABLE = "REFADGEN_CATALOG_RUN"
 _COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
 _SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+")
@@ -31,27 +36,33 @@ class CatalogRuns:
         self._config = config.catalog_runs
         self._settings = [*as_words(config.generation()), *config.catalog_runs.settings]
         self._connected: Any = None
+        self._one_start = threading.Lock()  # between counting the runs and adding one
 
-    @property
-    def _client(self) -> Any:
-        """Raises: ApiError where the Jobs API does not answer."""
-        if self._connected is None:
-            import ray
-            from ray.job_submission import JobSubmissionClient
+    def _answer(self, ask: Callable[[Any], T]) -> T:
+        """What `ask` gets from Ray's client. Raises: ApiError where the Jobs API does not answer."""
+        try:
+            if self._connected is None:
+                import ray
+                from ray.job_submission import JobSubmissionClient
 
-            try:
                 address = self._config.jobs_address or ray.get_runtime_context().gcs_address
                 self._connected = JobSubmissionClient(address)
-            except Exception:
-                message = "Ray's Jobs API does not answer (catalog_runs.jobs_address)"
-                raise ApiError(503, "jobs_unreachable", message, retry_after_s=10) from None
-        return self._connected
+            return ask(self._connected)
+        except Exception as error:
+            self._connected = None
+            _log.warning("Ray's Jobs API does not answer: %s", type(error).__name__)
+            message = "Ray's Jobs API does not answer (catalog_runs.jobs_address)"
+            raise ApiError(503, "jobs_unreachable", message, retry_after_s=10) from None
 
     def start(self, wanted: JobRequest, owner: str) -> Job:
         """Raises: ApiError naming the field."""
         catalog = within(wanted.catalog, self._config.catalog_prefixes, "catalog")
         output = within(wanted.output, self._config.output_prefixes, "output")
         words = self._words(wanted)
+        with self._one_start:
+            return self._start(catalog, output, words, wanted, owner)
+
+    def _start(self, catalog: str, output: str, words: list[str], wanted: JobRequest, owner: str) -> Job:
         running = [job for job in self.list(owner) if job.status in ("PENDING", "RUNNING")]
         if len(running) >= self._config.max_running:
             message = f"{len(running)} runs are under way; at most {self._config.max_running}"
@@ -63,11 +74,13 @@ class CatalogRuns:
             "retry_failed": wanted.retry_failed,
             "settings": words,
         }
-        job_id = self._client.submit_job(
-            entrypoint=_COMMAND,
-            submission_id=f"catalog-{secrets.token_hex(12)}",
-            runtime_env={"env_vars": {VARIABLE: json.dumps(run)}},
-            metadata={"owner": owner, "catalog": catalog, "output": output},
+        job_id = self._answer(
+            lambda client: client.submit_job(
+                entrypoint=_COMMAND,
+                submission_id=f"catalog-{secrets.token_hex(12)}",
+                runtime_env={"env_vars": {VARIABLE: json.dumps(run)}},
+                metadata={"owner": owner, "catalog": catalog, "output": output},
+            )
         )
         return self.get(job_id, owner)
 
@@ -85,13 +98,19 @@ class CatalogRuns:
         return words
 
     def list(self, owner: str) -> list[Job]:
-        found = [info for info in self._client.list_jobs() if (info.metadata or {}).get("owner") == owner]
-        return [_job(info) for info in sorted(found, key=lambda info: -(info.start_time or 0))]
+        found = sorted(self._infos(owner), key=lambda info: -(info.start_time or 0))
+        return [_job(info) for info in found]
+
+    def _infos(self, owner: str) -> Any:
+        if not self._config.catalog_prefixes:
+            return []  # nothing was ever started from here
+        infos = self._answer(lambda client: client.list_jobs())
+        return [info for info in infos if (info.metadata or {}).get("owner") == owner]
 
     def get(self, job_id: str, owner: str) -> Job:
         """Raises: ApiError 404, also for runs of others: whether they exist is theirs to know."""
-        for info in self._client.list_jobs():
-            if info.submission_id == job_id and (info.metadata or {}).get("owner") == owner:
+        for info in self._infos(owner):
+            if info.submission_id == job_id:
                 return _job(info)
         raise ApiError(404, "job_not_found", "job_id: there is no such run", param="job_id")
 
@@ -99,7 +118,7 @@ class CatalogRuns:
         """Stops a run that is under way; one that has ended stays as it is."""
         job = self.get(job_id, owner)
         if job.status in ("PENDING", "RUNNING"):
-            self._client.stop_job(job_id)
+            self._answer(lambda client: client.stop_job(job_id))
         return self.get(job_id, owner)
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from refadgen.serving.ads import AdService
 from refadgen.serving.errors import ApiError
 from refadgen.serving.requests import ProductInput, parse_form, read_form, take_file
-from refadgen.serving.schema import AdFields, Text
+from refadgen.serving.schema import AdFields, File, Text, integer
 
 _STARTED = int(time.time())
 
@@ -24,15 +24,15 @@ class EditForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image: bytes | None = Field(None, json_schema_extra={"contentMediaType": "image/*"})
-    mask: bytes | None = Field(None, json_schema_extra={"contentMediaType": "image/*"})
+    image: bytes | None = File
+    mask: bytes | None = File
     prompt: Text
     model: Annotated[str, Field(max_length=200)] | None = None
-    n: int = Field(1, ge=1, le=10)
+    n: integer(1, 10) = 1
     size: str | None = Field(None, description="WIDTHxHEIGHT, see /v1/options, or auto.")
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
-    output_compression: int | None = Field(None, ge=0, le=100)
+    output_compression: integer(0, 100) | None = None
     background: Literal["auto", "opaque"] | None = None
     input_fidelity: Literal["high", "low"] | None = None
     quality: Literal["auto", "standard", "low", "medium", "high"] | None = None

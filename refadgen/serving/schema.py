@@ -2,14 +2,26 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS, MAX_VARIANTS
 from refadgen.config import Anchor
 
 Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
 """Not blank."""
-_Bytes = Annotated[str, Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})]
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def integer(least: int, most: int) -> type[int]:
+    """Whole numbers within bounds; 5.0 is one, as JSON Schema has it."""
+    return Annotated[int, Field(ge=least, le=most), BeforeValidator(_whole)]
+
+
+_Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"format": "byte"})]
+File = Field(None, json_schema_extra={"format": "binary"})
 
 
 class Layout(BaseModel):
@@ -42,23 +54,23 @@ class AdFields(BaseModel):
         None, description="A scene template of the category by name; see /v1/options."
     )
     negative_prompt: Text | None = None
-    num_variants: int = Field(1, ge=1, le=MAX_VARIANTS, description="Images of each scene.")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Of the first variant. None: from sku and scene.")
+    num_variants: integer(1, MAX_VARIANTS) = Field(1, description="Images of each scene.")
+    seed: integer(0, 2**63 - 1) | None = Field(None, description="Of the first variant. None: from sku and scene.")
     size: str | None = Field(None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own.")
     layout: Layout | None = None
     fusion_scale: float | None = Field(None, ge=0, le=10, description="λ: how strongly the product's features fuse.")
     guidance_scale: float | None = Field(None, ge=1, le=50)
-    num_inference_steps: int | None = Field(None, ge=1, le=1000)
+    num_inference_steps: integer(1, 1000) | None = None
     format: Literal["jpeg", "png", "webp"] | None = None
-    quality: int | None = Field(None, ge=1, le=100, description="Of JPEG and WebP.")
-    preview_every: int = Field(0, ge=0, le=1000, description="Steps between previews of an event stream; 0: none.")
+    quality: integer(1, 100) | None = Field(None, description="Of JPEG and WebP.")
+    preview_every: integer(0, 1000) = Field(0, description="Steps between previews of an event stream; 0: none.")
 
 
 class AdRequest(AdFields):
     """A request as JSON: the product image is `image_base64` or `image_url`, one of both."""
 
-    image_base64: _Bytes | None = Field(None, description="The product image, encoded (JPEG, PNG, WebP, …).")
-    mask_base64: _Bytes | None = Field(
+    image_base64: _Base64 | None = Field(None, description="The product image, encoded (JPEG, PNG, WebP, …).")
+    mask_base64: _Base64 | None = Field(
         None, description="Its product mask: white, or opaque, is the product. None: segmentation finds it."
     )
 
@@ -66,8 +78,8 @@ class AdRequest(AdFields):
 class AdForm(AdFields):
     """A request as multipart/form-data: `image` (a file) or `image_url`; `layout` is JSON; `prompt` may repeat."""
 
-    image: bytes | None = Field(None, json_schema_extra={"contentMediaType": "image/*"})
-    mask: bytes | None = Field(None, json_schema_extra={"contentMediaType": "image/*"})
+    image: bytes | None = File
+    mask: bytes | None = File
 
 
 class AdImage(BaseModel):
@@ -165,7 +177,7 @@ class JobRequest(BaseModel):
 
     catalog: Annotated[str, Field(min_length=1, max_length=1000)]
     output: Annotated[str, Field(min_length=1, max_length=1000)]
-    limit: int | None = Field(None, ge=1)
+    limit: integer(1, 2**31) | None = None
     retry_failed: bool = False
     settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict, max_length=100)
 

@@ -1,0 +1,58 @@
+"""The OpenAPI document: FastAPI's, with the bodies that are read by hand, and with this server's own limits."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from refadgen.serving.ads import AdService
+from refadgen.serving.openai_images import EditForm
+from refadgen.serving.schema import AdForm, AdRequest, JobRequest
+
+
+def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
+    """The document of `app` as `service` is configured."""
+    config = service.config
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    schemas = document["components"]["schemas"]
+    sizes = [f"{width}x{height}" for width, height in service.sizes]
+    for model in (AdRequest, AdForm, JobRequest, EditForm):
+        _add(schemas, model)
+    for name in ("AdRequest", "AdForm"):
+        fields = schemas[name]["properties"]
+        fields["size"]["anyOf"][0]["enum"] = sizes
+        fields["num_variants"]["maximum"] = config.limits.max_images
+        fields["num_inference_steps"]["anyOf"][0]["maximum"] = config.limits.max_steps
+    for form in ("AdForm", "EditForm"):
+        for field, rule in schemas[form]["properties"].items():
+            schemas[form]["properties"][field] = _not_null(rule)
+    if config.access.allow_image_urls:
+        schemas["AdRequest"]["oneOf"] = [
+            {"required": [one], "properties": {one: {"type": "string"}, other: {"type": "null"}}}
+            for one, other in (("image_base64", "image_url"), ("image_url", "image_base64"))
+        ]
+    else:
+        for name, field in (("AdRequest", "image_base64"), ("AdForm", "image")):
+            del schemas[name]["properties"]["image_url"]
+            schemas[name]["properties"][field] = _not_null(schemas[name]["properties"][field])
+            schemas[name]["required"] = [field]
+    schemas["EditForm"]["required"] = ["image", "prompt"]
+    schemas["EditForm"]["properties"]["size"] = {"enum": ["auto", *sizes]}
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    if config.access.tokens:
+        document["security"] = [{"token": []}]
+    return document
+
+
+def _add(schemas: dict[str, Any], model: type[BaseModel]) -> None:
+    found = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= found.pop("$defs", {})
+    schemas[model.__name__] = found
+
+
+def _not_null(rule: dict[str, Any]) -> dict[str, Any]:
+    """`rule` without null, which a form does not have."""
+    options = [option for option in rule.get("anyOf", []) if option.get("type") != "null"]
+    rest = {name: value for name, value in rule.items() if name not in ("anyOf", "default")}
+    return rest | (options[0] if len(options) == 1 else {"anyOf": options} if options else {})

@@ -1,0 +1,49 @@
+"""Loaded by schemathesis (SCHEMATHESIS_HOOKS): pictures where the document says file, and what no JSON schema can say."""
+
+import base64
+import io
+import json
+
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+BEYOND_A_SCHEMA = {
+    "prompt_and_scene",  # one of both
+    "missing_image",  # of a form: one of a file and an address
+    "two_images",
+    "unknown_scene",  # scenes are of a category
+    "too_many_images",  # scenes × variants
+    "prompt_too_long",  # in the model's tokens
+    "job_not_found",
+    "model_not_found",
+    "jobs_off",
+    "bad_setting",
+}
+"""Codes of answers to well-formed requests; and those about masks, which are about pixels."""
+
+
+def _products() -> list[bytes]:
+    made = []
+    for color, kind in (((30, 80, 160), "PNG"), ((160, 30, 40), "JPEG"), ((20, 120, 60), "WEBP")):
+        image = Image.new("RGB", (96, 120), "white")
+        ImageDraw.Draw(image).rounded_rectangle((25, 20, 70, 105), 8, fill=color)
+        sink = io.BytesIO()
+        image.save(sink, kind)
+        made.append(sink.getvalue())
+    return made
+
+
+schemathesis.openapi.format("binary", st.sampled_from(_products()))
+schemathesis.openapi.format("byte", st.sampled_from([base64.b64encode(data).decode() for data in _products()]))
+
+
+@schemathesis.check
+def refusals_of_valid_requests_have_a_known_reason(ctx, response, case):
+    """positive_data_acceptance lets 422 pass; here it must be for what is beyond a schema."""
+    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code < 400:
+        return
+    if response.status_code == 405:  # the coverage phase asks with other methods
+        return
+    code = json.loads(response.content)["error"]["code"]
+    assert code in BEYOND_A_SCHEMA or code.startswith("mask_") or code == "empty_mask", f"{code} for a valid request"

@@ -1,0 +1,39 @@
+"""schemathesis against our own OpenAPI document, with all its checks: what the document says is what the server does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from local_service import serving
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).resolve().parent
+MAX_EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "20")
+SETTINGS = """
+[checks]
+positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("access.allow_image_urls=true",)], ids=["images", "images_or_urls"])
+def test_the_document_is_true(words, tmp_path):
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS)
+    with serving("limits.max_images=3", "sampling.num_inference_steps=2", *words) as server:
+        command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json"]
+        options = ["--checks=all", f"--max-examples={MAX_EXAMPLES}", "--seed=1", "--continue-on-failure", "--no-color"]
+        ran = subprocess.run(
+            [*command, *options, "--suppress-health-check=all", "--report=json", f"--report-json-path={tmp_path}/report.json"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)},
+            timeout=500,
+            check=False,
+        )
+    print(ran.stdout[-3000:])
+    assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
+    assert json.loads((tmp_path / "report.json").read_text())
