@@ -41,7 +41,7 @@ const blobUrl = (base64, type) => URL.createObjectURL(new Blob([Uint8Array.from(
 class Problem extends Error {
   /** Something to tell: an error of the API, or the page's own. param: the field that it is about. */
   constructor(message, {param = null, status = 0, retryAfter = null} = {}) {
-    const wait = retryAfter ? `${retryAfter} s` : status === 429 ? "a few seconds" : null;
+    const wait = retryAfter ? `${Math.ceil(retryAfter)} s` : status === 429 ? "a few seconds" : null;
     super(wait ? `${message}. Try again in ${wait}.` : message);
     this.param = status === 401 ? "token" : param;
   }
@@ -67,7 +67,7 @@ async function* readEvents(response) {
   let text = "";
   for (;;) {
     const {value, done} = await reader.read();
-    if (done) throw new Problem("The connection ended before all images were there");
+    if (done) return;
     const blocks = (text + value).split("\n\n");
     text = blocks.pop();
     for (const block of blocks) {
@@ -208,15 +208,18 @@ function wantedValues() {
   throw new Problem(`Write 1 to ${MAX_VALUES} numbers from 0 to 10, with commas between`, {param: "values"});
 }
 
-/** The requests of a run: `fields`, and a card for each image. Raises: Problem. */
+/** The requests of a run: `files`, `fields`, and a card for each image. Raises: Problem. */
 function wantedRequests() {
   const fields = wantedFields();
+  const files = {image: photo, ...($("mask").files[0] && {mask: $("mask").files[0]})};
   if (own("mode") === "compare") {
-    return wantedValues().map(value => ({fields: {...fields, fusion_scale: String(value)}, cards: [makeCard(`λ ${value}`)]}));
+    return wantedValues().map(value => {
+      return {files, fields: {...fields, fusion_scale: String(value)}, cards: [makeCard(`λ ${value}`)]};
+    });
   }
   const count = Number(own("num_variants"));
   if (count > 1) fields.num_variants = String(count);
-  return [{fields, cards: Array.from({length: count}, (_, index) => makeCard(`Variant ${index + 1}`))}];
+  return [{files, fields, cards: Array.from({length: count}, (_, index) => makeCard(`Variant ${index + 1}`))}];
 }
 
 // ---- A run
@@ -268,34 +271,38 @@ async function followAll(requests, product, signal) {
 }
 
 /** One request from its fields to its cards. Its errors are shown, never thrown. */
-async function follow({fields, cards}, signal, onUpdate) {
+async function follow({files, fields, cards}, signal, onUpdate) {
   const body = new FormData();
-  body.append("image", photo);
-  if ($("mask").files[0]) body.append("mask", $("mask").files[0]);
-  for (const [name, value] of Object.entries(fields)) body.append(name, value);
+  for (const [name, value] of Object.entries({...files, ...fields})) body.append(name, value);
   const steps = Number(fields.num_inference_steps ?? options.num_inference_steps);
   body.append("preview_every", Math.max(1, Math.round(steps / NUM_PREVIEWS)));
-  const given = {photo: photo.name, mask: $("mask").files[0]?.name};
+  let problem = new Problem("The connection ended before all images were there");
   try {
     const response = await call("v1/ads", {method: "POST", body, signal, headers: {Accept: "text/event-stream"}});
     for await (const [kind, data] of readEvents(response)) {
-      if (kind === "done") return;
-      if (kind === "error") throw new Problem(data.error.message, {param: data.error.param, status: data.status});
+      if (kind === "done") problem = null;
+      if (kind === "error") {
+        const {error, status, retry_after_s: retryAfter} = data;
+        problem = new Problem(error.message, {param: error.param, status, retryAfter});
+      }
       if (kind === "step") cards[data.index].showStep(data);
-      if (kind === "image") cards[data.index].showImage(data, curlCommand(fields, data, given));
+      if (kind === "image") cards[data.index].showImage(data, curlCommand(files, fields, data));
       if (kind !== "step") onUpdate(kind, data);
     }
-  } catch (problem) {
-    if (!signal.aborted) showProblem(problem);
-    for (const card of cards) card.giveUp(signal.aborted ? "Cancelled" : "Not made");
+  } catch (error) {
+    problem = error;
   }
+  if (problem && !signal.aborted) showProblem(problem);
+  for (const card of cards) card.giveUp(signal.aborted ? "Cancelled" : "Not made");
 }
 
 function showRun(requests, product, cards) {
-  const {category = "product", scene, prompt} = requests[0].fields;
+  const {category = "product", scene, prompt, num_variants: _, ...others} = requests[0].fields;
+  if (requests.length > 1) delete others.fusion_scale; // the cards say it
   const title = [category, scene?.replaceAll("-", ", ") ?? prompt].join(": ");
-  const run = h("section", {class: "run"},
+  const run = h("section", {class: "run", "aria-label": title},
     h("h2", {}, title),
+    h("p", {class: "hint"}, Object.entries(others).map(pair => pair.join(" ")).join(", ")),
     h("div", {class: "cards"}, product.element, h("div", {class: "made"}, ...cards.map(card => card.element))));
   $("empty").hidden = true;
   $("runs").prepend(run);
@@ -403,12 +410,11 @@ const quoted = text => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceA
 const fileWord = name => (/[,;"\\]/.test(name) ? `"${name.replace(/[\\"]/g, "\\$&")}"` : name);
 
 /** The command that makes this one image. The token is a variable's, never in it. */
-function curlCommand(fields, data, given) {
+function curlCommand(files, fields, data) {
   const {num_variants: _, ...sent} = {...fields, seed: data.seed};
   const words = ["curl --fail", quoted(new URL("v1/ads", location.href).href), `-H 'Accept: image/${data.format}'`];
   if ($("token").value.trim()) words.push('-H "Authorization: Bearer $REFADGEN_TOKEN"');
-  words.push(`-F ${quoted(`image=@${fileWord(given.photo)}`)}`);
-  if (given.mask) words.push(`-F ${quoted(`mask=@${fileWord(given.mask)}`)}`);
+  for (const [name, file] of Object.entries(files)) words.push(`-F ${quoted(`${name}=@${fileWord(file.name)}`)}`);
   for (const [name, value] of Object.entries(sent)) {
     const flag = /^[\w{][^;]*$/.test(value) ? "-F" : "--form-string"; // @ < ( " ; mean something after -F
     words.push(`${flag} ${quoted(`${name}=${value}`)}`);

@@ -1,0 +1,406 @@
+"""The endpoint's page in a real Chromium, against the real HTTP interface; only the model is a stand-in."""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from local_service import PROJECT, LocalServer, QuickDenoiser, serving
+from PIL import Image
+
+from refadgen.generation.encoding import read_record
+
+axe_sync = pytest.importorskip("axe_playwright_python.sync_playwright")
+playwright_sync = pytest.importorskip("playwright.sync_api")
+expect = playwright_sync.expect
+expect.set_options(timeout=20_000)
+
+pytestmark = pytest.mark.slow
+PHOTO = PROJECT / "catalogs" / "images" / "er-bottle.jpg"
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+STEP_S = 0.05
+STEPS = "sampling.num_inference_steps=8"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    executable = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if not executable:
+        pytest.skip("no chromium or google-chrome on the path, and CHROMIUM does not name one")
+    with playwright_sync.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[LocalServer]:
+    """A server that makes an image in 8 steps of 0.05 s."""
+    with serving(STEPS, denoiser=QuickDenoiser(STEP_S)) as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a server's page. After the test: nothing in the console, no failed request, none to elsewhere, but `known`.
+
+    known: patterns of what the test brings about itself.
+    """
+    contexts, troubles = [], []
+
+    def opened(server: LocalServer, *, known: tuple[str, ...] = (), ready: bool = True) -> Any:
+        context = browser.new_context(viewport=DESKTOP, permissions=["clipboard-read", "clipboard-write"])
+        contexts.append(context)
+        page = context.new_page()
+
+        def trouble(text: str) -> None:
+            if not any(re.search(pattern, text) for pattern in known):
+                troubles.append(text)
+
+        def failed(request: Any) -> None:
+            # Chromium says so of streams that were read to their end too (microsoft/playwright#42742); whether all
+            # came is what the page tells.
+            if not (request.url.endswith("/v1/ads") and request.failure == "net::ERR_ABORTED"):
+                troubles.append(f"failed: {request.url} {request.failure}")
+
+        def requested(request: Any) -> None:
+            address = urlsplit(request.url)
+            if address.scheme not in ("data", "blob") and address.netloc != urlsplit(server.url).netloc:
+                troubles.append(f"elsewhere: {request.url}")
+
+        page.on("console", lambda said: said.type in ("error", "warning") and trouble(f"console: {said.text}"))
+        page.on("pageerror", lambda error: trouble(f"script: {error}"))
+        page.on("requestfailed", failed)
+        page.on("response", lambda answer: answer.status >= 400 and trouble(f"{answer.status}: {answer.url}"))
+        page.on("request", requested)
+        page.goto(server.url)
+        if ready:
+            expect(page.locator("#prompt")).to_have_value(re.compile("a product on"))
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def choose_photo(page: Any, path: Path = PHOTO) -> None:
+    page.set_input_files("input[name=image]", path)
+    expect(page.locator("#photo-name")).to_have_text(path.name)
+
+
+def wait_for_images(page: Any, count: int) -> None:
+    expect(page.locator("#status")).to_contain_text(f"{count} of {count} image")
+
+
+def card(page: Any, title: str) -> Any:
+    """The newest card of this title."""
+    return page.get_by_role("article", name=title, exact=True).first
+
+
+def pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def downloaded(page: Any, title: str) -> tuple[str, bytes]:
+    with page.expect_download() as download:
+        card(page, title).get_by_role("link", name="Download").click()
+    return download.value.suggested_filename, Path(download.value.path()).read_bytes()
+
+
+def test_variants_from_upload_to_curl(visit, quick, tmp_path):
+    """Mask, previews, results, download; and the copied command makes the same image, whatever stands in it."""
+    photo = tmp_path / """it's a bottle; "ER", 2.jpg"""
+    shutil.copy(PHOTO, photo)
+    prompt = """@a bottle at "Joe's"; 50% off $HOME `ls` \\ (new)"""
+    page = visit(quick)
+    choose_photo(page, photo)
+    page.select_option("#category", "bottle")
+    expect(page.locator("#prompt")).to_have_value(re.compile("a bottle on"))
+    page.fill("#prompt", prompt)
+    assert page.locator("#scene").input_value() == ""  # the prompt is one's own now
+    page.fill("#seed", "7")
+    page.get_by_role("radio", name="bottom right").check()
+    page.locator("#layout-size").fill("0.4")
+    page.select_option("#format", "png")
+    page.get_by_text("More settings").click()
+    page.fill("#num_inference_steps", "40")  # time enough to see it form
+    page.click("#generate")
+
+    product = card(page, "Product as placed")
+    product.get_by_role("img").wait_for()
+    expect(product).to_contain_text("plain background")
+    for title in ("Variant 1", "Variant 2"):
+        card(page, title).get_by_alt_text(f"{title}, unfinished").wait_for()
+    expect(card(page, "Variant 2").get_by_role("progressbar")).to_have_attribute("max", "40")
+    wait_for_images(page, 2)
+    expect(page.get_by_role("progressbar")).to_have_count(0)
+
+    for title, seed in (("Variant 1", "7"), ("Variant 2", "8")):
+        expect(card(page, title).locator("dl")).to_contain_text(re.compile(rf"Seed{seed}.*Colour0\.\d.*Attempts1"))
+    name, data = downloaded(page, "Variant 2")
+    assert name == "prompt-0-8.png"
+    assert data.startswith(b"\x89PNG")
+
+    card(page, "Variant 2").get_by_role("button", name="Copy curl").click()
+    expect(page.locator("#status")).to_contain_text("copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    for part in ("-H 'Accept: image/png'", "-F category=bottle", "-F seed=8", "-F format=png", "-o prompt-0-8.png"):
+        assert part in command
+    assert """-F 'layout={"size":0.4,"anchor":"bottom-right"}'""" in command
+    assert f"{quick.url}/v1/ads" in command
+    assert not re.search("preview_every|num_variants|Authorization|margin|guidance", command)
+    if shutil.which("curl"):
+        subprocess.run(["bash", "-ec", command], cwd=tmp_path, check=True, timeout=60, capture_output=True)
+        made = (tmp_path / name).read_bytes()
+        assert np.array_equal(pixels(made), pixels(data))
+        assert read_record(made)["prompt"] == read_record(data)["prompt"] == prompt
+
+    card(page, "Variant 2").get_by_role("button", name="Reuse seed").click()
+    assert page.locator("#seed").input_value() == "8"
+
+
+def test_seeds_keep_all_their_digits(visit, quick):
+    """They have 63 bits, and the numbers of a page 53; one's own scene template is made again from cache."""
+    page = visit(quick)
+    choose_photo(page)
+    page.select_option("#scene", index=3)
+    page.fill("#num_variants", "1")
+    page.click("#generate")
+    wait_for_images(page, 1)
+    _, data = downloaded(page, "Variant 1")
+    record = read_record(data)
+    assert record["seed"] > 2**53
+    assert record["scene"] == page.locator("#scene").input_value()
+    card(page, "Variant 1").get_by_role("button", name="Reuse seed").click()
+    assert page.locator("#seed").input_value() == str(record["seed"])
+    page.click("#generate")
+    expect(card(page, "Variant 1")).to_contain_text("cached")
+    expect(page.locator(".run")).to_have_count(2)
+
+
+def test_comparing_fusion_scales(visit, quick):
+    page = visit(quick)
+    choose_photo(page)
+    page.get_by_role("radio", name="Compare λ").check()
+    expect(page.locator("#num_variants")).to_be_hidden()
+    page.click("#generate")
+    wait_for_images(page, 4)
+    expect(page.locator(".run .card")).to_have_count(5)  # the placed product is beside them
+    seeds = set()
+    for value in (0, 0.5, 1, 1.5):
+        _, data = downloaded(page, f"λ {value}")
+        record = read_record(data)
+        assert record["fusion_scale"] == value
+        seeds.add(record["seed"])
+    assert len(seeds) == 1
+
+    page.fill("#values", "1, much")
+    page.click("#generate")
+    expect(page.locator("#values-problem")).to_contain_text("numbers from 0 to 10")
+    expect(page.locator("#values")).to_be_focused()
+
+
+def test_errors_stand_at_their_fields(visit, quick, tmp_path):
+    page = visit(quick)
+    page.click("#generate")
+    expect(page.locator("#image-problem")).to_contain_text("Choose a photograph")
+
+    text = tmp_path / "notes.txt"
+    text.write_text("not a picture")
+    choose_photo(page, text)
+    expect(page.locator("#image-problem")).to_be_empty()
+    page.click("#generate")
+    expect(page.locator("#alert")).to_contain_text("image")
+    assert page.locator("#image-problem").inner_text() == page.locator("#alert").inner_text()
+    expect(page.locator("input[name=image]")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator(".run")).to_have_count(0)
+
+    choose_photo(page)
+    page.fill("#prompt", "far too long")
+    page.click("#generate")
+    expect(page.locator("#prompt-problem")).to_contain_text("too long")
+    expect(page.locator("#prompt")).to_be_focused()
+
+    page.get_by_text("More settings").click()
+    page.fill("#guidance_scale", "99")
+    page.get_by_text("More settings").click()
+    page.click("#generate")
+    expect(page.locator("#guidance_scale")).to_be_focused()  # and its section is open again
+    expect(page.locator("#guidance_scale-problem")).not_to_be_empty()
+
+
+def test_refused_images_say_why(visit):
+    with serving(STEPS, "quality.min_color_similarity=1", "quality.max_attempts=2", denoiser=QuickDenoiser()) as strict:
+        page = visit(strict)
+        choose_photo(page)
+        page.fill("#num_variants", "1")
+        page.click("#generate")
+        expect(page.locator("#status")).to_contain_text("0 of 1 image made, 1 refused")
+        refused = card(page, "Variant 1")
+        expect(refused).to_contain_text("low_fidelity")
+        expect(refused).to_contain_text("Attempts2")
+        expect(refused.get_by_role("link")).to_have_count(0)
+
+
+def test_busy_says_when_to_come_again(visit, quick):
+    page = visit(quick, known=("429",))
+    busy = '{"error": {"message": "all places are taken", "type": "rate_limit_error", "param": null, "code": "busy"}}'
+    page.route("**/v1/ads", lambda route: route.fulfill(status=429, headers={"Retry-After": "7"}, body=busy))
+    choose_photo(page)
+    page.click("#generate")
+    expect(page.locator("#alert")).to_have_text("all places are taken. Try again in 7 s.")
+
+
+def test_dropped_and_pasted(visit, quick):
+    page = visit(quick)
+    bring = """(kind, name) => {
+        const data = new DataTransfer();
+        data.items.add(new File(["x"], name, {type: "image/png"}));
+        const event = kind === "drop" ? new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true})
+                                      : new ClipboardEvent(kind, {clipboardData: data, bubbles: true});
+        document.body.dispatchEvent(event);
+    }"""
+    for kind, name in (("drop", "dropped.png"), ("paste", "pasted.png")):
+        page.evaluate(f"([kind, name]) => ({bring})(kind, name)", [kind, name])
+        expect(page.locator("#photo-name")).to_have_text(name)
+
+
+def test_by_keyboard_alone(visit, quick):
+    page = visit(quick)
+    keys = page.keyboard
+
+    def tab_to(selector: str, key: str = "Tab") -> None:
+        """Presses Tab until the element has the focus; on the way each focus must be visible."""
+        target = page.locator(selector).first
+        for _ in range(60):
+            if target.evaluate("element => element === document.activeElement"):
+                return
+            keys.press(key)
+            ring = page.evaluate("""() => {
+                const around = [document.activeElement, document.activeElement.closest("label.drop")];
+                return document.activeElement === document.body
+                    || around.some(each => each && getComputedStyle(each).outlineStyle !== "none");
+            }""")
+            assert ring, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        pytest.fail(f"{selector} is not reached")
+
+    page.on("filechooser", lambda chooser: None)  # from now on: what is only asked for at the key may come too late
+    tab_to("input[name=image]")
+    with page.expect_file_chooser() as chooser:
+        keys.press("Enter")
+    chooser.value.set_files(PHOTO)
+    tab_to("#category")
+    keys.type("bott")
+    expect(page.locator("#prompt")).to_have_value(re.compile("a bottle on"))
+    before = page.locator("#prompt").input_value()
+    tab_to("#scene")
+    keys.press("ArrowDown")
+    assert page.locator("#prompt").input_value() != before
+    tab_to("input[name=mode]:checked")
+    keys.press("ArrowRight")
+    expect(page.locator("#values")).to_be_visible()
+    keys.press("ArrowLeft")
+    tab_to("#num_variants")
+    keys.press("ArrowUp")
+    tab_to("#seed")
+    keys.type("3")
+    tab_to("input[name=anchor]")
+    keys.press("Space")
+    keys.press("ArrowRight")
+    expect(page.get_by_role("radio", name="top", exact=True)).to_be_checked()
+    tab_to("#layout-size")
+    keys.press("ArrowLeft")
+    expect(page.locator("#layout-size-value")).to_have_text("0.59")
+    tab_to(".more summary")
+    keys.press("Space")
+    tab_to("#num_inference_steps")
+    keys.type("90")
+    tab_to("#generate")
+    keys.press("Enter")
+    page.locator("#cancel").wait_for()
+    tab_to("#cancel")
+    keys.press("Space")
+    expect(page.locator("#status")).to_contain_text("Cancelled")
+    expect(page.locator("#results")).to_be_focused()
+    expect(page.locator("#cancel")).to_be_hidden()
+
+    tab_to("#num_inference_steps", "Shift+Tab")
+    keys.press("Control+A")
+    keys.type("4")
+    keys.press("Enter")
+    wait_for_images(page, 3)
+    tab_to(".run a[download]")
+    with page.expect_download() as download:
+        keys.press("Enter")
+    record = read_record(Path(download.value.path()).read_bytes())
+    assert (record["seed"], record["num_inference_steps"]) == (3, 4)
+
+
+def test_accessible_on_every_screen(visit, quick):
+    """axe's rules, with everything open, before and after images are made; and nothing is wider than the screen."""
+    page = visit(quick)
+    looks = [(size, scheme) for size in (DESKTOP, PHONE) for scheme in ("light", "dark")]
+
+    def check(when: str) -> None:
+        for size, scheme in looks:
+            page.set_viewport_size(size)
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            found = axe_sync.Axe().run(page)
+            bad = [each for each in found.response["violations"] if each["impact"] in ("serious", "critical")]
+            assert not bad, f"{when}, {size}, {scheme}: {found.generate_report()}"
+            assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+    page.click("#generate")  # with its message
+    page.get_by_text("Access").click()
+    check("before")
+    choose_photo(page)
+    page.get_by_text("More settings").click()
+    page.locator("#layout-size").fill("0.5")
+    page.click("#generate")
+    wait_for_images(page, 2)
+    check("after")
+
+
+def test_with_a_token(visit):
+    token = "a word of the shop's"
+    entry = f"shop:{hashlib.sha256(token.encode()).hexdigest()}"
+    with serving(STEPS, f"access.tokens=[{entry}]", denoiser=QuickDenoiser()) as guarded:
+        page = visit(guarded, known=("401",), ready=False)
+        expect(page.locator("#token-problem")).to_contain_text("A token is needed")
+        expect(page.locator("#token")).to_be_focused()
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.locator("#token-problem")).to_contain_text("not known")
+        assert page.locator("#alert").inner_text() == page.locator("#token-problem").inner_text()
+        page.fill("#token", token)
+        page.keyboard.press("Enter")
+        expect(page.locator("#model")).to_contain_text("mini@")
+        expect(page.locator("#alert")).to_be_empty()
+
+        choose_photo(page)
+        page.fill("#num_variants", "1")
+        page.click("#generate")
+        wait_for_images(page, 1)
+        card(page, "Variant 1").get_by_role("button", name="Copy curl").click()
+        expect(page.locator("#status")).to_contain_text("copied")
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert '-H "Authorization: Bearer $REFADGEN_TOKEN"' in command
+        assert token not in command
+
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        page.reload()
+        expect(page.locator("#model")).to_contain_text("mini@")  # the tab still knows it
