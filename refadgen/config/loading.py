@@ -48,8 +48,8 @@ def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.
             raise ValueError(f"{word!r}: a setting is written section.field=value")
         try:
             value = yaml.safe_load(text) if text else None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{name}={text!r}: not a YAML value") from error
+        except yaml.YAMLError:
+            raise ValueError(f"{name}={_shown(name, text)}: not a YAML value") from None
         node = tree
         *path, last = name.split(".")
         for part in path:
@@ -98,7 +98,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise ValueError(f"{name}={value!r}: must be a list of texts")
+            raise ValueError(f"{name}={_shown(name, value)}: must be a list of texts")
         return tuple(items)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
@@ -109,6 +109,11 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{name}={value!r}: must be {'a text' if kind is str else f'of type {kind.__name__}'}")
     return value
+
+
+def _shown(name: str, value: object) -> str:
+    """A value as an error may repeat it: whoever writes tokens wrongly may have written them plainly."""
+    return "…" if name.endswith("tokens") else repr(value)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

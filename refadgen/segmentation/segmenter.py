@@ -16,7 +16,7 @@ from refadgen.segmentation.background import cut_out
 from refadgen.segmentation.triage import Measurements, Weakness, find_weakness, measure
 
 Source = Literal["own_mask", "alpha", "plain_background", "sam2"]
-CONFIGURE = "set segmentation.grounding_dino and segmentation.sam2_checkpoint, or give the row a mask of its own"
+CONFIGURE = "give a mask of its own, or set segmentation.grounding_dino and segmentation.sam2_checkpoint"
 MIN_TRANSPARENT = 0.001
 """Share of nearly transparent pixels from which an alpha channel is a cut-out."""
 

@@ -21,6 +21,9 @@ from refadgen.serving.products import PlacedAd
 from refadgen.serving.requests import ProductInput
 from refadgen.serving.schema import AdFields
 
+_ALL_SCENES = 100
+_NEXT_TRY_S = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
@@ -121,9 +124,8 @@ class AdService:
             mask=given.mask,
         )
         if fields.scene is not None:
-            config = dataclasses.replace(
-                config, catalog=dataclasses.replace(config.catalog, scenes_per_product=self.scenes.fewest)
-            )
+            every = dataclasses.replace(config.catalog, scenes_per_product=_ALL_SCENES)
+            config = dataclasses.replace(config, catalog=every)
         images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint))
         if fields.scene is not None:
             names = list(dict.fromkeys(image.scene for image in images))
@@ -180,7 +182,11 @@ class AdService:
         if placed is None:
             placed = await self._place(wanted, given)
             yield Update(placed=placed)
-        async with contextlib.aclosing(_merged([self._one(wanted, i, placed, preview_every) for i in missing])) as all_:
+        admitted = asyncio.Event()
+        streams = [
+            self._one(wanted, index, placed, preview_every, admitted, leads=index == missing[0]) for index in missing
+        ]
+        async with contextlib.aclosing(_merged(streams)) as all_:
             async for update in all_:
                 yield update
 
@@ -200,8 +206,14 @@ class AdService:
             self._products.put(key, placed, placed.num_bytes)
         return placed
 
-    async def _one(self, wanted: Wanted, index: int, placed: PlacedAd, preview_every: int) -> AsyncIterator[Update]:
-        """Steps and the result of the image `index`."""
+    async def _one(
+        self, wanted: Wanted, index: int, placed: PlacedAd, preview_every: int, admitted: asyncio.Event, *, leads: bool
+    ) -> AsyncIterator[Update]:
+        """Steps and the result of the image `index`.
+
+        A request is let in whole or not at all: the image that `leads` is refused when all places are taken; the others
+        start once it has a place, and then wait for theirs.
+        """
         image = wanted.images[index]
         metrics.count("result_cache", hit=False)
         order = ImageOrder(
@@ -216,14 +228,25 @@ class AdService:
             },
             preview_every=preview_every,
         )
-        async with contextlib.aclosing(self._backend.generate(order)) as events:
-            async for event in events:
-                if isinstance(event, StepDone):
-                    yield Update(index=index, step=event)
-                    continue
-                if event.status == "done" and isinstance(wanted.row.image, bytes):
-                    self._results.put(image.image_id, (event, placed), len(event.encoded) + placed.num_bytes)
-                yield Update(index=index, image=ServedImage(image, event, cached=False))
+        if not leads:
+            await admitted.wait()
+        while True:
+            try:
+                async with contextlib.aclosing(self._backend.generate(order)) as events:
+                    async for event in events:
+                        admitted.set()
+                        if isinstance(event, AdResult):
+                            if event.status == "done" and isinstance(wanted.row.image, bytes):
+                                size = len(event.encoded) + placed.num_bytes
+                                self._results.put(image.image_id, (event, placed), size)
+                            yield Update(index=index, image=ServedImage(image, event, cached=False))
+                        elif event.step:
+                            yield Update(index=index, step=event)
+                return
+            except ApiError as error:
+                if leads or error.status != 429:
+                    raise
+            await asyncio.sleep(_NEXT_TRY_S)
 
     async def collect(self, wanted: Wanted, given: ProductInput) -> tuple[PlacedAd, list[ServedImage]]:
         """The placed product and all images in their order. Raises: ApiError, 504 after `limits.timeout_s`."""

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -86,6 +87,7 @@ def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
     )
     _add_error_handlers(app)
     _add_ads(app, service)
@@ -93,16 +95,17 @@ def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers
     _add_jobs(app, runs or CatalogRuns(config))
     _add_facts(app, service)
     app.openapi = functools.cache(lambda: openapi_document(app, service))
-    inner: ASGIApp = app
+    guarded = Guard(app, Access(config.access), config.limits, tag_answers=tag_answers)
     if config.access.allowed_origins:
-        inner = CORSMiddleware(
-            inner,
+        # Outside of the guard, so that a page may read why it was refused.
+        return CORSMiddleware(
+            guarded,
             allow_origins=config.access.allowed_origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
             expose_headers=["X-Request-ID", "Retry-After"],
         )
-    return Guard(inner, Access(config.access), config.limits, tag_answers=tag_answers)
+    return guarded
 
 
 def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -185,12 +188,12 @@ async def _events(
                 yield _event(service, wanted, placed, update)
         yield _sse("done", {"request_id": request_id})
     except TimeoutError:
-        yield _sse("error", ApiError(504, "timeout", f"no answer within {limit_s:g} s").body(request_id))
+        yield _error_event(ApiError(504, "timeout", f"no answer within {limit_s:g} s"), request_id)
     except ApiError as error:
-        yield _sse("error", error.body(request_id) | {"status": error.status})
+        yield _error_event(error, request_id)
     except Exception:
         _log.exception("an event stream failed, id=%s", request_id)
-        yield _sse("error", ApiError(500, "internal_error", "a fault of this server").body(request_id))
+        yield _error_event(ApiError(500, "internal_error", "a fault of this server; its log says more"), request_id)
 
 
 def _event(service: AdService, wanted: Wanted, placed: PlacedAd | None, update: Update) -> str:
@@ -215,30 +218,38 @@ def _event(service: AdService, wanted: Wanted, placed: PlacedAd | None, update: 
     return _sse("image", {"index": update.index} | service.describe(wanted, placed, update.image))
 
 
+def _error_event(error: ApiError, request_id: str) -> str:
+    return _sse("error", error.body(request_id) | {"status": error.status, "retry_after_s": error.retry_after_s})
+
+
 def _sse(event: str, data: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
 async def _alive(events: AsyncIterator[str]) -> AsyncIterator[str]:
     """`events` with comments where nothing comes, so that nothing between closes the connection."""
-    upcoming: asyncio.Task[str] | None = None
+    queue: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def drain() -> None:
+        async with contextlib.aclosing(events):
+            async for event in events:
+                queue.put_nowait(event)
+        queue.put_nowait(None)
+
+    task = asyncio.create_task(drain())
     try:
         while True:
-            upcoming = upcoming or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait([upcoming], timeout=_HEARTBEAT_S)
-            if not done:
+            try:
+                event = await asyncio.wait_for(queue.get(), _HEARTBEAT_S)
+            except TimeoutError:
                 yield ": still working\n\n"
                 continue
-            task, upcoming = upcoming, None
-            try:
-                yield task.result()
-            except StopAsyncIteration:
+            if event is None:
                 return
+            yield event
     finally:
-        if upcoming is not None:
-            upcoming.cancel()
-            await asyncio.gather(upcoming, return_exceptions=True)
-        await events.aclose()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _add_jobs(app: FastAPI, runs: CatalogRuns) -> None:
@@ -311,6 +322,8 @@ def _add_facts(app: FastAPI, service: AdService) -> None:
             "max_images": config.limits.max_images,
             "max_body_bytes": config.limits.max_body_bytes,
             "image_urls": config.access.allow_image_urls,
+            "layout": dataclasses.asdict(config.layout),
+            "format": config.output.format,
             "formats": list(_IMAGE_TYPES),
             "anchors": list(get_args(Anchor)),
             "categories": service.scenes.by_category(),
@@ -365,6 +378,10 @@ def _add_error_handlers(app: FastAPI) -> None:
         if error.status_code == 405:  # the framework names the methods of one route only
             response.headers["Allow"] = ", ".join(_methods_at(app, request.url.path))
         return response
+
+    @app.exception_handler(Exception)  # the framework raises it again, for the guard to log
+    async def unknown(request: Request, error: Exception) -> Response:
+        return answer(request, ApiError(500, "internal_error", "a fault of this server; its log says more"))
 
     @app.exception_handler(RequestValidationError)
     async def of_a_parameter(request: Request, error: RequestValidationError) -> Response:

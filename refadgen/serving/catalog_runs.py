@@ -24,7 +24,7 @@ T = TypeVar("T")
 _log = logging.getLogger("ray.serve")
 VARIABLE = "REFADGEN_CATALOG_RUN"
 _COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
-_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)+")
+_SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 _KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file")
 """Settings that a client may not change: what may be reached, and what it runs on."""
 
@@ -63,7 +63,7 @@ class CatalogRuns:
             return self._start(catalog, output, words, wanted, owner)
 
     def _start(self, catalog: str, output: str, words: list[str], wanted: JobRequest, owner: str) -> Job:
-        running = [job for job in self.list(owner) if job.status in ("PENDING", "RUNNING")]
+        running = [info for info in self._infos(owner) if info.status.value in ("PENDING", "RUNNING")]
         if len(running) >= self._config.max_running:
             message = f"{len(running)} runs are under way; at most {self._config.max_running}"
             raise ApiError(429, "too_many_jobs", message, retry_after_s=60)

@@ -88,6 +88,7 @@ class AdGeneration:
     async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult | RowError]:
         """Steps, where the order asks for them, then the result; the image is given up when the caller goes."""
         attempts, waited_s, started = 0, 0.0, time.monotonic()
+        yield StepDone(0, None)
         while True:
             seed = attempt_seed(order.wanted.seed, attempts)
             attempts += 1
@@ -194,7 +195,7 @@ class DeploymentBackend:
         with self._answers():
             found = await self._segmentation.place.remote(given, category, config.layout, size)
         if isinstance(found, RowError):
-            raise from_row_error(found)
+            raise from_row_error(found, mask_given=given.mask is not None)
         return found
 
     async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult]:

@@ -49,10 +49,12 @@ class ApiError(Exception):
         return headers
 
 
-def from_row_error(error: RowError) -> ApiError:
+def from_row_error(error: RowError, *, mask_given: bool = False) -> ApiError:
     """422 for what the client must change; 503 for what may work another time."""
     field = error.detail.partition(":")[0]
     param = _FIELDS.get(error.reason, field if field in ("image", "mask", "prompt") else "image")
+    if mask_given and error.reason.startswith("mask_"):
+        param = "mask"
     if error.reason in ("out_of_memory", "internal_error", "generation_error"):
         return ApiError(503, error.reason, error.detail, param=param, retry_after_s=1)
     return ApiError(422, error.reason, error.detail, param=param)

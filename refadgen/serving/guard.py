@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import time
+import traceback
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -65,8 +66,10 @@ class Guard:
                 await send_error(error, request_id, tagged)
         except ClientDisconnect:  # in the middle of its body; the framework's answer reaches nobody
             status = 0
-        except Exception:
-            _log.exception("a request failed, id=%s", request_id)
+        except Exception as error:
+            # Without its message, which may repeat what the request said.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a request failed, id=%s: %s\n%s", request_id, type(error).__name__, where)
             if not status:
                 fault = ApiError(500, "internal_error", "a fault of this server; its log says more")
                 await send_error(fault, request_id, tagged)
@@ -78,8 +81,7 @@ class Guard:
 
     def _check_headers(self, scope: Scope) -> None:
         """Raises: ApiError before anything of the body is read."""
-        preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in Headers(scope=scope)
-        if scope["path"] not in OPEN_PATHS and not preflight:
+        if scope["path"] not in OPEN_PATHS:
             scope["state"]["owner"] = self._access.owner(scope)
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdecimal() or int(declared) > self._limits.max_body_bytes:

@@ -76,7 +76,11 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
             quality=None if edit.output_compression is None else max(1, edit.output_compression),
         )
         given = ProductInput(image=image, image_url=None, mask=mask)
-        wanted = service.wanted(fields, given)
+        try:
+            wanted = service.wanted(fields, given)
+        except ApiError as error:
+            error.param = {"num_variants": "n"}.get(error.param or "", error.param)
+            raise
         _, images = await service.collect(wanted, given)
         for served in images:
             if served.result.status != "done":

@@ -41,6 +41,8 @@ class AdResult:
 
 @dataclass(frozen=True)
 class StepDone:
+    """step: from 1; 0: the image has a place, and no step was done yet."""
+
     step: int
     preview: bytes | None
 

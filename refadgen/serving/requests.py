@@ -53,7 +53,11 @@ async def read_ad_request(request: Request) -> tuple[AdFields, ProductInput]:
 
 
 async def read_form(request: Request) -> FormData:
-    """Raises: ApiError where the body is no multipart form."""
+    """Raises: ApiError where the body is no multipart form, or ends before its end."""
+    _, options = parse_options_header(request.headers.get("content-type", ""))
+    end = b"--" + options.get(b"boundary", b"") + b"--"
+    if not (await request.body()).rstrip().endswith(end):
+        raise ApiError(400, "bad_multipart", "the multipart body does not end with its boundary")
     _, options = parse_options_header(request.headers.get("content-type"))
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
         # Others would be tried here, on the event loop: punycode takes minutes for a megabyte.

@@ -153,6 +153,8 @@ class Options(BaseModel):
     max_images: int
     max_body_bytes: int
     image_urls: bool
+    layout: Layout
+    format: str
     formats: list[str]
     anchors: list[str]
     categories: dict[str, list[SceneOption]]

@@ -54,45 +54,45 @@ class Listing:
 
 
 LISTINGS = (
+    Listing(seed=360, name="heart-sneaker", title="Navy and forest stripe sneaker with a heart", brand="Fennel"),
+    Listing(seed=1571, name="hoop-backpack", title="Mint and berry hoop backpack", brand="Kreuz & Quer"),
+    Listing(seed=191, name="star-cup", title="Green check cup with a star", brand="Morgen", kind="phone", phone_seed=4),
     Listing(seed=356, name="er-bottle", title="Deep blue bottle with ER label", brand="Erste"),
-    Listing(seed=155, name="hoop-body-wash", title="Mint and violet body wash, pump bottle", brand="Kreuz & Quer"),
     Listing(
-        seed=255,
-        name="ember-shampoo",
-        title="Ember stripe shampoo",
-        brand="Fennel",
+        seed=2131,
+        name="triangle-handbag",
+        title="Grey and violet stripe handbag with a triangle",
+        brand="Bergwerk",
         scenes=(
             ("marble slab", "pink wall", "morning sun from the left"),
             ("sand", "open sky", "soft studio light"),
         ),
     ),
-    Listing(seed=1358, name="star-cup", title="Orange dot cup with a star", brand="Morgen", kind="phone", phone_seed=4),
-    Listing(seed=592, name="rose-coffee", title="Rose and forest coffee can", brand="Bergwerk"),
+    Listing(seed=1280, name="star-hat", title="Red and olive check cap with a star", brand="Morgen"),
+    Listing(seed=413, name="cross-notebook", title="Green zigzag notebook", brand="Papierhaus", kind="cutout"),
+    Listing(seed=267, name="triangle-shirt", title="Violet and aqua stripe shirt", brand="Erste"),
     Listing(
-        seed=956,
-        name="checker-snacks",
-        title="Checker B snack pouch",
+        seed=1300,
+        name="zigzag-van",
+        title="Magenta zigzag toy van",
         brand="Bravo",
         scenes=(
             ("wooden table", "green wall", "soft studio light"),
             ("grass", "leafy hedge", "evening sun from the right"),
         ),
     ),
-    Listing(seed=590, name="e-lipstick", title="Lilac lipstick E", brand="Erste"),
-    Listing(seed=1170, name="zigzag-foundation", title="Pink zigzag foundation jar", brand="Fennel", kind="cutout"),
-    Listing(seed=1468, name="five-e-notebook", title="Sky check notebook 5E", brand="Papierhaus"),
-    Listing(seed=996, name="star-pillow", title="Lime stripe pillow with a grey star", brand="Morgen"),
+    Listing(seed=492, name="stripe-wine-glass", title="Blue and forest stripe wine glass", brand="Bergwerk"),
     Listing(
-        seed=979,
+        seed=2145,
         name="heart-ball",
-        title="Green and orange sports ball with a heart",
+        title="Green and grey sports ball with a heart",
         brand="Bravo",
         scenes=(
             ("concrete", "open sky", "morning sun from the left"),
             ("snow", "blue wall", "spotlight from above"),
         ),
     ),
-    Listing(seed=404, name="zigzag-phone", title="Magenta zigzag phone", brand="Papierhaus"),
+    Listing(seed=2601, name="heart-shampoo", title="Blue and sage stripe shampoo", brand="Fennel"),
 )
 
 

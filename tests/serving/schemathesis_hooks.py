@@ -1,4 +1,4 @@
-"""Loaded by schemathesis (SCHEMATHESIS_HOOKS): pictures where the document says file, and what no JSON schema can say."""
+"""Loaded by schemathesis: pictures where the document says file, and what no JSON schema can say."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The endpoint on a Ray of its own, as a process that ends with its parent: `serve_process.py PORT [JSON of settings]`."""
+"""The endpoint on a Ray of its own, ending when its stdin closes: `serve_process.py PORT JSON_OF_SETTINGS`."""
 
 import json
 import sys

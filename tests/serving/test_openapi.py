@@ -1,7 +1,7 @@
-"""schemathesis against our own OpenAPI document, with all its checks: what the document says is what the server does."""
+"""schemathesis against our own OpenAPI document, with all its checks: the server does what the document says."""
 
-import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_the_document_is_true(words, tmp_path):
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json"]
         options = ["--checks=all", f"--max-examples={MAX_EXAMPLES}", "--seed=1", "--continue-on-failure", "--no-color"]
         ran = subprocess.run(
-            [*command, *options, "--suppress-health-check=all", "--report=json", f"--report-json-path={tmp_path}/report.json"],
+            [*command, *options, "--suppress-health-check=all"],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -34,6 +34,8 @@ def test_the_document_is_true(words, tmp_path):
             timeout=500,
             check=False,
         )
-    print(ran.stdout[-3000:])
+    print(ran.stdout[-1500:])
     assert ran.returncode == 0, ran.stdout[-8000:] + ran.stderr[-2000:]
-    assert json.loads((tmp_path / "report.json").read_text())
+    found = re.search(r"(\d+) generated, (\d+) passed", ran.stdout)
+    assert found
+    assert int(found[1]) == int(found[2]) > 500

@@ -1,0 +1,479 @@
+"""Step-level batching, step by step: the test holds each step until it has said what happens meanwhile."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from refadgen.serving.engine import Event, Failed, Finished, Progress, QueueFullError, StepEngine, Ticket
+
+SOON_S = 10.0
+
+
+@dataclass(eq=False)
+class Row:
+    name: str
+    left: int
+
+
+class HeldDenoiser:
+    """Each step tells the test who is in it, and ends when the test lets it. An order is a name and its steps."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.started: list[str] = []
+        self.finished: list[str] = []
+        self.begun: queue.Queue[list[str]] = queue.Queue()
+        self.ends: queue.Queue[Exception | None] = queue.Queue()
+
+    def start(self, order: tuple[str, int]) -> Row:
+        self.started.append(order[0])
+        if order[0] == "bad start":
+            raise ValueError("no such product")
+        return Row(*order)
+
+    def step(self, rows: list[Row]) -> list[Row]:
+        self.begun.put([row.name for row in rows])
+        error = self.ends.get(timeout=SOON_S)
+        if error is not None:
+            raise error
+        for row in rows:
+            row.left -= 1
+        return [row for row in rows if row.left == 0]
+
+    def finish(self, order: tuple[str, int], row: Row) -> str:
+        self.finished.append(row.name)
+        if row.name == "bad finish":
+            raise ValueError("no picture")
+        return f"picture of {row.name}"
+
+    def preview(self, row: Row) -> str:
+        if row.name == "bad preview":
+            raise ValueError("no preview")
+        return f"{row.name} with {row.left} to go"
+
+
+@dataclass
+class Heard:
+    """A listener and all it was told."""
+
+    events: list[Event] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if not isinstance(event, Progress):
+            self.ended.set()
+
+    @property
+    def last(self) -> Event:
+        assert self.ended.wait(SOON_S)
+        return self.events[-1]
+
+    @property
+    def steps(self) -> list[int]:
+        return [event.step for event in self.events if isinstance(event, Progress)]
+
+
+class Bench:
+    """An engine whose steps are held. `in_step` waits for the next step and names who is in it; `end` ends it."""
+
+    def __init__(self, batch_size: int = 2, max_waiting: int = 100) -> None:
+        self.denoiser = HeldDenoiser(batch_size)
+        self.seen: list[tuple[int, int, float]] = []
+        self.engine = StepEngine(self.denoiser, max_waiting=max_waiting, observe=lambda *step: self.seen.append(step))
+
+    def order(self, name: str, steps: int = 1, *, shape: str = "square", **options: Any) -> tuple[Heard, Ticket]:
+        heard = Heard()
+        return heard, self.engine.submit((name, steps), shape, heard, **options)
+
+    def in_step(self) -> list[str]:
+        return self.denoiser.begun.get(timeout=SOON_S)
+
+    def end(self, error: Exception | None = None) -> None:
+        self.denoiser.ends.put(error)
+
+    def step(self) -> list[str]:
+        """The next step as a whole."""
+        names = self.in_step()
+        self.end()
+        return names
+
+    def close(self) -> None:
+        for _ in range(1000):
+            self.end()
+        self.engine.stop()
+
+
+@pytest.fixture
+def bench() -> Iterator[Callable[..., Bench]]:
+    """Makes benches, and lets them go."""
+    made: list[Bench] = []
+
+    def make(**options: int) -> Bench:
+        made.append(Bench(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+# Joining and leaving
+
+
+def test_an_order_is_told_of_its_steps_and_then_of_its_end(bench):
+    b = bench()
+    heard, _ = b.order("a", 3)
+    assert [b.step(), b.step(), b.step()] == [["a"], ["a"], ["a"]]
+    assert heard.last == Finished("picture of a", waited_s=heard.last.waited_s)
+    assert heard.events[:-1] == [Progress(1), Progress(2)]
+
+
+def test_rows_join_a_running_batch_at_the_next_step(bench):
+    b = bench()
+    a, _ = b.order("a", 3)
+    assert b.in_step() == ["a"]
+    late, _ = b.order("late", 2)
+    b.end()
+    assert b.step() == ["a", "late"]
+    assert b.step() == ["a", "late"]
+    assert isinstance(a.last, Finished)
+    assert isinstance(late.last, Finished)
+    assert (a.steps, late.steps) == ([1, 2], [1])
+
+
+def test_a_batch_holds_no_more_than_its_places(bench):
+    b = bench(batch_size=3)
+    b.order("first", 9)
+    b.in_step()
+    for n in range(5):
+        b.order(str(n), 9)
+    b.end()
+    assert b.in_step() == ["first", "0", "1"]
+    assert (b.engine.num_running, b.engine.num_waiting) == (3, 3)
+
+
+def test_a_finished_row_leaves_at_once_and_the_longest_waiting_takes_its_place(bench):
+    b = bench()
+    b.order("long", 4)
+    b.in_step()
+    for name in ("short", "next", "last"):
+        b.order(name, 1)
+    b.end()
+    assert [b.step(), b.step(), b.step()] == [["long", "short"], ["long", "next"], ["long", "last"]]
+
+
+def test_a_finished_row_is_told_before_others_go_on(bench):
+    b = bench()
+    b.order("long", 4)
+    b.in_step()
+    short, _ = b.order("short", 1)
+    b.end()
+    b.step()
+    assert b.in_step() == ["long"]
+    assert short.events == [short.last]
+
+
+def test_a_free_place_goes_past_those_who_wait_for_another_shape(bench):
+    b = bench(batch_size=1)
+    b.order("square", 3)
+    b.in_step()
+    b.order("square that waits", 1)
+    b.order("tall", 1, shape="tall")
+    b.end()
+    assert [b.step(), b.step()] == [["square"], ["tall"]]
+
+
+def test_batches_of_two_shapes_take_turns(bench):
+    b = bench()
+    b.order("a", 3)
+    b.in_step()
+    b.order("tall", 3, shape="tall")
+    b.order("b", 2)
+    b.end()
+    steps = [b.step() for _ in range(5)]
+    assert steps == [["a", "b"], ["tall"], ["a", "b"], ["tall"], ["tall"]]
+
+
+# Giving up
+
+
+def test_an_order_cancelled_before_it_joins_is_never_started(bench):
+    b = bench()
+    b.order("a", 2)
+    b.in_step()
+    heard, ticket = b.order("gone", 1)
+    ticket.cancel()
+    b.end()
+    assert b.step() == ["a"]
+    b.order("after", 1)
+    assert b.in_step() == ["after"]
+    assert b.denoiser.started == ["a", "after"]
+    assert heard.events == []
+
+
+def test_a_cancelled_order_that_waits_gives_its_place_in_the_queue_back(bench):
+    b = bench(batch_size=1, max_waiting=1)
+    b.order("a", 9)
+    b.in_step()
+    _, ticket = b.order("gone", 1)
+    ticket.cancel()
+    b.end()
+    b.in_step()
+    b.order("taken in its stead", 1)
+    assert b.engine.num_waiting == 1
+
+
+def test_a_cancelled_row_leaves_at_the_next_step_and_is_told_nothing_more(bench):
+    b = bench()
+    b.order("a", 3)
+    b.in_step()
+    heard, ticket = b.order("gone", 9)
+    b.end()
+    assert b.step() == ["a", "gone"]
+    assert b.in_step() == ["a", "gone"]
+    ticket.cancel()
+    told = len(heard.events)
+    b.end()
+    b.order("after", 1)
+    assert b.in_step() == ["after"]
+    assert len(heard.events) == told == 1
+
+
+def test_a_row_cancelled_in_its_last_step_is_not_finished(bench):
+    b = bench()
+    heard, ticket = b.order("gone", 1)
+    b.in_step()
+    ticket.cancel()
+    b.end()
+    b.order("after", 1)
+    b.in_step()
+    assert b.denoiser.finished == []
+    assert heard.events == []
+
+
+def test_a_row_cancelled_in_a_step_that_fails_is_told_nothing(bench):
+    b = bench()
+    heard, ticket = b.order("gone", 2)
+    b.in_step()
+    ticket.cancel()
+    b.end(RuntimeError("out of memory"))
+    b.order("after", 1)
+    b.in_step()
+    assert heard.events == []
+
+
+def test_the_last_row_cancelled_leaves_the_engine_idle_and_well(bench):
+    b = bench()
+    _, ticket = b.order("gone", 9)
+    b.in_step()
+    ticket.cancel()
+    b.end()
+    heard, _ = b.order("after", 1)
+    assert b.step() == ["after"]
+    assert isinstance(heard.last, Finished)
+    assert b.engine.num_running == 0
+
+
+# Failures
+
+
+def test_a_start_that_fails_fails_its_order_alone(bench):
+    b = bench()
+    a, _ = b.order("a", 2)
+    b.in_step()
+    bad, _ = b.order("bad start", 2)
+    b.end()
+    assert b.step() == ["a"]
+    assert isinstance(a.last, Finished)
+    assert isinstance(bad.last, Failed)
+    assert str(bad.last.error) == "no such product"
+    assert b.engine.consecutive_failures == 0
+
+
+def test_a_step_that_fails_fails_its_batch_and_no_other(bench):
+    b = bench()
+    square, _ = b.order("square", 2)
+    b.in_step()
+    tall, _ = b.order("tall", 1, shape="tall")
+    error = RuntimeError("out of memory")
+    b.end()
+    assert b.in_step() == ["square"]
+    b.end(error)
+    assert square.last == Failed(error)
+    assert b.step() == ["tall"]
+    assert isinstance(tall.last, Finished)
+
+
+def test_orders_after_a_failed_step_are_made(bench):
+    b = bench()
+    bad, _ = b.order("bad", 3)
+    b.in_step()
+    good, _ = b.order("good", 1)
+    b.end(RuntimeError("out of memory"))
+    assert b.step() == ["good"]
+    assert isinstance(bad.last, Failed)
+    assert isinstance(good.last, Finished)
+    assert b.engine.alive
+
+
+def test_failed_steps_in_a_row_are_counted_until_one_works(bench):
+    b = bench()
+    counts = []
+    for error in (RuntimeError("lost"), RuntimeError("lost"), None, RuntimeError("lost")):
+        heard, _ = b.order("a", 1)
+        b.in_step()
+        b.end(error)
+        assert heard.last
+        counts.append(b.engine.consecutive_failures)
+    assert counts == [1, 2, 0, 1]
+
+
+def test_a_finish_that_fails_fails_its_row_alone(bench):
+    b = bench()
+    b.order("blocker", 1)
+    b.in_step()
+    bad, _ = b.order("bad finish", 1)
+    good, _ = b.order("good", 1)
+    b.end()
+    assert b.step() == ["bad finish", "good"]
+    assert isinstance(good.last, Finished)
+    assert isinstance(bad.last, Failed)
+    assert b.engine.consecutive_failures == 0
+
+
+@pytest.mark.parametrize("when", ["at a step", "at the end"])
+def test_a_listener_that_fails_harms_nobody(bench, when):
+    b = bench()
+    b.order("blocker", 1)
+    b.in_step()
+    told = []
+
+    def broken(event: Event) -> None:
+        told.append(event)
+        raise RuntimeError("its event loop is closed")
+
+    b.engine.submit(("broken", 3 if when == "at a step" else 1), "square", broken)
+    good, _ = b.order("good", 3)
+    b.end()
+    assert b.step() == ["broken", "good"]
+    assert [b.step(), b.step()] == [["good"], ["good"]]
+    assert isinstance(good.last, Finished)
+    assert len(told) == 1
+    assert b.engine.alive
+
+
+# The queue
+
+
+def test_the_queue_is_bounded(bench):
+    b = bench(batch_size=1, max_waiting=2)
+    b.order("running", 2)
+    b.in_step()
+    b.order("first", 1)
+    b.order("second", 1)
+    with pytest.raises(QueueFullError, match="2 images wait"):
+        b.order("too many", 1)
+    b.end()
+    assert b.step() == ["running"]
+    assert b.in_step() == ["first"]  # which leaves a place
+    heard, _ = b.order("now", 1)
+    b.end()
+    assert [b.step(), b.step()] == [["second"], ["now"]]
+    assert isinstance(heard.last, Finished)
+    assert "too many" not in b.denoiser.started
+
+
+def test_what_is_observed_of_a_step(bench):
+    b = bench()
+    b.order("a", 1)
+    b.in_step()
+    for name in ("b", "c", "d"):
+        last, _ = b.order(name, 1)
+    time.sleep(0.05)
+    b.end()
+    b.step()
+    b.step()
+    assert last.last
+    assert [(rows, waiting) for rows, waiting, _ in b.seen] == [(1, 3), (2, 1), (1, 0)]
+    assert 0.05 <= b.seen[0][2] < SOON_S
+
+
+def test_the_time_waited_ends_with_the_first_step(bench):
+    b = bench()
+    begun = time.monotonic()
+    first, _ = b.order("first", 1)
+    b.in_step()
+    in_step_s = time.monotonic() - begun
+    second, _ = b.order("second", 1)
+    time.sleep(0.1)
+    b.end()
+    b.in_step()
+    waited_s = time.monotonic() - begun
+    time.sleep(0.1)
+    b.end()
+    assert 0 <= first.last.waited_s <= in_step_s
+    assert 0.1 <= second.last.waited_s <= waited_s
+
+
+# Previews
+
+
+@pytest.mark.parametrize(
+    ("every", "previewed"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [2, 4]), (5, [5]), (6, []), (100, [])]
+)
+def test_previews_come_as_often_as_was_asked(bench, every, previewed):
+    b = bench()
+    heard, _ = b.order("a", 6, preview_every=every)
+    for _ in range(6):
+        b.step()
+    assert isinstance(heard.last, Finished)
+    assert heard.steps == [1, 2, 3, 4, 5]
+    shown = {event.step: event.preview for event in heard.events[:-1] if event.preview is not None}
+    assert shown == {step: f"a with {6 - step} to go" for step in previewed}
+
+
+def test_a_preview_that_fails_fails_its_row_alone(bench):
+    b = bench()
+    b.order("blocker", 1)
+    b.in_step()
+    bad, _ = b.order("bad preview", 9, preview_every=1)
+    good, _ = b.order("good", 2, preview_every=1)
+    b.end()
+    assert b.step() == ["bad preview", "good"]
+    assert b.step() == ["good"]
+    assert isinstance(good.last, Finished)
+    assert bad.events == [bad.last]
+    assert isinstance(bad.last, Failed)
+
+
+# The end
+
+
+def test_stop_ends_the_thread_after_its_step(bench):
+    b = bench()
+    heard, _ = b.order("a", 3)
+    waits, _ = b.order("tall", 3, shape="tall")
+    b.in_step()
+    stopping = threading.Thread(target=b.engine.stop)
+    stopping.start()
+    time.sleep(0.05)
+    assert b.engine.alive  # it is in its step
+    for _ in range(9):
+        b.end()
+    stopping.join(SOON_S)
+    assert not b.engine.alive
+    assert not heard.ended.is_set()
+    assert not waits.ended.is_set()
+
+
+def test_an_idle_engine_stops(bench):
+    b = bench()
+    assert b.engine.alive
+    b.engine.stop()
+    assert not b.engine.alive
