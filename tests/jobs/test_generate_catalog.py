@@ -77,7 +77,9 @@ def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: 
     assert changed == {table["sku"].to_pylist()[1]}
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize(
+    "share", [0.5, pytest.param(0.25, marks=pytest.mark.long), pytest.param(0.75, marks=pytest.mark.long)]
+)
 def test_a_killed_driver_costs_only_the_batches_in_flight(
     share: float, whole_run: Path, random_model: Path, tmp_path: Path
 ) -> None:
