@@ -124,7 +124,9 @@ def as_dict(config: Any) -> dict[str, Any]:
 
 def as_words(config: Any) -> list[str]:
     """The configuration as `section.field=value` words that `load_config` reads back."""
-    return [f"{name}={json.dumps(value)}" for name, value in dotted(as_dict(config))]  # JSON is YAML
+    return [
+        f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in dotted(as_dict(config))
+    ]  # JSON is YAML
 
 
 def dotted(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -20,8 +20,8 @@ from refadgen.config.generate import (
 )
 from refadgen.config.loading import require
 
-_TOKEN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}:[0-9a-f]{64}$")
-_SIZE = re.compile(r"^\d{2,4}x\d{2,4}$")
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}:[0-9a-f]{64}")
+_SIZE = re.compile(r"\d{2,4}x\d{2,4}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class AccessConfig:
     def __post_init__(self) -> None:
         for token in self.tokens:
             # Never the value: whoever gets the form wrong may have written the token itself.
-            require(bool(_TOKEN.match(token)), "access.tokens", "…", "name:sha256, see refadgen.serving.token")
+            require(bool(_TOKEN.fullmatch(token)), "access.tokens", "…", "name:sha256, see refadgen.serving.token")
         names = [token.partition(":")[0] for token in self.tokens]
         require(len(set(names)) == len(names), "access.tokens", names, "of different names")
         for origin in self.allowed_origins:
@@ -81,7 +81,7 @@ class LimitsConfig:
         for name in ("result_cache_bytes", "product_cache_bytes", "reference_cache_bytes"):
             require(getattr(self, name) >= 0, f"limits.{name}", getattr(self, name), "0 or more")
         for size in self.sizes:
-            sides = [int(side) for side in size.split("x")] if _SIZE.match(size) else [0]
+            sides = [int(side) for side in size.split("x")] if _SIZE.fullmatch(size) else [0]
             ok = all(64 <= side <= 4096 and side % 8 == 0 for side in sides)
             require(ok, "limits.sizes", size, "WIDTHxHEIGHT, multiples of 8, 64 to 4096")
 

@@ -99,13 +99,14 @@ class CatalogRuns:
 
     def list(self, owner: str) -> list[Job]:
         found = sorted(self._infos(owner), key=lambda info: -(info.start_time or 0))
-        return [_job(info) for info in found]
+        return [_job(info, with_counts=False) for info in found]
 
     def _infos(self, owner: str) -> Any:
         if not self._config.catalog_prefixes:
             return []  # nothing was ever started from here
         infos = self._answer(lambda client: client.list_jobs())
-        return [info for info in infos if (info.metadata or {}).get("owner") == owner]
+        ours = [info for info in infos if {"owner", "catalog", "output"} <= set(info.metadata or {})]
+        return [info for info in ours if info.metadata["owner"] == owner]
 
     def get(self, job_id: str, owner: str) -> Job:
         """Raises: ApiError 404, also for runs of others: whether they exist is theirs to know."""
@@ -147,8 +148,11 @@ def within(address: str, prefixes: tuple[str, ...], field: str) -> str:
     raise refused
 
 
-def _job(info: Any) -> Job:
-    """A run as clients see it. Ray's message may hold a traceback: of a failed run, the counts say more."""
+def _job(info: Any, *, with_counts: bool = True) -> Job:
+    """A run as clients see it, without Ray's message of a failed one, which may hold a traceback.
+
+    with_counts: reads the output of one that has ended.
+    """
     ended = info.status.value in ("SUCCEEDED", "FAILED", "STOPPED")
     message = None if info.status.value == "FAILED" else info.message
     return Job(
@@ -158,7 +162,7 @@ def _job(info: Any) -> Job:
         catalog=info.metadata["catalog"],
         output=info.metadata["output"],
         created_at=int((info.start_time or 0) / 1000),
-        counts=_counts(info.metadata["output"]) if ended else None,
+        counts=_counts(info.metadata["output"]) if ended and with_counts else None,
     )
 
 

@@ -89,7 +89,11 @@ class AdDenoiser:
         try:
             return self._encode_prompt(order.prompt, order.negative_prompt)
         except ValueError as error:
-            raise RowError("rejected", "prompt_too_long", f"prompt: {error}") from error
+            limit = self._pipeline.tokenizer.model_max_length
+            count = self._pipeline.num_tokens(order.prompt)
+            field = "prompt" if count > limit else "negative_prompt"
+            detail = f"{field}: too long: the model takes {limit} tokens"  # of its text nothing: errors are logged
+            raise RowError("rejected", f"{field}_too_long", detail) from error
 
     def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: who else is in the batch changes no pixel."""

@@ -60,7 +60,7 @@ Event = Progress | Finished | Failed
 
 
 class QueueFullError(Exception):
-    """As many orders wait as may."""
+    """As many orders wait as may, or the engine has stopped."""
 
 
 @dataclass(eq=False)
@@ -110,6 +110,8 @@ class StepEngine:
         """
         ticket = Ticket(order, shape, listener, preview_every)
         with self._changed:
+            if self._stopping:
+                raise QueueFullError("the engine has stopped")
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFullError(f"{len(self._waiting)} images wait")
             self._waiting.append(ticket)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.errors import RowError
 
 _TYPES = {
@@ -14,6 +15,7 @@ _TYPES = {
 }
 _FIELDS = {
     "prompt_too_long": "prompt",
+    "negative_prompt_too_long": "negative_prompt",
     "mask_size_mismatch": "mask",
     "out_of_memory": None,
 }
@@ -51,10 +53,11 @@ class ApiError(Exception):
 
 def from_row_error(error: RowError, *, mask_given: bool = False) -> ApiError:
     """422 for what the client must change; 503 for what may work another time."""
-    field = error.detail.partition(":")[0]
+    detail = error.detail.replace(f", {RETRY_HINT}", "")  # which is said to who runs the job
+    field = detail.partition(":")[0]
     param = _FIELDS.get(error.reason, field if field in ("image", "mask", "prompt") else "image")
     if mask_given and error.reason.startswith("mask_"):
         param = "mask"
     if error.reason in ("out_of_memory", "internal_error", "generation_error"):
-        return ApiError(503, error.reason, error.detail, param=param, retry_after_s=1)
-    return ApiError(422, error.reason, error.detail, param=param)
+        return ApiError(503, error.reason, detail, param=param, retry_after_s=1)
+    return ApiError(422, error.reason, detail, param=param)

@@ -29,13 +29,16 @@ class EditForm(BaseModel):
     prompt: Text
     model: Annotated[str, Field(max_length=200)] | None = None
     n: integer(1, 10) = 1
-    size: str | None = Field(None, description="WIDTHxHEIGHT, see /v1/options, or auto.")
+    size: Annotated[str, Field(max_length=20)] | None = Field(
+        None, description="WIDTHxHEIGHT, see /v1/options, or auto."
+    )
     response_format: Literal["b64_json"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: integer(0, 100) | None = None
     background: Literal["auto", "opaque"] | None = None
     input_fidelity: Literal["high", "low"] | None = None
     quality: Literal["auto", "standard", "low", "medium", "high"] | None = None
+    safety_identifier: Annotated[str, Field(max_length=1000)] | None = None
     user: Annotated[str, Field(max_length=1000)] | None = None
 
 

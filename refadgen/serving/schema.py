@@ -56,7 +56,9 @@ class AdFields(BaseModel):
     negative_prompt: Text | None = None
     num_variants: integer(1, MAX_VARIANTS) = Field(1, description="Images of each scene.")
     seed: integer(0, 2**63 - 1) | None = Field(None, description="Of the first variant. None: from sku and scene.")
-    size: str | None = Field(None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own.")
+    size: Annotated[str, Field(max_length=20)] | None = Field(
+        None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
+    )
     layout: Layout | None = None
     fusion_scale: float | None = Field(None, ge=0, le=10, description="λ: how strongly the product's features fuse.")
     guidance_scale: float | None = Field(None, ge=1, le=50)
@@ -191,7 +193,7 @@ class Job(BaseModel):
     catalog: str
     output: str
     created_at: int
-    counts: dict[str, int] | None = Field(None, description="From the output's run.json, once the run has ended.")
+    counts: dict[str, int] | None = Field(None, description="Of one run that has ended, from its run.json.")
 
 
 class JobList(BaseModel):

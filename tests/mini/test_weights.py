@@ -68,9 +68,9 @@ def test_an_ad_shows_the_product_and_not_another(mini: RefAdGenPipeline, product
     own = similarity(ads(mini, products, products, 1.0))
     without = similarity(ads(mini, products, products, 0.0))
     swapped = similarity(ads(mini, products, [*products[1:], products[0]], 1.0))
-    assert own > 0.6
-    assert own > without + 0.1
-    assert own > swapped + 0.1
+    assert own > 0.75  # 0.83 on the machine that trained it, where `without` was 0.29 and `swapped` 0.23
+    assert own > without + 0.4
+    assert own > swapped + 0.4
 
 
 def test_the_scene_is_the_prompts(mini: RefAdGenPipeline, products: list[PlacedProduct]) -> None:

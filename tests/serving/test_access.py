@@ -574,19 +574,18 @@ def test_a_fault_of_the_server_is_an_error_like_others(server, client, photo, mo
 
 
 def test_a_fault_below_the_guard_is_logged_once_and_answered_as_json(logged):
-    message = " ".join(("deep", "down"))  # so that the line of the fault, which is logged, does not say it
-
     async def broken(*_: object) -> None:
-        raise RuntimeError(message)
+        raise RuntimeError(f"deep down, {SECRET}")
 
-    sent = run_guard(broken)
+    sent = run_guard(broken, scope(x_request_id="deep-down"))
     assert sent[0]["status"] == 500
     assert json.loads(sent[1]["body"])["error"]["code"] == "internal_error"
-    assert b"deep down" not in sent[1]["body"]
-    faults = [record for record in logged.records if "RuntimeError" in record.getMessage()]
-    assert [record.levelname for record in faults] == ["ERROR"]
-    assert "in broken" in faults[0].getMessage()  # where it happened, but not what it says
-    assert "deep down" not in faults[0].getMessage()
+    assert SECRET.encode() not in sent[1]["body"]
+    faults = [record.getMessage() for record in logged.records if "failed, id=deep-down" in record.getMessage()]
+    assert len(faults) == 1
+    assert "RuntimeError" in faults[0]
+    assert __file__ in faults[0]
+    assert SECRET not in logged.text
 
 
 def test_a_fault_in_the_middle_of_an_answer_sends_no_second_one():
