@@ -15,6 +15,7 @@ BEYOND_A_SCHEMA = {
     "unknown_scene",  # scenes are of a category
     "too_many_images",  # scenes × variants
     "prompt_too_long",  # in the model's tokens
+    "bad_address",  # more than a pattern says
     "private_address",  # what a name leads to
     "image_unreachable",
     "job_not_found",

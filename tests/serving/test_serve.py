@@ -188,6 +188,7 @@ def test_a_killed_replica_costs_what_was_in_it(endpoint):
     assert endpoint.json("GET", "/readyz")[0] == 200
 
 
+@pytest.mark.long
 def test_a_catalogue_run_starts_is_read_and_is_cancelled(endpoint, folder):
     catalog = folder / "few.parquet"
     rows = [{"sku": f"S{n}", "image": PRODUCT, "prompt": SCENE, "num_variants": 8} for n in range(20)]
