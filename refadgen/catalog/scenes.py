@@ -75,8 +75,7 @@ class Scenes:
         entries = {entry.noun: entry for entry in (self._default, *self._by_name.values())}
         return {
             noun: [{"name": name, "prompt": text.format(category=noun, product=noun)} for name, text in found.items()]
-            for noun, entry in sorted(entries.items())
-            if (found := self._templates(entry))
+            for noun, found in sorted((noun, self._templates(entry)) for noun, entry in entries.items())
         }
 
     def prompts_for(self, category: str | None, title: str | None, count: int) -> tuple[Scene, ...]:

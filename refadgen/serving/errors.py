@@ -13,12 +13,8 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_FIELDS = {
-    "prompt_too_long": "prompt",
-    "negative_prompt_too_long": "negative_prompt",
-    "mask_size_mismatch": "mask",
-    "out_of_memory": None,
-}
+_FIELDS = ("image", "mask", "prompt", "negative_prompt")
+"""What the detail of a RowError begins with, where it is about one of them."""
 
 
 class ApiError(Exception):
@@ -55,7 +51,7 @@ def from_row_error(error: RowError, *, mask_given: bool = False) -> ApiError:
     """422 for what the client must change; 503 for what may work another time."""
     detail = error.detail.replace(f", {RETRY_HINT}", "")  # which is said to who runs the job
     field = detail.partition(":")[0]
-    param = _FIELDS.get(error.reason, field if field in ("image", "mask", "prompt") else "image")
+    param = field if field in _FIELDS else "image"
     if mask_given and error.reason.startswith("mask_"):
         param = "mask"
     if error.reason in ("out_of_memory", "internal_error", "generation_error"):
