@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     CLIPImageProcessor,
@@ -37,8 +38,8 @@ LARGEST_RATIO = 1.19
 class ShapeScheduler(DDIMScheduler):
     """A scheduler for tensors without numbers. What it leaves out is elementwise, which no FLOP counter counts."""
 
-    def step(self, model_output, timestep, sample, return_dict=True, generator=None):
-        return (sample,)
+    def step(self, model_output, timestep, sample, generator=None, return_dict=True):
+        return DDIMSchedulerOutput(prev_sample=sample)
 
 
 def make_unet() -> UNet2DConditionModel:
