@@ -195,7 +195,7 @@ class DeploymentBackend:
         with self._answers():
             found = await self._segmentation.place.remote(given, category, config.layout, size)
         if isinstance(found, RowError):
-            raise from_row_error(found, mask_given=given.mask is not None)
+            raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
         return found
 
     async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult]:

@@ -47,11 +47,11 @@ class ApiError(Exception):
         return headers
 
 
-def from_row_error(error: RowError, *, mask_given: bool = False) -> ApiError:
-    """422 for what the client must change; 503 for what may work another time."""
+def from_row_error(error: RowError, *, image_field: str = "image", mask_given: bool = False) -> ApiError:
+    """422 for what the client must change; 503 for what may work another time. image_field: what held the image."""
     detail = error.detail.replace(f", {RETRY_HINT}", "")  # which is said to who runs the job
     field = detail.partition(":")[0]
-    param = field if field in _FIELDS else "image"
+    param = field if field in _FIELDS and field != "image" else image_field
     if mask_given and error.reason.startswith("mask_"):
         param = "mask"
     if error.reason in ("out_of_memory", "internal_error", "generation_error"):

@@ -30,6 +30,11 @@ class ProductInput:
     image_url: str | None
     mask: bytes | None = None
 
+    @property
+    def image_field(self) -> str:
+        """What errors about the image name."""
+        return "image_url" if self.image is None else "image"
+
 
 async def read_ad_request(request: Request) -> tuple[AdFields, ProductInput]:
     """The fields and the product image of `POST /v1/ads`. Raises: ApiError naming the field."""

@@ -84,13 +84,14 @@ def main() -> None:
     for name, folder in models.items():
         pipeline = RefAdGenPipeline.from_pretrained(folder)
         for pose, held in (("same_pose", products), ("turned", aside)):
-            found = [measure(generate(pipeline, held, cases, seed=s), cases, held, judge) for s in range(SEEDS)]
+            outputs = [generate(pipeline, held, cases, seed=seed) for seed in range(SEEDS)]
+            found = [measure(each, cases, held, judge) for each in outputs]
             figures = {key: interval(np.stack([each[key] for each in found])) for key in found[0]}
             result["table4"][f"{name}, {pose}"] = figures
             print(f"{time.monotonic() - started:.0f} s: {name}, {pose}: {json.dumps(figures)}", flush=True)
             if arguments.sheets:
                 arguments.sheets.mkdir(parents=True, exist_ok=True)
-                write_sheet(arguments.sheets / f"{name}-{pose}.png", held, cases, generate(pipeline, held, cases))
+                write_sheet(arguments.sheets / f"{name}-{pose}.png", held, cases, outputs[0])
     pipeline = RefAdGenPipeline.from_pretrained(next(iter(models.values())))
     for figure, settings in (
         ("fig8", [("fusion_scale", scale) for scale in SCALES]),

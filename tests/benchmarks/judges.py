@@ -1,15 +1,19 @@
 """Small networks that judge generated ads, trained on true renders: where is the product, and what is the scene?"""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from held_out import SIZE
 from torch import Tensor, nn
 
-from refadgen.studio.dressing import render_dressed
-from refadgen.studio.scenes import LIGHTS, SURFACES, WALLS
+from refadgen.studio.appearance import sample_appearance
+from refadgen.studio.camera import silhouette
+from refadgen.studio.dressing import dress_ads
+from refadgen.studio.render import sample_product, sample_view
+from refadgen.studio.scenes import LIGHTS, SURFACES, WALLS, Scene, sample_scene
 
 SEED_OFFSET = 3_000_000
 WORDS = (SURFACES, WALLS, LIGHTS)
@@ -27,23 +31,34 @@ class Renders:
     """int n×3: surface, wall, light."""
 
 
-def true_renders(num_seeds: int, dressings: int = 12) -> Renders:
-    """Renders of seeds that nothing else uses."""
-    found = [
-        triplet
-        for seed in range(num_seeds)
-        for triplet in render_dressed(SEED_OFFSET + seed, dressings, novel_views=False)
-    ]
-    words = [[kinds.index(word) for kinds, word in zip(WORDS, _words(t.scene), strict=True)] for t in found]
-    return Renders(
-        np.stack([t.ad_image for t in found]),
-        np.stack([t.product_mask for t in found]) > 127,
-        np.array(words),
-    )
+def true_renders(num_seeds: int, dressings: int = 32) -> Renders:
+    """Renders of shapes, views and lights that nothing else uses, in any pair of surface and wall.
+
+    Pairs kept from the models are among them: the judge is to know what is there, not to be surprised by it.
+    """
+    images, masks, words = [], [], []
+    for seed in range(SEED_OFFSET, SEED_OFFSET + num_seeds):
+        product, view, first = sample_product(seed), sample_view(seed), sample_scene(seed, held_out=None)
+        rng = np.random.default_rng(seed)
+        scenes = [_other_backdrop(first, rng) for _ in range(dressings)]
+        looks = [sample_appearance(rng) for _ in scenes]
+        images.append(dress_ads(product, view, scenes, looks, **SIZE))
+        mask = silhouette(product.shape, view, width_px=SIZE["width_px"], height_px=SIZE["height_px"]) > 127
+        masks += [mask] * dressings
+        words += [word_numbers(scene) for scene in scenes]
+    return Renders(np.concatenate(images), np.stack(masks), np.array(words))
 
 
-def _words(scene: object) -> tuple[str, str, str]:
-    return scene.surface, scene.wall, scene.light  # type: ignore[attr-defined]
+def _other_backdrop(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Another surface and wall in the same light; a sky stays a sky."""
+    walls = [wall for wall in WALLS if (wall == "open sky") == (scene.wall == "open sky")]
+    texture_seed = int(rng.integers(2**31))
+    return replace(scene, surface=str(rng.choice(SURFACES)), wall=str(rng.choice(walls)), texture_seed=texture_seed)
+
+
+def word_numbers(scene: Scene) -> list[int]:
+    """Surface, wall and light as places in their lists."""
+    return [SURFACES.index(scene.surface), WALLS.index(scene.wall), LIGHTS.index(scene.light)]
 
 
 def pixels(images_u8: np.ndarray) -> Tensor:
@@ -61,7 +76,11 @@ class Judge(nn.Module):
         ups = [(128, 96, 64), (64, 48, 48), (48, 24, 24)]
         self.up = nn.ModuleList(_block(a + skip, b) for a, skip, b in ups)
         self.mask = nn.Sequential(_block(24 + 3, 16), nn.Conv2d(16, 1, 1))
-        self.words = nn.ModuleList(nn.Linear(2 * 128, len(kinds)) for kinds in WORDS)
+        # The surface lies below, the wall behind: heads see a coarse map, not a mean over everything.
+        self.coarse = nn.Sequential(nn.Conv2d(128, 48, 1), nn.AdaptiveAvgPool2d((5, 4)), nn.Flatten(), nn.SiLU())
+        self.words = nn.ModuleList(
+            nn.Sequential(nn.Dropout(0.2), nn.Linear(48 * 20 + 128, len(kinds))) for kinds in WORDS
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Mask logits n×H×W, and logits of each word."""
@@ -69,11 +88,11 @@ class Judge(nn.Module):
         for block in self.down:
             skips.append(block(skips[-1]))
         x = skips[-1]
-        pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+        seen = torch.cat([self.coarse(x), x.amax((2, 3))], dim=1)
         for block, skip in zip(self.up, skips[-2:0:-1], strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
         x = self.mask(torch.cat([F.interpolate(x, scale_factor=2), images], dim=1))
-        return x[:, 0], [head(pooled) for head in self.words]
+        return x[:, 0], [head(seen) for head in self.words]
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Module:

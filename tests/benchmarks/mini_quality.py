@@ -16,7 +16,7 @@ from pathlib import Path
 
 import held_out
 import numpy as np
-from judges import WORDS, judge_images, train_judge, true_renders
+from judges import judge_images, train_judge, true_renders, word_numbers
 from PIL import Image
 
 from refadgen.model import RefAdGenPipeline
@@ -70,8 +70,7 @@ def right_products(
 
 def words_of(cases: list[held_out.Case]) -> np.ndarray:
     """Surface, wall and light of each case, int n×3."""
-    named = [(case.scene.surface, case.scene.wall, case.scene.light) for case in cases]
-    return np.array([[kinds.index(word) for kinds, word in zip(WORDS, words, strict=True)] for words in named])
+    return np.array([word_numbers(case.scene) for case in cases])
 
 
 def write_sheet(

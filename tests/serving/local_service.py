@@ -85,7 +85,7 @@ class LocalBackend:
         size = (config.sampling.width_px, config.sampling.height_px)
         found = await asyncio.to_thread(self._placer.place, given, category, config.layout, size)
         if isinstance(found, RowError):
-            raise from_row_error(found, mask_given=given.mask is not None)
+            raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
         return found
 
     async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult]:
