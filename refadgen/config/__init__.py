@@ -5,6 +5,14 @@ file and `section.field=value` words, in that order; `as_dict` gives it back as 
 that propose the nearest valid one. No other module gives a setting a default.
 """
 
+from refadgen.config.dataset import (
+    CaptionConfig,
+    DatasetConfig,
+    DegradationConfig,
+    FilterConfig,
+    MultiViewConfig,
+    TripletConfig,
+)
 from refadgen.config.generate import (
     Anchor,
     CatalogConfig,
@@ -25,11 +33,16 @@ from refadgen.config.train import TrainConfig
 
 __all__ = [
     "Anchor",
+    "CaptionConfig",
     "CatalogConfig",
+    "DatasetConfig",
+    "DegradationConfig",
     "FetchConfig",
+    "FilterConfig",
     "GenerateConfig",
     "LayoutConfig",
     "ModelConfig",
+    "MultiViewConfig",
     "OutputConfig",
     "QualityConfig",
     "SamplingConfig",
@@ -38,6 +51,7 @@ __all__ = [
     "StageConfig",
     "StagesConfig",
     "TrainConfig",
+    "TripletConfig",
     "as_dict",
     "as_words",
     "dotted",

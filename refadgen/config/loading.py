@@ -96,10 +96,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(typing.get_args(kind))}")
         return value
     if origin is tuple:
-        items = [value] if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
-            raise ValueError(f"{name}={_shown(name, value)}: must be a list of texts")
-        return tuple(items)
+        return _convert_items(typing.get_args(kind), value, name)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
@@ -109,6 +106,18 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{name}={value!r}: must be {'a text' if kind is str else f'of type {kind.__name__}'}")
     return value
+
+
+def _convert_items(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    """A list as a tuple: of any number of one kind (kind, …), or of just these kinds."""
+    items = [value] if isinstance(value, str) else value
+    what = "texts" if kinds[0] is not float else f"{len(kinds)} numbers"
+    if not isinstance(items, list | tuple) or (kinds[0] is not float and not all(isinstance(i, str) for i in items)):
+        raise ValueError(f"{name}={_shown(name, value)}: must be a list of {what}")
+    if kinds[-1] is not Ellipsis and len(items) != len(kinds):
+        raise ValueError(f"{name}={value!r}: must be a list of {what}")
+    of_each = [kinds[0]] * len(items) if kinds[-1] is Ellipsis else kinds
+    return tuple(_convert(kind, item, name) for kind, item in zip(of_each, items, strict=True))
 
 
 def _shown(name: str, value: object) -> str:

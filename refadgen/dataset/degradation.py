@@ -10,46 +10,13 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import Image
 
-
-@dataclass(frozen=True, kw_only=True)
-class DegradationConfig:
-    """Strengths of the degradations: of each, the lowest and the highest that is drawn, evenly. (0, 0): never."""
-
-    noise: tuple[float, float] = (2.0, 8.0)
-    """Sensor noise: standard deviation at mid-grey, in grey levels of 255. At most 64."""
-    shadow: tuple[float, float] = (0.15, 0.6)
-    """Shadow: share of the light that the product's darkest place loses. At most 0.95."""
-    warp: tuple[float, float] = (0.01, 0.04)
-    """Geometric warp: the farthest way of a corner of the product's box, as a share of its longer side. At most 0.2."""
-    blur: tuple[float, float] = (0.0, 0.0)
-    """Option. Blur: standard deviation, as a share of the image's height. At most 0.05; 0.002 is a little soft."""
-    color_cast: tuple[float, float] = (0.0, 0.0)
-    """Option. Colour cast: largest change of a channel, as a share of its value. At most 0.5; 0.08 is lamp light."""
-    jpeg: tuple[int, int] = (0, 0)
-    """Option. JPEG: 100 minus the quality. At most 95; 0 is no JPEG at all; 30 to 60 is a picture from a messenger."""
-
-    def __post_init__(self) -> None:
-        for name, limit in _LIMITS.items():
-            strengths = getattr(self, name)
-            kinds = int if name == "jpeg" else (int, float)
-            ok = (
-                isinstance(strengths, tuple | list)
-                and len(strengths) == 2
-                and all(isinstance(value, kinds) and not isinstance(value, bool) for value in strengths)
-                and 0 <= strengths[0] <= strengths[1] <= limit
-            )
-            if not ok:
-                rule = f"two {'whole ' if name == 'jpeg' else ''}numbers, 0 ≤ lowest ≤ highest ≤ {limit}"
-                raise ValueError(f"degradation.{name}={strengths!r}: must be {rule}")
-
-
-_LIMITS = {"noise": 64, "shadow": 0.95, "warp": 0.2, "blur": 0.05, "color_cast": 0.5, "jpeg": 95}
+from refadgen.config import DegradationConfig
+from refadgen.config.dataset import DEGRADATION_LIMITS
 
 _DEFAULT = DegradationConfig()
 
@@ -69,8 +36,9 @@ def degrade(
     outside of the new mask, the mask not empty. The same state of `rng` gives the same bytes.
     """
     # Each degradation has a generator of its own: turning an option on leaves the others as they were.
-    own = {name: np.random.default_rng(seed) for name, seed in zip(_LIMITS, rng.integers(2**63, size=6), strict=True)}
-    strength = {name: float(own[name].uniform(*getattr(config, name))) for name in _LIMITS}
+    seeds = rng.integers(2**63, size=len(DEGRADATION_LIMITS))
+    own = {name: np.random.default_rng(seed) for name, seed in zip(DEGRADATION_LIMITS, seeds, strict=True)}
+    strength = {name: float(own[name].uniform(*getattr(config, name))) for name in own}
     image, mask = warp(image_u8, mask, own["warp"], strength["warp"])
     image = vary_shadow(image, mask, own["shadow"], strength["shadow"])
     image = cast_color(image, mask, own["color_cast"], strength["color_cast"])

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from refadgen.config import DegradationConfig
 from refadgen.dataset import triplets
-from refadgen.dataset.degradation import DegradationConfig, degrade, row_rng
+from refadgen.dataset.degradation import degrade, row_rng
 from refadgen.dataset.triplets import Variant, original_variant
 from refadgen.storage import Storage, is_remote, local_path
 from refadgen.studio.glb_models import SUFFIXES
