@@ -60,7 +60,7 @@ class CaptionConfig:
     model: str | None = None
     """Qwen2.5-VL, a folder or hub id of transformers; None: captions from category, colours and what the row holds."""
     prompts: tuple[str, ...] = (
-        "Describe this advertising image in one sentence: the product, what it stands on, what is behind it, the light.",
+        "Describe this advertising image in one sentence: product, what it stands on, what is behind it, the light.",
         "Describe the scene of this advertising photograph in one sentence. Name the product by its kind only.",
         "Write the prompt, one sentence, that an image generator would need to make this advertising image.",
         "In one sentence, say where this product is shown, in what surroundings and in what mood.",
@@ -96,7 +96,7 @@ class CaptionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiViewConfig:
-    """Novel views of the product by 3D Gaussian Splatting (dual augmentation, first half): near ones, as the paper says.
+    """Novel views of the product by 3D Gaussian Splatting (dual augmentation, first half), near ones as in the paper.
 
     Ranges are the lowest and the highest that is drawn, evenly; the sign of yaw and pitch is drawn besides.
     """

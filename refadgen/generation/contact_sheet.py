@@ -9,7 +9,7 @@ from itertools import groupby
 
 from PIL import Image
 
-from refadgen.generation.ledger import Ledger
+from refadgen.generation.ledger import AdLedger
 from refadgen.storage import Storage
 
 _GAP_PX = 4
@@ -20,7 +20,7 @@ def contact_sheet(storage: Storage, columns: int = 4, max_products: int = 48) ->
 
     Raises: ValueError where nothing is done.
     """
-    rows = [row for row in Ledger(storage).latest().to_pylist() if row["status"] == "done"]
+    rows = [row for row in AdLedger(storage).latest().to_pylist() if row["status"] == "done"]
     if not rows:
         raise ValueError(f"{storage.uri}: no image is done")
     rows.sort(key=lambda row: (row["row"], row["scene"], row["variant"]))

@@ -28,16 +28,19 @@ from tqdm import tqdm
 
 from refadgen import ray_connection
 from refadgen.catalog.addresses import redact_address
+from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
-from refadgen.generation.ledger import Ledger, LedgerWriter, ledger_rows, now
-from refadgen.generation.planning import CatalogScan, Planner, count_fragments, plan_fragments, scan_catalog
+from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
+from refadgen.generation.ledger import AdLedger
+from refadgen.generation.planning import Planner, count_fragments, plan_fragments
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
+from refadgen.ledger import LedgerWriter, ledger_rows, now
 from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
 from refadgen.storage import Storage, is_remote, local_path
 
@@ -113,9 +116,9 @@ class CatalogJob:
         self._model = f"{config.model.path}@{self._fingerprint}"
         self._config = with_model_defaults(config, index, folder)
         self._stage_config = with_whole_paths(self._config)
-        self._scan: CatalogScan = scan_catalog(catalog_uri, limit)
+        self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
         self._storage.check_writable("--output")
-        self._ledger = Ledger(self._storage)
+        self._ledger = AdLedger(self._storage)
 
     # Planning.
 

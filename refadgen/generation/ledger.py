@@ -1,27 +1,9 @@
-"""The ledger: parquet parts with one row per wanted image, appended and never changed; the latest row of an id counts.
+"""The ledger of the main job: one row per wanted image (see refadgen/ledger.py)."""
 
-A run appends small parts as its images come, and folds them, level by level, so that there are never many.
-"""
-
-import threading
-import time
-import uuid
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from refadgen.ledger import Ledger
 from refadgen.storage import Storage
-
-FOLDER = "ledger"
 
 SCHEMA = pa.schema(
     [
@@ -60,7 +42,6 @@ SCHEMA = pa.schema(
     ]
 )
 
-_SETTLED = ("done", "rejected")
 LIFTABLE_REASONS = (
     "file_outside_roots",
     "image_refused",
@@ -71,176 +52,9 @@ LIFTABLE_REASONS = (
 """Rejections that another setting, permission or signature lifts without the input changing: `--retry-failed` takes
 them up as well."""
 
-_FOLD = 64
-_LEVELS = 3
-"""A part of level n holds what 64ⁿ appends wrote; the highest level is not folded, so no fold outgrows memory."""
-_READERS = 16
 
-
-class Ledger:
+class AdLedger(Ledger):
     """The ledger of one output folder."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-
-    def parts(self) -> list[str]:
-        """Keys of all parts, oldest first: their names start with their time."""
-        return list(self._storage.keys(FOLDER, ".parquet"))
-
-    def _read(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-        try:
-            return pq.read_table(
-                pa.BufferReader(self._storage.read(key)), columns=None if columns is None else list(columns)
-            )
-        except (pa.ArrowInvalid, KeyError) as error:
-            raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: {error}") from error
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one part. Rows hold all of SCHEMA's fields."""
-        table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
-        self._write(table, f"{time.time_ns():020d}", level=0)
-
-    def _write(self, table: pa.Table, written: str, *, level: int) -> None:
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self._storage.write(
-            f"{FOLDER}/part-{written}-{level}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue().to_pybytes()
-        )
-
-    def compact(self) -> None:
-        """Folds parts where a level has many. A crash in between leaves rows twice, which changes nothing."""
-        for level in range(_LEVELS - 1):
-            parts = [key for key in self.parts() if key.split("-")[2] == str(level)]
-            for start in range(0, len(parts) - _FOLD + 1, _FOLD):
-                folded = parts[start : start + _FOLD]
-                written = folded[-1].split("-")[1]  # keeps its place in time
-                self._write(pa.concat_tables(self._read_all(folded)), written, level=level + 1)
-                self._storage.delete(folded)
-
-    def _read_all(self, keys: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
-        with ThreadPoolExecutor(_READERS) as threads:  # objects in a store have latency, not weight
-            return list(threads.map(lambda key: self._read(key, columns), keys))
-
-    def latest(self, columns: Sequence[str] | None = None, ids: pa.Array | None = None) -> pa.Table:
-        """The latest row of each image_id, in the order of the ids; all columns, or those named (and image_id).
-
-        ids: only of these images.
-        """
-        wanted = list(SCHEMA.names) if columns is None else ["image_id", *columns]
-        needed = list(dict.fromkeys([*wanted, "recorded_at"]))
-        tables = self._read_all(self.parts(), needed)
-        if ids is not None:
-            tables = [table.filter(pc.is_in(table["image_id"], value_set=ids)) for table in tables]
-        if not tables:
-            return pa.schema([SCHEMA.field(name) for name in wanted]).empty_table()
-        table = pa.concat_tables(tables)
-        table = table.append_column("_order", pa.array(np.arange(len(table))))
-        table = table.sort_by([("image_id", "ascending"), ("recorded_at", "descending"), ("_order", "descending")])
-        in_order = table["image_id"].combine_chunks()
-        first = np.ones(len(in_order), dtype=bool)
-        if len(in_order) > 1:
-            first[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
-        return table.filter(pa.array(first)).select(wanted)
-
-    def settled(self, *, retry_failed: bool) -> npt.NDArray[np.uint64]:
-        """Sorted 64-bit keys (`short_key`) of the wanted images that need no work.
-
-        `done` and `rejected` are settled; `failed` too, unless it is taken up again, with LIFTABLE_REASONS.
-        """
-        latest = self.latest(["status", "reason"])
-        chosen = pc.is_in(latest["status"], pa.array(_SETTLED))
-        if retry_failed:
-            chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], pa.array(LIFTABLE_REASONS))))
-        else:
-            chosen = pc.or_(chosen, pc.equal(latest["status"], "failed"))
-        ids = latest.filter(chosen)["image_id"].to_pylist()
-        return np.sort(np.fromiter((short_key(i) for i in ids), dtype=np.uint64, count=len(ids)))
-
-
-def short_key(image_id: str) -> int:
-    """The first 64 bits of an image_id."""
-    return int(image_id[:16], 16)
-
-
-def is_settled(image_id: str, settled: npt.NDArray[np.uint64]) -> bool:
-    """Whether `image_id` is among the sorted keys that `Ledger.settled` gave."""
-    key = np.uint64(short_key(image_id))
-    index = int(np.searchsorted(settled, key))
-    return index < len(settled) and bool(settled[index] == key)
-
-
-class LedgerWriter:
-    """Appends rows as they come, from a thread of its own: at once, but at most four parts a second.
-
-    A context: leaving it, also by an error, writes what is pending.
-    """
-
-    def __init__(self, ledger: Ledger, min_interval_s: float = 0.25) -> None:
-        self._ledger, self._min_interval_s = ledger, min_interval_s
-        self._pending: list[Mapping[str, Any]] = []
-        self._changed = threading.Condition()
-        self._closing = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
-        self.counts: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Takes rows and stamps their time: one clock for all. Raises: what writing an earlier part has raised."""
-        stamped = [{**row, "recorded_at": now()} for row in rows]
-        for row in stamped:
-            self.counts[row["status"]] += 1
-            if row["reason"]:
-                self.reasons[row["reason"]] += 1
-        with self._changed:
-            self._raise_error()
-            self._pending += stamped
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Writes what is pending and ends the thread. Raises: what writing has raised."""
-        self._closing.set()
-        with self._changed:
-            self._changed.notify()
-        self._thread.join()
-        self._raise_error()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.close()
-
-    def _raise_error(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        num_parts = 0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._pending or self._closing.is_set())
-                rows, self._pending = self._pending, []
-            if not rows:
-                return
-            try:
-                self._ledger.append(rows)
-                num_parts += 1
-                if num_parts % _FOLD == 0:
-                    self._ledger.compact()
-            except BaseException as error:
-                self._error = error
-                return
-            self._closing.wait(self._min_interval_s)
-
-
-def ledger_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows of a ledger table as dictionaries, in bounded memory."""
-    for batch in table.to_batches(max_chunksize=10_000):
-        yield from batch.to_pylist()
-
-
-def now() -> datetime:
-    """The time, as the ledger records it."""
-    return datetime.now(UTC)
+        super().__init__(storage, SCHEMA, LIFTABLE_REASONS)

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from refadgen.generation.ledger import SCHEMA, Ledger
+from refadgen.generation.ledger import SCHEMA
+from refadgen.ledger import Ledger
 from refadgen.storage import Storage
 
 KEY = "report.html"

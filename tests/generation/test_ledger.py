@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from refadgen.generation.ledger import SCHEMA, Ledger, LedgerWriter, is_settled, short_key
+from refadgen.generation.ledger import SCHEMA, AdLedger
+from refadgen.ledger import Ledger, LedgerWriter, is_settled, short_key
 from refadgen.storage import Storage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -29,7 +30,7 @@ def entry(number: int, status: str, minute: int = 0, **values: Any) -> dict[str,
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(Storage(str(tmp_path)))
+    return AdLedger(Storage(str(tmp_path)))
 
 
 def test_the_latest_row_of_an_id_counts_whatever_the_order_of_the_parts(ledger: Ledger) -> None:

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from refadgen.catalog.scan import scan_catalog
 from refadgen.config import GenerateConfig
-from refadgen.generation.ledger import SCHEMA, Ledger
-from refadgen.generation.planning import Planner, scan_catalog
+from refadgen.generation.ledger import SCHEMA, AdLedger
+from refadgen.generation.planning import Planner
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage import Storage
 
@@ -22,7 +23,7 @@ def write(file: Path, skus: list[str], **columns: pa.Array) -> None:
 
 
 def plans(catalog: Path) -> list[dict]:
-    scan = scan_catalog(str(catalog))
+    scan = scan_catalog(str(catalog), ignored=frozenset(SCHEMA.names))
     config = GenerateConfig()
     planner = Planner(config=config, settings=pixel_settings(config, "f" * 16), first_rows=scan.first_rows)
     return [plan for fragment in scan.fragments for plan, _ in planner.rows(fragment, NOTHING_SETTLED) if plan]
@@ -31,8 +32,8 @@ def plans(catalog: Path) -> list[dict]:
 def test_an_output_inside_of_the_catalogues_folder_is_no_catalogue(tmp_path: Path) -> None:
     write(tmp_path / "products.parquet", ["a", "b", "c"])
     row = {name: None for name in SCHEMA.names} | {"image_id": "0" * 32, "sku": "a", "status": "done"}
-    Ledger(Storage(str(tmp_path / "ads"))).append([row])
-    scan = scan_catalog(str(tmp_path))
+    AdLedger(Storage(str(tmp_path / "ads"))).append([row])
+    scan = scan_catalog(str(tmp_path), ignored=frozenset(SCHEMA.names))
     assert scan.num_rows == 3
     assert not scan.first_rows
     assert [plan["error"] for plan in plans(tmp_path)] == ["", "", ""]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pytest
 
-from refadgen.generation.ledger import SCHEMA, Ledger
+from refadgen.generation.ledger import SCHEMA, AdLedger
 from refadgen.generation.report import relative_link, select_rows, write_report
 from refadgen.storage import Storage
 
@@ -69,8 +69,8 @@ def large_ledger():
 def page_of(folder, rows, facts=FACTS, **options):
     storage = Storage(str(folder))
     shutil.rmtree(folder / "ledger", ignore_errors=True)
-    Ledger(storage).append(rows)
-    assert write_report(storage, Ledger(storage), facts, **options) == "report.html"
+    AdLedger(storage).append(rows)
+    assert write_report(storage, AdLedger(storage), facts, **options) == "report.html"
     return (folder / "report.html").read_text("utf-8")
 
 

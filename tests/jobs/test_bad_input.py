@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from refadgen.catalog.scan import scan_catalog
 from refadgen.config import GenerateConfig, load_config
 from refadgen.generation.job import CatalogJob
-from refadgen.generation.planning import scan_catalog
 
 SECRET = "X-Amz-Signature=deadbeefsecret"
 
