@@ -21,8 +21,6 @@ import pyarrow.parquet as pq
 
 from refadgen.storage import Storage
 
-FOLDER = "ledger"
-
 _SETTLED = ("done", "rejected")
 _FOLD = 64
 _LEVELS = 3
@@ -33,7 +31,9 @@ _READERS = 16
 class Ledger:
     """The ledger of one output folder."""
 
-    def __init__(self, storage: Storage, schema: pa.Schema, liftable_reasons: Sequence[str] = ()) -> None:
+    def __init__(
+        self, storage: Storage, schema: pa.Schema, liftable_reasons: Sequence[str] = (), folder: str = "ledger"
+    ) -> None:
         """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`.
 
         liftable_reasons: rejections that another setting or permission lifts without the input changing.
@@ -42,10 +42,11 @@ class Ledger:
         self._schema = schema
         self._id = schema.names[0]
         self._liftable = liftable_reasons
+        self._folder = folder
 
     def parts(self) -> list[str]:
         """Keys of all parts, oldest first: their names start with their time."""
-        return list(self._storage.keys(FOLDER, ".parquet"))
+        return list(self._storage.keys(self._folder, ".parquet"))
 
     def _read(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
         try:
@@ -64,7 +65,7 @@ class Ledger:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self._storage.write(
-            f"{FOLDER}/part-{written}-{level}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue().to_pybytes()
+            f"{self._folder}/part-{written}-{level}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue().to_pybytes()
         )
 
     def compact(self) -> None:

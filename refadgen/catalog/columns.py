@@ -163,7 +163,27 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def resolve_columns(schema: pa.Schema) -> dict[str, str]:
+DATASET_COLUMNS: tuple[Column, ...] = (
+    *COLUMNS,
+    Column(
+        name="captions",
+        meaning="What the image shows, one text or several: only for data sets, where the image is an ad.",
+        accepts=_is_prompt,
+        accepted="text or list<text>",
+        aliases=("caption",),
+    ),
+    Column(
+        name="group",
+        meaning="The product that several rows show: data sets keep them in one split.",
+        accepts=_is_text_or_integer,
+        accepted=_TEXT_OR_INTEGER,
+        aliases=("item_group_id", "parent_id"),
+    ),
+)
+"""What a data set reads besides."""
+
+
+def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) -> dict[str, str]:
     """Our name → the catalogue's column, for every column that is there. Columns that hold only nulls are not.
 
     Names match without case, with `-` and spaces as `_`, and with Google's `g:` in front; a column under its own name
@@ -172,7 +192,7 @@ def resolve_columns(schema: pa.Schema) -> dict[str, str]:
     cannot be read; the message names columns, types and what is accepted.
     """
     found: dict[str, str] = {}
-    for column in COLUMNS:
+    for column in columns:
         only_null = []
         for field in _candidates(schema, column):
             kind = unwrapped(field.type)

@@ -24,6 +24,7 @@ class CatalogRow:
 
     row: its number in the catalogue, from 0, for messages.
     image, mask: an address as written, or the encoded image itself.
+    captions, group: only data sets use them: what an ad says, and whose product it shows.
     prompts: the row's own scenes; empty: take the category's scene templates.
     """
 
@@ -33,6 +34,8 @@ class CatalogRow:
     title: str | None = None
     category: str | None = None
     brand: str | None = None
+    captions: tuple[str, ...] = ()
+    group: str | None = None
     prompts: tuple[str, ...] = ()
     negative_prompt: str | None = None
     num_variants: int | None = None
@@ -63,6 +66,8 @@ def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
         title=reader.text("title"),
         category=reader.text("category"),
         brand=reader.text("brand"),
+        captions=reader.captions(),
+        group=reader.text("group"),
         prompts=reader.prompts(),
         negative_prompt=reader.text("negative_prompt"),
         num_variants=reader.integer("num_variants", 1, MAX_VARIANTS),
@@ -135,6 +140,20 @@ class _RowReader:
                 raise self._wrong_type("prompt", item, "text or a list of texts")
             prompts.append(item)
         return tuple(prompts)
+
+    def captions(self) -> tuple[str, ...]:
+        """The texts that say something, null and blank ones left out."""
+        value = self._get("captions")
+        items = [value] if isinstance(value, str) else value or []
+        if not isinstance(items, Sequence) or isinstance(items, bytes):
+            raise self._wrong_type("captions", value, "text or a list of texts")
+        found = []
+        for item in (_plain(item) for item in items):
+            if item is not None and not isinstance(item, str):
+                raise self._wrong_type("captions", item, "text or a list of texts")
+            if item is not None and item.strip():
+                found.append(item)
+        return tuple(found)
 
     def integer(self, field: str, lowest: int, highest: int) -> int | None:
         """A whole number in a range. A float counts up to 2^53, where it is exact."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refadgen.catalog.addresses import redact_address
-from refadgen.catalog.columns import resolve_columns
+from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
 from refadgen.catalog.rows import CatalogRow, parse_row
 from refadgen.errors import RowError
 from refadgen.storage import Storage, split_uri
@@ -44,7 +44,13 @@ class CatalogScan:
     """Skus that occur more than once, with the row that keeps each."""
 
 
-def scan_catalog(uri: str, limit: int | None = None, *, ignored: Set[str] = frozenset()) -> CatalogScan:
+def scan_catalog(
+    uri: str,
+    limit: int | None = None,
+    *,
+    columns: tuple[Column, ...] = COLUMNS,
+    ignored: Set[str] = frozenset(),
+) -> CatalogScan:
     """Looks at all files of a catalogue: a parquet file, or a folder of them, taken in the order of their names.
 
     limit: only the first rows. ignored: files with all of these columns are an output inside of the catalogue's folder.
@@ -56,7 +62,7 @@ def scan_catalog(uri: str, limit: int | None = None, *, ignored: Set[str] = froz
         if ignored and ignored <= set(parquet.schema_arrow.names):
             continue
         try:
-            resolve_columns(parquet.schema_arrow)
+            resolve_columns(parquet.schema_arrow, columns)
         except ValueError as error:
             raise ValueError(f"{redact_address(file)}: {error}") from error
         for group in range(parquet.num_row_groups):
@@ -117,24 +123,28 @@ def _skus(fragments: list[Fragment]) -> Iterator[tuple[int, str]]:
     for uri, group in groupby(fragments, key=lambda fragment: fragment.uri):
         parquet = _open(uri)  # once: a footer is as long as its file has row groups
         for fragment in group:
-            for row, values in _values(fragment, parquet, only_sku=True):
+            for row, values in _values(fragment, parquet=parquet, only_sku=True):
                 sku = values["sku"]
                 yield row, "" if sku is None or not str(sku).strip() else str(sku)
 
 
 def _values(
-    fragment: Fragment, parquet: pq.ParquetFile | None = None, *, only_sku: bool = False
+    fragment: Fragment,
+    columns: tuple[Column, ...] = COLUMNS,
+    parquet: pq.ParquetFile | None = None,
+    *,
+    only_sku: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row numbers and values by our column names, in bounded memory. parquet: the fragment's file, if it is open.
 
     Raises: ValueError naming the file where it is damaged.
     """
     parquet = parquet or _open(fragment.uri)
-    columns = resolve_columns(parquet.schema_arrow)
+    found = resolve_columns(parquet.schema_arrow, columns)
     if only_sku:
-        columns = {"sku": columns["sku"]}
+        found = {"sku": found["sku"]}
     batches = parquet.iter_batches(
-        batch_size=8192 if only_sku else _READ_ROWS, row_groups=[fragment.row_group], columns=list(columns.values())
+        batch_size=8192 if only_sku else _READ_ROWS, row_groups=[fragment.row_group], columns=list(found.values())
     )
     row = 0
     try:
@@ -142,7 +152,7 @@ def _values(
             for values in _rows_of(batch):
                 if row >= fragment.num_rows:
                     return
-                yield fragment.first_row + row, {ours: values[theirs] for ours, theirs in columns.items()}
+                yield fragment.first_row + row, {ours: values[theirs] for ours, theirs in found.items()}
                 row += 1
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
@@ -172,13 +182,13 @@ def _value(item: pa.Scalar) -> Any:
 
 
 def parsed_rows(
-    fragment: Fragment, first_rows: Mapping[str, int]
+    fragment: Fragment, first_rows: Mapping[str, int], columns: tuple[Column, ...] = COLUMNS
 ) -> Iterator[tuple[int, dict[str, Any], CatalogRow | RowError]]:
     """Of each row its number, its values by our column names, and what they say, or what is wrong with it.
 
     first_rows: as of CatalogScan. Raises: ValueError naming the file where it is damaged.
     """
-    for row_number, values in _values(fragment):
+    for row_number, values in _values(fragment, columns):
         try:
             for name, value in values.items():
                 if isinstance(value, BadText):

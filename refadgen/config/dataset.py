@@ -176,9 +176,9 @@ class TripletConfig:
     """Ads are made smaller to this longer side, with everything that goes with them."""
     variants: tuple[VariantKind, ...] = ("original", "degraded", "novel_view", "novel_view", "novel_view")
     """Product images of an ad: its own, degraded ones, degraded novel views; five is the paper's number."""
-    test_share: float = 0.1
-    """Share of the products kept for testing (9:1, the paper's); decided by the product's id alone."""
-    rows_per_file: int = 64
+    test_percent: int = 10
+    """Products in a hundred that are kept for testing (9:1, the paper's); decided by the product's id alone."""
+    rows_per_file: int = 32
     """Ads worked on together and written to one file; what a crash costs at most, times the actors."""
     seed: int = 0
     """Of views and degradations, each row's own by its id."""
@@ -187,7 +187,7 @@ class TripletConfig:
         require(64 <= self.max_side_px <= 8192, "triplet.max_side_px", self.max_side_px, "64 to 8192")
         ok = bool(self.variants) and len(self.variants) <= 32
         require(ok and self.variants[0] == "original", "triplet.variants", self.variants, "1 to 32, `original` first")
-        require(0 <= self.test_share < 1, "triplet.test_share", self.test_share, "0 to below 1")
+        require(0 <= self.test_percent <= 99, "triplet.test_percent", self.test_percent, "0 to 99")
         require(1 <= self.rows_per_file <= 4096, "triplet.rows_per_file", self.rows_per_file, "1 to 4096")
         require(0 <= self.seed < 2**63, "triplet.seed", self.seed, "0 to 2^63 - 1")
 

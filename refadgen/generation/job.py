@@ -9,7 +9,6 @@ actor starts, so the same command again continues.
 import dataclasses
 import functools
 import json
-import math
 import os
 import platform
 import time
@@ -23,10 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 from tqdm import tqdm
 
 from refadgen import ray_connection
+from refadgen.actor_pools import num_cpus, require_resources, with_stage
 from refadgen.catalog.addresses import redact_address
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.catalog.scenes import load_scenes
@@ -44,8 +44,6 @@ from refadgen.ledger import LedgerWriter, ledger_rows, now
 from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
 from refadgen.storage import Storage, is_remote, local_path
 
-_TASK_RETRIES = 10
-"""Of one block whose actor or node was lost. Without a bound, as is Ray's default, a deadly block runs for ever."""
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 
 
@@ -145,7 +143,7 @@ class CatalogJob:
         if not self._check_inputs or not len(settled):
             return settled
         planned = self._planned(np.array([], dtype=np.uint64))
-        fetched = _stage(planned, ProductFetcher, self._config.stages.fetch, self._stage_config, self._catalog_uri)
+        fetched = self._through(planned, ProductFetcher, self._config.stages.fetch, self._catalog_uri)
         recorded = ray.put(RecordedInputs.of(self._ledger))
         changed = fetched.map_batches(
             changed_inputs, batch_size=None, batch_format="pyarrow", fn_kwargs={"recorded": recorded}
@@ -240,14 +238,18 @@ class CatalogJob:
 
     def _stream(self, run_id: str) -> Iterator[list[dict[str, Any]]]:
         """Ledger rows as the stream gives them."""
-        config, stages = self._stage_config, self._config.stages
+        stages = self._config.stages
         dataset = self._planned(self._settled)
-        dataset = _stage(dataset, ProductFetcher, stages.fetch, config, self._catalog_uri)
-        dataset = _stage(dataset, ProductSegmenter, stages.segment, config)
-        dataset = _stage(dataset, AdGenerator, stages.generate, config)
-        dataset = _stage(dataset, AdPublisher, stages.publish, config, self._storage.uri, run_id, self._model)
+        dataset = self._through(dataset, ProductFetcher, stages.fetch, self._catalog_uri)
+        dataset = self._through(dataset, ProductSegmenter, stages.segment)
+        dataset = self._through(dataset, AdGenerator, stages.generate)
+        dataset = self._through(dataset, AdPublisher, stages.publish, self._storage.uri, run_id, self._model)
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield list(ledger_rows(table))
+
+    def _through(self, dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) -> Dataset:
+        rows_per_block = self._config.catalog.rows_per_block
+        return with_stage(dataset, stage, pool, rows_per_block, self._stage_config, *arguments)
 
     @property
     def num_rows(self) -> int:
@@ -256,46 +258,7 @@ class CatalogJob:
 
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
-        stages = self._config.stages
-        pools = {name: getattr(stages, name) for name in ("fetch", "segment", "generate", "publish")}
-        have = ray.cluster_resources()
-        need_gpus = sum(pool.num_actors * pool.num_gpus for pool in pools.values())
-        need_cpus = sum(pool.num_actors * pool.num_cpus for pool in pools.values()) + 1  # one for the tasks that plan
-        if need_gpus > have.get("GPU", 0):
-            raise ValueError(
-                f"stages.*.num_gpus: the actors ask for {need_gpus:g} GPUs, Ray has {have.get('GPU', 0):g}"
-            )
-        if need_cpus > have.get("CPU", 0):
-            raise ValueError(
-                f"stages.*.num_cpus: the actors ask for {need_cpus:g} CPUs (one of them for planning), "
-                f"Ray has {have.get('CPU', 0):g}; ask for less, or start Ray with more (--num-cpus)"
-            )
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        for name, pool in pools.items():
-            for kind, asked in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
-                largest = max(node.get(kind, 0) for node in nodes)
-                if asked > largest:
-                    raise ValueError(
-                        f"stages.{name}.num_{kind.lower()}s={asked:g}: the largest node of this Ray has {largest:g}"
-                    )
-
-
-def _stage(dataset: Dataset, stage: type, pool: StageConfig, config: GenerateConfig, *arguments: Any) -> Dataset:
-    """`stage` as a pool of actors of fixed size."""
-    return dataset.map_batches(
-        stage,
-        fn_constructor_args=(config, *arguments),
-        batch_size=config.catalog.rows_per_block,  # the blocks' own size; stages with GPUs must name one
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.num_actors),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        ray_remote_args_fn=_actor_options,
-    )
-
-
-def _actor_options() -> dict[str, Any]:
-    return {"max_task_retries": _TASK_RETRIES}
+        require_resources(self._config.stages)
 
 
 def with_model_defaults(config: GenerateConfig, index: dict[str, Any], folder: Path) -> GenerateConfig:
@@ -342,5 +305,4 @@ def with_whole_paths(config: GenerateConfig) -> GenerateConfig:
 
 def connect_ray(config: GenerateConfig) -> None:
     """Joins or starts a Ray with room for all actors."""
-    pools = (config.stages.fetch, config.stages.segment, config.stages.generate, config.stages.publish)
-    ray_connection.connect(math.ceil(sum(pool.num_actors * pool.num_cpus for pool in pools)) + 1)
+    ray_connection.connect(num_cpus(config.stages))

@@ -22,6 +22,7 @@ from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
 from refadgen.generation.wanted import PixelSettings, WantedImage, unusable_row_id, wanted_images
 from refadgen.ledger import is_settled
+from refadgen.stage_rows import error_json, to_table
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -98,16 +99,6 @@ def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> di
         "layout": "",
         "error": error_json(error),
     }
-
-
-def to_table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of just the schema's columns; absent ones are null."""
-    return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
-
-
-def error_json(error: RowError) -> str:
-    """A RowError as it travels in a column."""
-    return json.dumps({"status": error.status, "reason": error.reason, "detail": error.detail})
 
 
 def _fragments_of(table: pa.Table) -> list[Fragment]:

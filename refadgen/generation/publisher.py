@@ -15,7 +15,7 @@ from refadgen.catalog.addresses import redact_address
 from refadgen.config import GenerateConfig
 from refadgen.generation import ledger
 from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product, generation_record
-from refadgen.generation.planning import to_table
+from refadgen.stage_rows import to_table
 from refadgen.storage import Storage
 
 

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,8 +20,8 @@ from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.catalog.layout import place
 from refadgen.config import GenerateConfig, LayoutConfig
-from refadgen.errors import RowError
-from refadgen.generation.planning import PLAN_SCHEMA, error_json, to_table
+from refadgen.generation.planning import PLAN_SCHEMA
+from refadgen.stage_rows import guarded, to_table
 
 _DONE_WITH = ("image_bytes", "mask", "mask_bytes")
 _THREADS = 16
@@ -47,17 +46,6 @@ SEGMENT_SCHEMA = pa.schema(
         ("segment_s", pa.float32()),
     ]
 )
-
-
-def guarded(step: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any]) -> dict[str, Any]:
-    """`step(row)`, or {"error": …} for whatever it raises: a row never takes its block down."""
-    try:
-        return step(row)
-    except RowError as error:
-        return {"error": error_json(error)}
-    except Exception as error:  # a fault of ours or of a library: the row may work with the next version
-        detail = f"row {row['row']}: {type(error).__name__}: {str(error)[:200]}"
-        return {"error": error_json(RowError("failed", "internal_error", detail))}
 
 
 class ProductFetcher:

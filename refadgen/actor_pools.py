@@ -1,0 +1,64 @@
+"""Stages of a job as pools of actors of fixed size, and what they need of the cluster."""
+
+import dataclasses
+import math
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from refadgen.config import StageConfig
+
+_TASK_RETRIES = 10
+"""Of one block whose actor or node was lost. Without a bound, as is Ray's default, a deadly block runs for ever."""
+
+
+def with_stage(dataset: Dataset, stage: type, pool: StageConfig, batch_size: int, *arguments: Any) -> Dataset:
+    """`dataset` through a pool of `stage(*arguments)`. batch_size: of the blocks; stages with GPUs must name one."""
+    return dataset.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=pool.num_actors),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        ray_remote_args_fn=_actor_options,
+    )
+
+
+def _actor_options() -> dict[str, Any]:
+    return {"max_task_retries": _TASK_RETRIES}
+
+
+def pools_of(stages: Any) -> dict[str, StageConfig]:
+    """The pools of a job's `stages` section by name."""
+    return {field.name: getattr(stages, field.name) for field in dataclasses.fields(stages)}
+
+
+def num_cpus(stages: Any) -> int:
+    """Logical CPUs that all actors and one planning task need at once."""
+    return math.ceil(sum(pool.num_actors * pool.num_cpus for pool in pools_of(stages).values())) + 1
+
+
+def require_resources(stages: Any) -> None:
+    """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
+    pools = pools_of(stages)
+    have = ray.cluster_resources()
+    need_gpus = sum(pool.num_actors * pool.num_gpus for pool in pools.values())
+    need_cpus = sum(pool.num_actors * pool.num_cpus for pool in pools.values()) + 1  # one for the tasks that plan
+    if need_gpus > have.get("GPU", 0):
+        raise ValueError(f"stages.*.num_gpus: the actors ask for {need_gpus:g} GPUs, Ray has {have.get('GPU', 0):g}")
+    if need_cpus > have.get("CPU", 0):
+        raise ValueError(
+            f"stages.*.num_cpus: the actors ask for {need_cpus:g} CPUs (one of them for planning), "
+            f"Ray has {have.get('CPU', 0):g}; ask for less, or start Ray with more (--num-cpus)"
+        )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for name, pool in pools.items():
+        for kind, asked in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
+            largest = max(node.get(kind, 0) for node in nodes)
+            if asked > largest:
+                raise ValueError(
+                    f"stages.{name}.num_{kind.lower()}s={asked:g}: the largest node of this Ray has {largest:g}"
+                )
