@@ -22,6 +22,16 @@ import pyarrow.parquet as pq
 from refadgen.storage import Storage
 
 _SETTLED = ("done", "rejected")
+LIFTABLE_REASONS = (
+    "file_outside_roots",
+    "image_refused",
+    "image_too_large",
+    "image_too_small",
+    "private_address",
+)
+"""Rejections that another setting, permission or signature lifts without the input changing: `--retry-failed` takes
+them up as well."""
+
 _FOLD = 64
 _LEVELS = 3
 """A part of level n holds what 64ⁿ appends wrote; the highest level is not folded, so no fold outgrows memory."""
@@ -31,17 +41,11 @@ _READERS = 16
 class Ledger:
     """The ledger of one output folder."""
 
-    def __init__(
-        self, storage: Storage, schema: pa.Schema, liftable_reasons: Sequence[str] = (), folder: str = "ledger"
-    ) -> None:
-        """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`.
-
-        liftable_reasons: rejections that another setting or permission lifts without the input changing.
-        """
+    def __init__(self, storage: Storage, schema: pa.Schema, folder: str = "ledger") -> None:
+        """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`."""
         self._storage = storage
         self._schema = schema
         self._id = schema.names[0]
-        self._liftable = liftable_reasons
         self._folder = folder
 
     def parts(self) -> list[str]:
@@ -106,12 +110,12 @@ class Ledger:
     def settled(self, *, retry_failed: bool) -> npt.NDArray[np.uint64]:
         """Sorted 64-bit keys (`short_key`) of what needs no work.
 
-        `done` and `rejected` are settled; `failed` too, unless it is taken up again, with liftable rejections.
+        `done` and `rejected` are settled; `failed` too, unless it is taken up again, with LIFTABLE_REASONS.
         """
         latest = self.latest(["status", "reason"])
         chosen = pc.is_in(latest["status"], pa.array(_SETTLED))
         if retry_failed:
-            chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], pa.array(self._liftable, pa.string()))))
+            chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], pa.array(LIFTABLE_REASONS))))
         else:
             chosen = pc.or_(chosen, pc.equal(latest["status"], "failed"))
         ids = latest.filter(chosen)[self._id].to_pylist()

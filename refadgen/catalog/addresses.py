@@ -1,5 +1,6 @@
 """Addresses of images: how they may be shown, and which network addresses a foreign catalogue may reach."""
 
+import hashlib
 import ipaddress
 import re
 
@@ -102,3 +103,8 @@ def unsigned_address(address: str) -> str:
     signing = [companions for signature, companions in _SIGNING if signature in names]
     kept = [part for part, name in fields if not any(companions.fullmatch(name) for companions in signing)]
     return head + ("?" + "&".join(kept) if kept else "") + hash_mark + fragment
+
+
+def image_identity(image: str | bytes) -> str:
+    """What an image is known by: its address without signatures, which change daily; inline bytes by their hash."""
+    return "sha256:" + hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else unsigned_address(image)

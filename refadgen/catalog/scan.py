@@ -5,6 +5,7 @@ each sku is known, however the stream falls. `parsed_rows` reads one fragment (a
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.catalog.addresses import redact_address
+from refadgen.catalog.addresses import image_identity, redact_address
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
 from refadgen.catalog.rows import CatalogRow, parse_row
 from refadgen.errors import RowError
@@ -202,3 +203,13 @@ def parsed_rows(
             yield row_number, values, row
         except RowError as error:
             yield row_number, values, error
+
+
+def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:
+    """The id of the ledger row of a catalogue row that cannot be read: by its place and content."""
+    content = {
+        name: image_identity(value) if isinstance(value, bytes | str) else repr(value)
+        for name, value in sorted(values.items())
+    }
+    text = json.dumps({"row": row_number, "values": content}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -42,19 +42,9 @@ SCHEMA = pa.schema(
     ]
 )
 
-LIFTABLE_REASONS = (
-    "file_outside_roots",
-    "image_refused",
-    "image_too_large",
-    "image_too_small",
-    "private_address",
-)
-"""Rejections that another setting, permission or signature lifts without the input changing: `--retry-failed` takes
-them up as well."""
-
 
 class AdLedger(Ledger):
     """The ledger of one output folder."""
 
     def __init__(self, storage: Storage) -> None:
-        super().__init__(storage, SCHEMA, LIFTABLE_REASONS)
+        super().__init__(storage, SCHEMA)

@@ -16,11 +16,11 @@ import ray
 
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
-from refadgen.catalog.scan import Fragment, parsed_rows
+from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
-from refadgen.generation.wanted import PixelSettings, WantedImage, unusable_row_id, wanted_images
+from refadgen.generation.wanted import PixelSettings, WantedImage, wanted_images
 from refadgen.ledger import is_settled
 from refadgen.stage_rows import error_json, to_table
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refadgen.catalog.addresses import unsigned_address
+from refadgen.catalog.addresses import image_identity
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
@@ -73,8 +73,8 @@ def wanted_images(
             seed = _seed(row, config.sampling.seed, scene, variant)
             identity = {
                 "sku": row.sku,
-                "image": _identity(row.image),
-                "mask": None if row.mask is None else _identity(row.mask),
+                "image": image_identity(row.image),
+                "mask": None if row.mask is None else image_identity(row.mask),
                 "category": row.category,
                 "scene": scene,
                 "variant": variant,
@@ -86,16 +86,6 @@ def wanted_images(
             image_id = settings.digest(identity)
             images.append(WantedImage(image_id=image_id, scene=scene, variant=variant, prompt=prompt, seed=seed))
     return tuple(images)
-
-
-def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:
-    """The id of the one ledger row of a catalogue row that names no images: by its place and content."""
-    content = {
-        name: _identity(value) if isinstance(value, bytes | str) else repr(value)
-        for name, value in sorted(values.items())
-    }
-    text = json.dumps({"row": row_number, "values": content}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
@@ -111,8 +101,3 @@ def _seed(row: CatalogRow, job_seed: int, scene: str, variant: int) -> int:
 
 def _hash63(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
-
-
-def _identity(image: str | bytes) -> str:
-    """What an image is known by: its address without signatures, which change daily; inline bytes by their hash."""
-    return "sha256:" + hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else unsigned_address(image)

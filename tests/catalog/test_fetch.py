@@ -14,7 +14,7 @@ from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
-from refadgen.generation.ledger import LIFTABLE_REASONS
+from refadgen.ledger import LIFTABLE_REASONS
 
 CONFIG = FetchConfig(max_bytes=100_000, num_retries=0, allow_private_addresses=True)
 IMAGE = b"a picture"  # the fetcher looks into nothing

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from refadgen.catalog.rows import CatalogRow, Placement
+from refadgen.catalog.scan import unusable_row_id
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, as_dict, load_config
-from refadgen.generation.wanted import attempt_seed, pixel_settings, unusable_row_id, wanted_images
+from refadgen.generation.wanted import attempt_seed, pixel_settings, wanted_images
 
 ROW = CatalogRow(row=3, sku="A-1", image="images/a.jpg", category="Cup")
 
