@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo serve test test-long lint mini clean
+.PHONY: setup demo dataset-demo serve test test-long lint mini clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +21,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 
 demo: setup
 	$(BIN)/python jobs/generate_catalog.py catalogs/demo.parquet --output out/demo
+
+dataset-demo: setup
+	$(BIN)/python jobs/build_dataset.py catalogs/ads.parquet --output out/dataset triplet.rows_per_file=8
 
 serve: setup
 	cluster/local/serve.sh

@@ -47,6 +47,7 @@ class Ledger:
         self._schema = schema
         self._id = schema.names[0]
         self._folder = folder
+        self.names: list[str] = schema.names
 
     def parts(self) -> list[str]:
         """Keys of all parts, oldest first: their names start with their time."""
@@ -125,6 +126,11 @@ class Ledger:
 def short_key(row_id: str) -> int:
     """The first 64 bits of an id."""
     return int(row_id[:16], 16)
+
+
+def short_keys(row_ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+    """The short keys of ids, in their order."""
+    return np.fromiter((short_key(row_id) for row_id in row_ids.to_pylist()), np.uint64, len(row_ids))
 
 
 def is_settled(row_id: str, settled: npt.NDArray[np.uint64]) -> bool:

@@ -31,15 +31,16 @@ class FilterConfig:
     unsafe_model: str | None = None
     """Image classifier for unsafe content, a folder or hub id of transformers; None: no such filter."""
     unsafe_labels: tuple[str, ...] = ("nsfw", "porn", "hentai", "sexy")
-    """Its labels that mean unsafe, in lower case."""
+    """Its labels that mean unsafe, in upper or lower case; it need not have all of them."""
     max_unsafe_score: float = 0.5
     """Largest sum of their probabilities."""
     people: bool = True
     """Whether Grounding DINO, where it is configured, looks for people and hands in front of the product."""
     max_person_overlap: float = 0.1
-    """Share of the product's box that a person's or hand's box may cover."""
+    """Share of the product's box that boxes of hands and people may cover; a person whose box holds the whole product
+    wears or carries it, or stands behind it, and does not count."""
     max_products: int = 1
-    """Boxes of the category that Grounding DINO may find, each apart from the others."""
+    """Boxes of the category that Grounding DINO may find, each apart from the others; without a category none count."""
 
     def __post_init__(self) -> None:
         require(16 <= self.min_side_px <= 16384, "filter.min_side_px", self.min_side_px, "16 to 16384")
@@ -50,6 +51,8 @@ class FilterConfig:
         require(0 <= self.duplicate_color <= 255, "filter.duplicate_color", self.duplicate_color, "0 to 255")
         for name in ("max_text_area", "min_text_score", "max_unsafe_score", "max_person_overlap"):
             require(0 <= getattr(self, name) <= 1, f"filter.{name}", getattr(self, name), "0 to 1")
+        ok = self.unsafe_model is None or any(label.strip() for label in self.unsafe_labels)
+        require(ok, "filter.unsafe_labels", self.unsafe_labels, "labels of filter.unsafe_model")
         require(self.max_products >= 1, "filter.max_products", self.max_products, "at least 1")
 
 
@@ -65,7 +68,7 @@ class CaptionConfig:
         "Write the prompt, one sentence, that an image generator would need to make this advertising image.",
         "In one sentence, say where this product is shown, in what surroundings and in what mood.",
     )
-    """One caption each; four is the paper's number."""
+    """One caption each, after the row's own; four is the paper's number."""
     max_new_tokens: int = 96
     """Of one answer."""
     batch_size: int = 4
@@ -80,7 +83,7 @@ class CaptionConfig:
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, …"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: bfloat16 on GPUs, float32 on CPUs."""
+    """auto: bfloat16 on GPUs that have it, float16 on others, float32 on CPUs."""
 
     def __post_init__(self) -> None:
         require(1 <= len(self.prompts) <= 16, "caption.prompts", self.prompts, "1 to 16 questions")

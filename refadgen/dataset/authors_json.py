@@ -55,6 +55,28 @@ class _Entry:
         return ValueError(f"{self.name}: {field}={self.files[field]!r}: {why}")
 
 
+@dataclass(frozen=True)
+class AuthorsAd:
+    """One ad of the authors' JSON without its product images."""
+
+    path: Path
+    category: str
+    captions: list[str]
+    mask: Image.Image | None
+    """8-bit grey, 0 or 255; None: the JSON has none of the ad itself."""
+
+
+def read_authors_ads(json_path: str | Path, root: str | Path | None = None) -> Iterator[AuthorsAd]:
+    """The ads, each once, in the order in which they first appear. Arguments and errors as of `read_authors_json`."""
+    json_path = Path(json_path)
+    folder = (json_path.parent if root is None else Path(root)).resolve()
+    for entries in _entries_of_ads(json_path):
+        captions = list(dict.fromkeys(text for entry in entries for text in entry.captions))
+        own = next((entry for entry in entries if Path(entry.files["mask_npy"]).stem == entry.ad), None)
+        mask = None if own is None else _read_mask(own, folder)
+        yield AuthorsAd(_path(entries[0], "original_image", folder), entries[0].category, captions, mask)
+
+
 def read_authors_json(json_path: str | Path, root: str | Path | None = None) -> Iterator[Triplet]:
     """One triplet per ad, in the order in which the ads first appear.
 

@@ -9,7 +9,6 @@ actor starts, so the same command again continues.
 import dataclasses
 import functools
 import json
-import os
 import platform
 import time
 import uuid
@@ -42,7 +41,8 @@ from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
 from refadgen.ledger import LedgerWriter, ledger_rows, now
 from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
-from refadgen.storage import Storage, is_remote, local_path
+from refadgen.storage import Storage, is_remote
+from refadgen.whole_paths import whole_fetch, whole_path, whole_path_or_id, whole_segmentation
 
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 
@@ -280,27 +280,16 @@ def with_whole_paths(config: GenerateConfig) -> GenerateConfig:
     Raises: ValueError for a path in a setting where nothing is.
     """
 
-    def whole(field: str, path: str) -> str:
-        found = local_path(path)
-        if not os.path.exists(found):
-            raise ValueError(f"{field}={path!r}: there is nothing at {found}")
-        return found
-
-    def whole_or_id(path: str) -> str:  # of a model: a folder, or else a hub id or `mini`
-        return local_path(path) if os.path.isdir(os.path.expanduser(path)) else path
-
-    catalog, fetch, segmentation = config.catalog, config.fetch, config.segmentation
+    catalog = config.catalog
     if catalog.scenes_file is not None and not is_remote(catalog.scenes_file):
-        catalog = dataclasses.replace(catalog, scenes_file=whole("catalog.scenes_file", catalog.scenes_file))
-    fetch = dataclasses.replace(fetch, file_roots=tuple(whole("fetch.file_roots", root) for root in fetch.file_roots))
-    if segmentation.sam2_checkpoint is not None and segmentation.grounding_dino is not None:
-        segmentation = dataclasses.replace(
-            segmentation,
-            sam2_checkpoint=whole("segmentation.sam2_checkpoint", segmentation.sam2_checkpoint),
-            grounding_dino=whole_or_id(segmentation.grounding_dino),
-        )
-    model = dataclasses.replace(config.model, path=whole_or_id(config.model.path))
-    return dataclasses.replace(config, catalog=catalog, fetch=fetch, segmentation=segmentation, model=model)
+        catalog = dataclasses.replace(catalog, scenes_file=whole_path("catalog.scenes_file", catalog.scenes_file))
+    return dataclasses.replace(
+        config,
+        catalog=catalog,
+        fetch=whole_fetch(config.fetch),
+        segmentation=whole_segmentation(config.segmentation),
+        model=dataclasses.replace(config.model, path=whole_path_or_id(config.model.path)),
+    )
 
 
 def connect_ray(config: GenerateConfig) -> None:

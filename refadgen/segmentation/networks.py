@@ -1,11 +1,14 @@
 """Grounding DINO finds the product's box by its category, SAM2 its mask in the box: the last link of the chain.
 
+Grounding DINO also answers what else is in a picture: `GroundedSegmenter.objects`.
+
 Weights load once, in the constructor, from what `SegmentationConfig` names; nothing here has a default checkpoint.
 """
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +18,17 @@ from refadgen.errors import RowError
 
 ANY_PRODUCT = "product"
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
+
+
+class FoundObject(NamedTuple):
+    """One thing that Grounding DINO sees."""
+
+    label: str
+    """The query it answers, as it was asked."""
+    score: float
+    """0 to 1."""
+    box: np.ndarray
+    """float32 [left, top, right, bottom] in pixels, inside of the image."""
 
 
 class GroundedSegmenter:
@@ -51,10 +65,7 @@ class GroundedSegmenter:
         Raises: RowError, rejected `product_not_found`.
         """
         text = as_query(category)
-        inputs = self._processor(
-            images=image_u8.copy(), text=text, return_tensors="pt", truncation=True, max_length=self._max_text_len()
-        )
-        inputs = inputs.to(self.device)
+        inputs = self._inputs(image_u8, text)
         outputs = self._detector(**inputs)
         found = self._processor.post_process_grounded_object_detection(
             outputs,
@@ -78,9 +89,37 @@ class GroundedSegmenter:
             )
         return box
 
-    def _max_text_len(self) -> int:
-        text = self._detector.config.text_config
-        return min(self._detector.config.max_text_len, text.max_position_embeddings)
+    @torch.inference_mode()
+    def objects(self, image_u8: np.ndarray, queries: Sequence[str]) -> list[FoundObject]:
+        """All that answers one of `queries`, the highest score first; a box has the query that fits it best.
+
+        image_u8: uint8 HW3, RGB. queries: such as a category, "person" or "hand", all asked at once; those that are
+        beyond the length of the text encoder (some 200 words) are not looked for, so the longest stands last.
+        A box counts by the same thresholds as in `find_box`. Two boxes may show one thing.
+        """
+        inputs = self._inputs(image_u8, " ".join(map(as_query, queries)))
+        outputs = self._detector(**inputs)
+        tokenizer = self._processor.tokenizer
+        special = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
+        places = query_places(
+            inputs["input_ids"][0].tolist(), len(queries), dot=tokenizer.convert_tokens_to_ids("."), special=special
+        )
+        scores, best = query_scores(outputs.logits[0].float().sigmoid().cpu().numpy(), places)
+        height, width = image_u8.shape[:2]
+        center, size = np.split(outputs.pred_boxes[0].float().cpu().numpy() * [width, height, width, height], 2, axis=1)
+        boxes = np.clip(np.hstack([center - size / 2, center + size / 2]), 0, [width, height, width, height])
+        large = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+        counts = large & (scores > self.config.box_threshold) & (scores > self.config.text_threshold)
+        order = [index for index in np.argsort(-scores, kind="stable") if counts[index]]
+        return [FoundObject(queries[best[k]], float(scores[k]), boxes[k].astype(np.float32)) for k in order]
+
+    def _inputs(self, image_u8: np.ndarray, text: str) -> Any:
+        config = self._detector.config
+        max_length = min(config.max_text_len, config.text_config.max_position_embeddings)
+        inputs = self._processor(
+            images=image_u8.copy(), text=text, return_tensors="pt", truncation=True, max_length=max_length
+        )
+        return inputs.to(self.device)
 
 
 def as_query(category: str | None) -> str:
@@ -90,6 +129,27 @@ def as_query(category: str | None) -> str:
     """
     last = (category or "").replace(">", "/").split("/")[-1].replace(".", " ")
     return (" ".join(last.lower().split()) or ANY_PRODUCT) + "."
+
+
+def query_places(tokens: Sequence[int], num_queries: int, *, dot: int, special: set[int]) -> list[list[int]]:
+    """Where in a text of several queries, each ended by a dot, the tokens of each query are; none for one cut off."""
+    places: list[list[int]] = [[]]
+    for place, token in enumerate(tokens):
+        if token == dot:
+            places.append([])
+        elif token not in special:
+            places[-1].append(place)
+    return [*places, *([] for _ in range(num_queries))][:num_queries]
+
+
+def query_scores(probability: np.ndarray, places: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each box the score of the query that fits it best, and that query's index, the first of equal ones.
+
+    probability: [N, tokens], of a box belonging to a token. places: of each query its tokens.
+    """
+    of_query = [probability[:, each].max(axis=1) if each else np.zeros(len(probability)) for each in places]
+    scores = np.stack(of_query, axis=1)
+    return scores.max(axis=1), scores.argmax(axis=1)
 
 
 def best_box(scores: np.ndarray, boxes: np.ndarray, labels: list[str], size: tuple[int, int]) -> np.ndarray | None:

@@ -42,11 +42,11 @@ class ProductMasker:
     def __init__(self, config: SegmentationConfig) -> None:
         """Raises: ValueError naming the field of a weights file or device that is not there."""
         self.config = config
-        self._networks = None
+        self.networks = None
         if config.grounding_dino is not None:
             from refadgen.segmentation.networks import GroundedSegmenter  # torch only where it is used
 
-            self._networks = GroundedSegmenter(config)
+            self.networks = GroundedSegmenter(config)
 
     def segment(self, image: Image.Image, category: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
         """The mask of the product in `image` (RGB or RGBA).
@@ -70,16 +70,16 @@ class ProductMasker:
             cut = cut_out(image_u8, self.config.background_tolerance)
             return self._checked(cut.alpha, "plain_background", cut.score)
         except RowError as error:
-            if self._networks is None:
+            if self.networks is None:
                 raise RowError("rejected", error.reason, f"{error.detail}; {CONFIGURE}") from error
-        alpha, score = self._networks.segment(image_u8, category)
+        alpha, score = self.networks.segment(image_u8, category)
         return self._checked(alpha, "sam2", score)
 
     def find(self, image_u8: np.ndarray, category: str | None) -> np.ndarray:
         """What the networks, which must be configured, take for the product: uint8 HW; all 0 where they find none."""
-        assert self._networks is not None
+        assert self.networks is not None
         try:
-            return self._networks.segment(image_u8, category)[0]
+            return self.networks.segment(image_u8, category)[0]
         except RowError:
             return np.zeros(image_u8.shape[:2], np.uint8)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
 from refadgen.segmentation import ProductMasker
-from refadgen.segmentation.networks import GroundedSegmenter, as_query, best_box
+from refadgen.segmentation.networks import GroundedSegmenter, as_query, best_box, query_places, query_scores
 
 SAM2_CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "product", "shoes", "mug", "a", "##s"]
@@ -95,6 +95,85 @@ def test_threshold_of_one_finds_nothing(networks: GroundedSegmenter, monkeypatch
 
 def test_a_category_longer_than_the_text_encoder_is_cut(networks: GroundedSegmenter) -> None:
     assert networks.find_box(IMAGE_U8, "shoes " * 600).shape == (4,)
+
+
+def test_objects_of_random_weights(networks: GroundedSegmenter) -> None:
+    found = networks.objects(IMAGE_U8, ["mug", "Home > Shoes"])
+    assert len(found) > 1
+    assert {each.label for each in found} <= {"mug", "Home > Shoes"}
+    scores = [each.score for each in found]
+    assert scores == sorted(scores, reverse=True)
+    for _, score, box in found:
+        assert 0 < score < 1
+        assert box.dtype == np.float32
+        assert (box >= 0).all()
+        assert (box <= [128, 160, 128, 160]).all()
+        assert (box[2:] - box[:2] >= 1).all()
+    again = networks.objects(IMAGE_U8, ["mug", "Home > Shoes"])
+    assert all(
+        one.score == other.score and (one.box == other.box).all() for one, other in zip(found, again, strict=True)
+    )
+    assert any((each.box == networks.find_box(IMAGE_U8, "mug")).all() for each in networks.objects(IMAGE_U8, ["mug"]))
+
+
+@pytest.mark.parametrize("field", ["box_threshold", "text_threshold"])
+def test_objects_are_above_both_thresholds(
+    networks: GroundedSegmenter, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = networks.objects(IMAGE_U8, ["mug", "shoes"])
+    middle = found[len(found) // 2].score
+    settings = {"box_threshold": 0.0, "text_threshold": 0.0, field: middle}
+    monkeypatch.setattr(networks, "config", SegmentationConfig(**settings))
+    fewer = networks.objects(IMAGE_U8, ["mug", "shoes"])
+    assert [each.score for each in fewer] == [each.score for each in found if each.score > middle]
+    assert fewer
+
+
+def test_an_object_has_the_query_that_its_words_belong_to(
+    networks: GroundedSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    # [CLS] mug . a product . shoes . [SEP]: a box for each of three words, one for a dot, one without an area.
+    logits = torch.full((1, 5, 32), -20.0)
+    for box, (place, logit) in enumerate([(1, 0.0), (4, 2.0), (6, 1.0), (2, 5.0), (1, 3.0)]):
+        logits[0, box, place] = logit
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.25], [0.25, 0.5, 1.0, 0.5], [0.5, 0.5, 1, 1], [0.5, 0.5, 1, 1],
+                           [0.5, 0.5, 0, 1]]])  # fmt: skip
+    output = SimpleNamespace(logits=logits, pred_boxes=boxes)
+    detector = networks._detector
+
+    class Fixed:
+        config = detector.config
+
+        def __call__(self, **inputs: torch.Tensor) -> SimpleNamespace:
+            assert inputs["input_ids"].shape == (1, 9)
+            return output
+
+    monkeypatch.setattr(networks, "_detector", Fixed())
+    monkeypatch.setattr(networks, "config", SegmentationConfig())
+    found = networks.objects(IMAGE_U8, ["Mug", "a product", "shoes"])
+    assert [(each.label, round(each.score, 3), each.box.tolist()) for each in found] == [
+        ("a product", 0.881, [0, 40, 96, 120]),  # 128×160 px; cut at the left
+        ("shoes", 0.731, [0, 0, 128, 160]),
+        ("Mug", 0.5, [32, 60, 96, 100]),
+    ]
+
+
+def test_queries_beyond_the_text_encoder_are_not_looked_for(networks: GroundedSegmenter) -> None:
+    found = networks.objects(IMAGE_U8, ["mug", "shoes " * 600, "product"])
+    assert {each.label for each in found} <= {"mug", "shoes " * 600}
+    assert networks.objects(IMAGE_U8, ["\u200b", "mug"])  # no token at all is no query
+
+
+def test_places_and_scores_of_queries() -> None:
+    tokens = [2, 9, 5, 10, 8, 5, 5, 7, 3, 0]  # [CLS] mug . a ##s . . product [SEP] [PAD]
+    places = query_places(tokens, 5, dot=5, special={0, 2, 3})
+    assert places == [[1], [3, 4], [], [7], []]
+    probability = np.float32([[0.9, 0.1, 0.9, 0.1, 0.4, 0.9, 0.9, 0.3, 0.9, 0], [0, 0.2, 0, 0.1, 0.1, 0, 0, 0.2, 0, 0]])
+    scores, best = query_scores(probability, places)
+    np.testing.assert_allclose(scores, [0.4, 0.2], rtol=1e-6)
+    assert best.tolist() == [1, 0]
 
 
 def test_the_chain_ends_in_sam2(

@@ -94,7 +94,7 @@ def test_scene_without_networks_says_what_to_configure() -> None:
 def test_networks_come_last(weak: bool) -> None:
     masker = _masker(max_area=0.2) if weak else _masker()  # the disk covers 0.23
     stub = StubNetworks((ELSEWHERE * 255).astype(np.uint8))
-    masker._networks = stub
+    masker.networks = stub
     result = masker.segment(_on_white() if weak else _in_scene(), "Shoes")
     assert (result.source, result.score) == ("sam2", 0.9)
     assert stub.categories == ["Shoes"]
@@ -103,14 +103,14 @@ def test_networks_come_last(weak: bool) -> None:
 
 def test_good_plain_mask_does_not_ask_the_networks() -> None:
     masker = _masker()
-    stub = masker._networks = StubNetworks(np.zeros((500, 400), np.uint8))
+    stub = masker.networks = StubNetworks(np.zeros((500, 400), np.uint8))
     masker.segment(_on_white(), None)
     assert stub.categories == []
 
 
 def test_weak_network_mask_is_rejected() -> None:
     masker = _masker()
-    masker._networks = StubNetworks(np.zeros((500, 400), np.uint8))
+    masker.networks = StubNetworks(np.zeros((500, 400), np.uint8))
     with pytest.raises(RowError, match="mask_empty"):
         masker.segment(_in_scene(), None)
 

@@ -1,0 +1,279 @@
+"""Near-duplicates: the two marks of an ad that they are found by, and the exact search among the marks of all ads.
+
+`perceptual_hash` tells shapes apart, `thumbnail` colours: the same bottle in another colour is another product. Both
+take an image; `find_near_duplicates` takes the columns of all ads at once and says which ad keeps which out.
+
+The search is multi-index hashing. The 64 bits of a hash are dealt to k bands. Two hashes that differ in at most d bits
+differ in at most d bands and agree in k − d others, so that with a table for each choice of k − d bands every such pair
+shares a bucket of some table. Nothing is missed, and only members of one bucket are compared; k is chosen so that
+buckets are small.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+Hashes = npt.NDArray[np.uint64]
+Colors = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+CompactIndices = npt.NDArray[np.int32]
+
+_HASH_BITS = 64
+_SMALL_SIDE = 32
+_FLAT = 2.0
+"""In an orthonormal DCT of 32×32: three times what noise of 5 grey levels leaves of a picture of 256×256."""
+_THUMBNAIL_SIDE = 4
+_THUMBNAIL_BYTES = 3 * _THUMBNAIL_SIDE**2
+
+_SLICE = 2**16
+"""Rows handled at once: what is made of them stays in the cache."""
+_TILE = 2**17
+"""Pairs of a large bucket compared at once."""
+_CHECKED = 2**14
+"""Pairs whose colours are compared at once."""
+_LARGE = 512
+"""Members of a bucket that is worth tiles of its own."""
+_ROW_COST = 8.0
+"""Of one row in one table, in comparisons of a pair; measured with random hashes."""
+_SAMPLE = 2**17
+"""Hashes by which tables are planned."""
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""2⁶⁴ over the golden ratio: as a factor it carries differences of low bits into the high ones."""
+
+
+def perceptual_hash(image_u8: np.ndarray) -> int:
+    """64 bits, as an unsigned number, few of which change when the picture is encoded again, resized or brightened.
+
+    image_u8: uint8 H×W×3, RGB. A bit says whether one of the 8×8 lowest frequencies of the grey picture, in rows, is
+    above their median. The mean's would always be set; its place takes the next frequency across.
+    """
+    _check_image(image_u8)
+    grey = cv2.cvtColor(image_u8, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    # No blur: on the small picture it is a positive factor per frequency, which moves next to no bit.
+    small = cv2.resize(grey, (_SMALL_SIDE, _SMALL_SIDE), interpolation=cv2.INTER_AREA)
+    frequencies = cv2.dct(small - small.mean())
+    lowest = frequencies[:8, :8].copy()
+    lowest[0, 0] = frequencies[0, 8]
+    # Without the margin the bits of a blank picture would be its noise.
+    return int.from_bytes(np.packbits(lowest > np.median(lowest) + _FLAT).tobytes(), "big")
+
+
+def thumbnail(image_u8: np.ndarray) -> bytes:
+    """Mean colours of 4×4 fields: 48 bytes, field by field in rows. image_u8: uint8 H×W×3, RGB."""
+    _check_image(image_u8)
+    return cv2.resize(image_u8, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).tobytes()
+
+
+def _check_image(image_u8: np.ndarray) -> None:
+    assert image_u8.dtype == np.uint8, image_u8.dtype
+    assert image_u8.shape[2:] == (3,), image_u8.shape
+    assert image_u8.size, image_u8.shape
+
+
+def find_near_duplicates(
+    ids: pa.Array | pa.ChunkedArray,
+    hashes: Hashes,
+    thumbnails: pa.Array | pa.ChunkedArray,
+    *,
+    max_distance: int,
+    max_color_difference: float,
+) -> Indices:
+    """For each row the index of the row that keeps it out, or −1 where it stays.
+
+    A row is out if a row of smaller id is near: if their hashes differ in at most `max_distance` bits (0 to 8) and
+    their thumbnails by at most `max_color_difference` on average (grey levels of 255). Of several such rows the one of
+    the smallest id is named. The order of the rows means nothing.
+
+    Likeness is not handed on. In a chain a–b–c whose ends are not near, b is out for a and c for b; but what is named
+    is always near, and without b, c would stay. Groups that grow along chains end with unlike pictures in one.
+
+    ids: strings, unique, compared by code points; hashes: uint64; thumbnails: binary, 48 bytes each; all of one length
+    and without nulls. Columns of Arrow as they are: ten million Python strings would be a gigabyte.
+    """
+    num = len(ids)
+    assert len(hashes) == len(thumbnails) == num < 2**31, (num, len(hashes), len(thumbnails))
+    assert hashes.dtype == np.uint64, hashes.dtype
+    assert ids.null_count == thumbnails.null_count == 0, (ids.null_count, thumbnails.null_count)
+    assert 0 <= max_distance <= 8, max_distance
+    assert max_color_difference >= 0, max_color_difference
+    colors = _colors(thumbnails)
+    # A row's number from here on is its place among the sorted ids: a smaller number is a smaller id.
+    order = pc.sort_indices(ids).to_numpy().astype(np.int32)
+    first = _first_equals(hashes, colors, order)
+    is_first = first == np.arange(num, dtype=np.int32)
+    searched = np.flatnonzero(is_first).astype(np.int32)
+    search = _Search(hashes, colors, order[searched], max_distance, max_color_difference)
+    search.run()
+    # Equal rows have the same near rows, and each other.
+    nearest = searched[search.nearest[(np.cumsum(is_first, dtype=np.int32) - 1)[first]]]
+    out = np.flatnonzero(nearest != np.arange(num, dtype=np.int32))
+    keepers = np.full(num, -1, np.int64)
+    keepers[order[out]] = order[nearest[out]]
+    return keepers
+
+
+def _colors(thumbnails: pa.Array | pa.ChunkedArray) -> Colors:
+    """N×48. Raises: ArrowInvalid where a thumbnail is not 48 bytes long."""
+    colors = np.empty((len(thumbnails), _THUMBNAIL_BYTES), np.uint8)
+    start = 0
+    for batch in pa.table({"thumbnail": thumbnails}).to_batches(max_chunksize=_SLICE):
+        fixed = batch.column(0).cast(pa.binary(_THUMBNAIL_BYTES))
+        values = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, _THUMBNAIL_BYTES)
+        colors[start : start + len(fixed)] = values[fixed.offset : fixed.offset + len(fixed)]
+        start += len(fixed)
+    return colors
+
+
+def _first_equals(hashes: Hashes, colors: Colors, order: CompactIndices) -> CompactIndices:
+    """For each row, by its number, the first one of the same hash and the same thumbnail.
+
+    Shops share placeholders: a picture that is there a hundred thousand times is searched for once.
+    """
+    words = colors.view(np.uint64)
+    factors = np.cumprod(np.full(words.shape[1], _ODD))
+    marks = hashes[order]
+    for start in range(0, len(marks), _SLICE):
+        marks[start : start + _SLICE] ^= (words[order[start : start + _SLICE]] * factors).sum(axis=1)
+    first = np.arange(len(marks), dtype=np.int32)
+    for rows, starts in _buckets(marks):
+        repeats = np.ones(len(rows), bool)
+        repeats[starts] = False
+        candidates = np.flatnonzero(repeats)
+        for start in range(0, len(candidates), _SLICE):
+            some = candidates[start : start + _SLICE]
+            here, before = order[rows[some]], order[rows[some - 1]]
+            # Unlike rows of the same mark may end a run too soon; equal rows are then both searched for.
+            repeats[some] = (hashes[here] == hashes[before]) & (words[here] == words[before]).all(axis=1)
+        heads = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(rows))))
+        first[rows] = rows[heads]
+    return first
+
+
+def _buckets(values: Hashes) -> Iterator[tuple[Indices, Indices]]:
+    """Indices by equal value, a number of whole buckets at a time: indices, ascending in a bucket; buckets' starts.
+
+    Overwrites `values`. Seldom, a bucket has two values: the low bits of a value give way to its index, so that one
+    sort of plain numbers brings both in order.
+    """
+    bits = np.uint64(max(1, (len(values) - 1).bit_length()))
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    values *= _ODD
+    values &= ~low
+    for start in range(0, len(values), _SLICE):
+        values[start : start + _SLICE] |= np.arange(start, min(start + _SLICE, len(values)), dtype=np.uint64)
+    values.sort()
+    start = 0
+    while start < len(values):
+        last = values[min(start + _SLICE, len(values)) - 1] | low
+        stop = int(np.searchsorted(values, last, side="right"))
+        keys = values[start:stop] >> bits
+        starts = np.append(0, np.flatnonzero(keys[1:] != keys[:-1]) + 1)
+        yield (values[start:stop] & low).astype(np.int64), starts
+        start = stop
+
+
+class _Search:
+    """The search for the smallest near row of each row; a row's number tells how small its id is."""
+
+    def __init__(
+        self, hashes: Hashes, colors: Colors, places: CompactIndices, max_distance: int, max_color_difference: float
+    ) -> None:
+        """places: of each row in `hashes` and `colors`."""
+        self.nearest: CompactIndices = np.arange(len(places), dtype=np.int32)
+        """The smallest near row found so far, at first the row itself: none but still smaller ones are of interest."""
+        self._hashes = hashes[places]
+        self._colors = colors
+        self._places = places
+        self._max_distance = max_distance
+        self._max_sum = _THUMBNAIL_BYTES * max_color_difference
+
+    def run(self) -> None:
+        """Leaves the result in `nearest`."""
+        num_bands = _num_bands(self._hashes, self._max_distance)
+        bands = _bands(num_bands)
+        for agreeing in itertools.combinations(range(num_bands), num_bands - self._max_distance):
+            # A pair is checked in the first table that has it, where all bands left out before the last one differ.
+            differing = [bands[band] for band in range(agreeing[-1]) if band not in agreeing]
+            for rows, starts in _buckets(self._hashes & np.bitwise_or.reduce(bands[list(agreeing)])):
+                sizes = np.diff(starts, append=len(rows))
+                for bucket in np.flatnonzero(sizes >= _LARGE):
+                    self._compare_large(rows[starts[bucket] : starts[bucket] + sizes[bucket]], differing)
+                self._compare_small(rows, starts, sizes, differing)
+
+    def _compare_small(self, rows: Indices, starts: Indices, sizes: Indices, differing: list[np.uint64]) -> None:
+        """All small buckets abreast: each row with the first of its bucket, then with the second, and so on."""
+        hashes, nearest = self._hashes[rows], self.nearest[rows]
+        later = np.flatnonzero(np.repeat(sizes < _LARGE, sizes))
+        earlier = np.repeat(starts, sizes)[later]
+        while True:
+            going_on = rows[earlier] < nearest[later]
+            later, earlier = later[going_on], earlier[going_on]
+            if not len(later):
+                return
+            alike = np.flatnonzero(np.bitwise_count(hashes[later] ^ hashes[earlier]) <= self._max_distance)
+            if len(alike):
+                found = later[alike]
+                self._check(rows[found], rows[earlier[alike]], differing)
+                nearest[found] = self.nearest[rows[found]]
+            earlier += 1
+
+    def _compare_large(self, rows: Indices, differing: list[np.uint64]) -> None:
+        """One bucket: some of its rows, from the smallest up, with all that they can still be the nearest of."""
+        start, width, later = 0, 1, rows
+        while start < len(rows):
+            later = later[self.nearest[later] > rows[start]]
+            if not len(later):
+                return
+            earlier = rows[start : start + width]
+            height = max(1, _TILE // len(earlier))
+            for top in range(0, len(later), height):
+                some = later[top : top + height]
+                differences = self._hashes[some][:, None] ^ self._hashes[earlier]
+                at = np.nonzero(np.bitwise_count(differences) <= self._max_distance)
+                self._check(some[at[0]], earlier[at[1]], differing)
+            start += width
+            # Slow at first: where many are alike, the first few settle most.
+            width = min(2 * width, max(256, _TILE // len(later)))
+
+    def _check(self, later: Indices, earlier: Indices, differing: list[np.uint64]) -> None:
+        """Takes note of pairs of rows with hashes alike, where it is this table that has them and colours are alike."""
+        for start in range(0, len(later), _CHECKED):
+            some, smaller = later[start : start + _CHECKED], earlier[start : start + _CHECKED]
+            wanted = smaller < self.nearest[some]
+            if differing:
+                differences = self._hashes[some] ^ self._hashes[smaller]
+                for band in differing:
+                    wanted &= differences & band != 0
+            some, smaller = some[wanted], smaller[wanted]
+            colors = self._colors.take(self._places[some], axis=0)
+            others = self._colors.take(self._places[smaller], axis=0)
+            apart = (np.maximum(colors, others) - np.minimum(colors, others)).sum(axis=1, dtype=np.uint16)
+            near = apart <= self._max_sum
+            np.minimum.at(self.nearest, some[near], smaller[near].astype(np.int32))
+
+
+def _num_bands(hashes: Hashes, max_distance: int) -> int:
+    """What makes the least work: the more bands, the smaller the buckets and the more tables."""
+    if max_distance == 0:
+        return 1
+    sample = np.unique(hashes[:: 1 + len(hashes) // _SAMPLE])
+    scale = (len(hashes) / max(1, len(sample))) ** 2
+    costs = {}
+    for num_bands in range(max_distance + 1, max_distance + 6):
+        keys = sample & np.bitwise_or.reduce(_bands(num_bands)[max_distance:])
+        sizes = np.unique(keys, return_counts=True)[1]
+        num_pairs = scale * float((sizes * (sizes - 1)).sum()) / 2
+        costs[num_bands] = math.comb(num_bands, max_distance) * (_ROW_COST * len(hashes) + num_pairs)
+    return min(costs, key=costs.__getitem__)
+
+
+def _bands(num_bands: int) -> Hashes:
+    """Their masks. Bits are dealt one by one: neighbours, often alike, come into different bands."""
+    masks = [sum(1 << bit for bit in range(band, _HASH_BITS, num_bands)) for band in range(num_bands)]
+    return np.array(masks, np.uint64)

@@ -1,0 +1,185 @@
+"""The report page of a data set: how many ads are in it, why others are not, with examples, and some triplets.
+
+One file without scripts and outside resources; its pictures are in it.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from PIL import Image
+
+from refadgen.catalog.fetch import ImageFetcher
+from refadgen.catalog.images import decode_image
+from refadgen.config import FetchConfig
+from refadgen.dataset.card import category_counts
+from refadgen.dataset.ledgers import NEAR_DUPLICATE
+from refadgen.dataset.triplets import SPLITS, Triplet, decode
+from refadgen.ledger import Ledger
+from refadgen.storage import Storage
+
+KEY = "report.html"
+SHEET_KEY = "variants.webp"
+_EXAMPLES = 6
+"""Ads shown for each reason."""
+_PRODUCTS = 8
+_HEIGHT_PX = 200
+
+Plans = Callable[[list[int]], dict[int, dict[str, Any]]]
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+table { border-collapse: collapse; } td, th { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line);
+text-align: right; } td:first-child, th:first-child { text-align: left; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; width: 10rem; }
+figure img { max-width: 100%; max-height: 10rem; background: var(--soft); }
+figcaption { font-size: .8rem; overflow-wrap: anywhere; } .scroll { overflow-x: auto; } .scroll img { display: block; }
+.big { display: flex; gap: 2.5rem; } .big b { display: block; font-size: 1.6rem; }
+"""
+
+
+def write_report(
+    storage: Storage, ledger: Ledger, facts: Mapping[str, Any], fetch: FetchConfig, input_uri: str, plans_of: Plans
+) -> None:
+    """Writes report.html and the sheet of variants.
+
+    plans_of: the plans (planning.PLAN_SCHEMA) of rows of the input, for the pictures of rejected ads.
+    """
+    latest = ledger.latest(["row", "ad_id", "category", "status", "reason", "detail", "duplicate_of", "file"])
+    triplets = _some_triplets(storage, latest)
+    if triplets:
+        storage.write(SHEET_KEY, _webp(variants_sheet(triplets)))
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
+        "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
+        "style-src 'unsafe-inline'\">",
+        f"<title>Data set report</title><style>{_STYLE}</style><h1>Data set report</h1>",
+        _overview(facts),
+        _categories(ledger),
+        _products(triplets),
+        _rejections(latest, fetch, input_uri, plans_of),
+    ]
+    storage.write(KEY, "\n".join(parts).encode("utf-8", "backslashreplace"))
+
+
+def _overview(facts: Mapping[str, Any]) -> str:
+    counts = facts["counts"]
+    numbers = "".join(f"<div><b>{counts.get(name, 0):,}</b>{name}</div>" for name in ("done", "rejected", "failed"))
+    return (
+        f"<p>{_text(facts['input'])} → {_text(facts['output'])}, {_text(facts['started_at'])}, "
+        f"{facts['seconds']:g} s, {facts['built']:,} triplets made by this run.</p><div class='big'>{numbers}</div>"
+    )
+
+
+def _categories(ledger: Ledger) -> str:
+    head = [*SPLITS, "product images"]
+    rows = [
+        f"<tr><td>{_text(name)}</td>{''.join(f'<td>{of[each]:,}</td>' for each in head)}</tr>"
+        for name, of in category_counts(ledger).items()
+    ]
+    titles = "".join(f"<th scope='col'>{each}</th>" for each in head)
+    return f"<h2>Categories</h2><table><tr><th scope='col'>category</th>{titles}</tr>{''.join(rows)}</table>"
+
+
+def _products(triplets: list[Triplet]) -> str:
+    if not triplets:
+        return ""
+    parts = ["<h2>Some triplets</h2><p>The ad, then its product images.</p>"]
+    for triplet in triplets:
+        kinds = ", ".join(each.kind for each in triplet.variants)
+        parts.append(
+            f"<h3>{_text(triplet.captions[0])}</h3><div class='scroll'>"
+            f"<img alt='The ad and its product images: {_text(kinds)}' src='{_data(_webp(_strip(triplet)))}'></div>"
+        )
+    return "".join(parts)
+
+
+def _rejections(latest: Any, fetch: FetchConfig, input_uri: str, plans_of: Plans) -> str:
+    trouble = latest.filter(pc.not_equal(latest["status"], "done")).sort_by("row")
+    if not len(trouble):
+        return "<h2>Rejected</h2><p>None.</p>"
+    of_reason: dict[str, list[dict[str, Any]]] = {}
+    totals: dict[str, int] = {}
+    for count in pc.value_counts(trouble["reason"]).to_pylist():
+        rows = trouble.filter(pc.equal(trouble["reason"], count["values"]))
+        of_reason[count["values"]], totals[count["values"]] = rows.slice(0, _EXAMPLES).to_pylist(), count["counts"]
+    shown = [row["row"] for rows in of_reason.values() for row in rows]
+    pictures = _pictures(plans_of(shown), fetch, input_uri)
+    parts = ["<h2>Not in the data set</h2>"]
+    for reason in sorted(totals, key=lambda name: -totals[name]):
+        figures = "".join(_figure(row, pictures.get(row["row"])) for row in of_reason[reason])
+        parts.append(f"<h3>{_text(reason)}: {totals[reason]:,}</h3><div class='row'>{figures}</div>")
+    return "".join(parts)
+
+
+def _figure(row: Mapping[str, Any], picture: bytes | None) -> str:
+    image = f"<img alt='' src='{_data(picture)}'>" if picture else ""
+    detail = f"as {row['duplicate_of']}" if row["reason"] == NEAR_DUPLICATE else row["detail"] or ""
+    return f"<figure>{image}<figcaption><b>{_text(row['ad_id'] or '')}</b><br>{_text(detail)}</figcaption></figure>"
+
+
+def _pictures(plans: Mapping[int, Mapping[str, Any]], fetch: FetchConfig, input_uri: str) -> dict[int, bytes]:
+    """Small pictures of ads that can be read."""
+    fetcher = ImageFetcher(fetch, input_uri)
+    pictures = {}
+    for row, plan in plans.items():
+        if plan["error"]:
+            continue
+        try:
+            image = decode_image(fetcher.fetch(plan["image"] or plan["image_bytes"]), fetch).convert("RGB")
+        except Exception:  # whatever made it unreadable stands beside it
+            continue
+        image.thumbnail((160, 160))
+        pictures[row] = _webp(np.asarray(image))
+    return pictures
+
+
+def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
+    """The first products of the data set, of different categories as far as they go."""
+    done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row").to_pylist()
+    first = {row["category"]: row for row in reversed(done)}
+    chosen = [*first.values(), *(row for row in done if row is not first[row["category"]])][:_PRODUCTS]
+    triplets = []
+    for row in chosen:
+        with storage.arrow().open_input_file(storage.path(row["file"])) as handle:
+            table = pq.read_table(handle, filters=[("row_id", "==", row["row_id"])])
+        triplets += [decode(each) for each in table.to_pylist()]
+    return triplets
+
+
+def variants_sheet(triplets: list[Triplet]) -> np.ndarray:
+    """The ad and the product images of each triplet, one below the other, uint8 H×W×3."""
+    strips = [_strip(triplet) for triplet in triplets]
+    width = max(strip.shape[1] for strip in strips)
+    padded = [np.pad(s, ((0, 4), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]
+    return np.concatenate(padded)
+
+
+def _strip(triplet: Triplet) -> np.ndarray:
+    pictures = [triplet.ad_image, *(variant.image for variant in triplet.variants)]
+    height, width = triplet.ad_image.shape[:2]
+    size = (max(1, round(width * _HEIGHT_PX / height)), _HEIGHT_PX)
+    interpolation = cv2.INTER_AREA if height > _HEIGHT_PX else cv2.INTER_CUBIC
+    return np.concatenate([cv2.resize(each, size, interpolation=interpolation) for each in pictures], axis=1)
+
+
+def _webp(pixels: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "WEBP", quality=85)
+    return sink.getvalue()
+
+
+def _data(webp: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
+
+
+def _text(text: str) -> str:
+    return html.escape(text[:300], quote=True)

@@ -1,0 +1,44 @@
+"""The product images of a triplet, by plan: its own, degraded ones, degraded novel views (dual augmentation)."""
+
+from typing import TYPE_CHECKING, Any
+
+from refadgen.config import DatasetConfig
+from refadgen.dataset.degradation import degrade, row_rng
+from refadgen.dataset.triplets import Variant
+
+if TYPE_CHECKING:
+    from refadgen.dataset.multi_view import NovelViews
+
+
+class VariantMaker:
+    """Makes the variants of `triplet.variants`. One row's depend on its id and the seed alone."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self._config = config
+        self._views: NovelViews | None = None
+        if "novel_view" in config.triplet.variants:
+            from refadgen.dataset import multi_view  # torch only where it is used
+
+            self._views = multi_view.NovelViews(config.multi_view)
+
+    def make(self, original: Variant, row_id: str) -> tuple[list[Variant], list[dict[str, Any]]]:
+        """The variants in the plan's order, and of each novel view its angles and measures.
+
+        A view that passes no triage becomes a `degraded` one.
+        """
+        variants, views = [original], []
+        for number, kind in enumerate(self._config.triplet.variants[1:], start=1):
+            rng = row_rng(self._config.triplet.seed, row_id, str(number))
+            image, mask = original.image, original.mask
+            if kind == "novel_view":
+                assert self._views is not None
+                view = self._views.draw(image, mask, rng)
+                if view is None:
+                    kind = "degraded"
+                else:
+                    image, mask = view.image, view.mask
+                views.append({"variant": number} | ({"failed": True} if view is None else view.facts()))
+            if kind != "original":
+                image, mask = degrade(image, mask, rng, self._config.degradation)
+            variants.append(Variant(kind, image, mask))
+        return variants, views

@@ -1,0 +1,63 @@
+"""After `sweep`, the data files hold just what the ledger says is done."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refadgen.dataset.files import sweep
+from refadgen.dataset.ledgers import dataset_ledger
+from refadgen.ledger import now
+from refadgen.storage import Storage
+
+
+def row_id(number: int) -> str:
+    return f"{number:032x}"
+
+
+def write(folder: Path, key: str, numbers: list[int]) -> None:
+    file = folder / key
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"row_id": [row_id(n) for n in numbers], "captions": [["a"]] * len(numbers)}), file)
+
+
+def record(folder: Path, key: str, numbers: list[int], status: str = "done") -> None:
+    rows = [
+        {
+            "row_id": row_id(n),
+            "recorded_at": now(),
+            "status": status,
+            "reason": "",
+            "file": key if status == "done" else "",
+        }
+        for n in numbers
+    ]
+    dataset_ledger(Storage(str(folder))).append(rows)
+
+
+def ids_in(folder: Path) -> dict[str, list[str]]:
+    return {
+        str(file.relative_to(folder)): pq.read_table(file)["row_id"].to_pylist()
+        for file in sorted((folder / "data").rglob("*.parquet"))
+    }
+
+
+def test_files_and_rows_that_the_ledger_does_not_know_go(tmp_path: Path) -> None:
+    a, b, c = "data/train/a.parquet", "data/train/b.parquet", "data/test/c.parquet"
+    write(tmp_path, a, [1, 2, 3])  # whole
+    write(tmp_path, b, [4, 5])  # written, then the run was killed; 4 was made again in c
+    write(tmp_path, c, [4, 6, 7])  # 7 had a near-duplicate of smaller id later
+    record(tmp_path, a, [1, 2, 3])
+    record(tmp_path, c, [4, 6, 7])
+    record(tmp_path, "", [7], status="rejected")
+    storage = Storage(str(tmp_path))
+    stamp = (tmp_path / a).stat().st_mtime_ns
+    assert sweep(storage, dataset_ledger(storage)) == 3
+    assert ids_in(tmp_path) == {a: [row_id(n) for n in (1, 2, 3)], c: [row_id(4), row_id(6)]}
+    assert (tmp_path / a).stat().st_mtime_ns == stamp
+    assert sweep(storage, dataset_ledger(storage)) == 0
+
+
+def test_an_empty_output_is_clean(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert sweep(storage, dataset_ledger(storage)) == 0

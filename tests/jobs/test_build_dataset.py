@@ -1,0 +1,205 @@
+"""The dataset job on a real local Ray: what becomes of each ad, what a crash costs, and what training takes of it."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import ad_pictures
+import cv2
+import dataset_runs
+import job_runs
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from refadgen.dataset.triplets import decode, scan
+
+pytestmark = pytest.mark.slow
+GOOD = 14
+
+
+def copies() -> list[dict]:
+    """Ad 3 encoded again, and made smaller and brighter; their ids come after and before it."""
+    picture, mask = ad_pictures.ad(3)
+    brighter = np.clip(picture * 1.04 + 2, 0, 255).astype(np.uint8)
+    small, small_mask = (cv2.resize(each, (72, 96), interpolation=cv2.INTER_AREA) for each in (brighter, mask))
+    return [
+        ad_pictures.row(3, id="ad-990", image=ad_pictures.encoded(picture, "JPEG", quality=60)),
+        ad_pictures.row(
+            3,
+            id="ad-0025",
+            image=ad_pictures.encoded(small),
+            mask=ad_pictures.encoded(np.where(small_mask > 127, 255, 0).astype(np.uint8)),
+        ),
+    ]
+
+
+def bad_rows() -> dict[str, dict]:
+    """Rows that are no ads to learn from, by the reason that each must have."""
+    picture, mask = ad_pictures.ad(50)
+    wide, wide_mask = ad_pictures.ad(51, width=640, height=96)
+    return {
+        "empty_sku": ad_pictures.row(60, id=""),
+        "missing_image": ad_pictures.row(61, image=None),
+        "not_an_image": ad_pictures.row(62, image=b"no picture"),
+        "truncated_image": ad_pictures.row(63, image=ad_pictures.encoded(picture)[:-200]),
+        "low_resolution": ad_pictures.row(
+            64, image=ad_pictures.encoded(picture[:50, :60]), mask=ad_pictures.encoded(mask[:50, :60])
+        ),
+        "extreme_shape": ad_pictures.row(65, image=ad_pictures.encoded(wide), mask=ad_pictures.encoded(wide_mask)),
+        "mask_size_mismatch": ad_pictures.row(66, mask=ad_pictures.encoded(mask[:60])),
+        "empty_mask": ad_pictures.row(67, mask=ad_pictures.encoded(np.zeros_like(mask))),
+        "no_plain_background": ad_pictures.row(68, mask=None),
+        "duplicate_sku": ad_pictures.row(69, id="ad-000"),
+        "mask_in_pieces": ad_pictures.row(70, mask=ad_pictures.encoded(five_products())),
+    }
+
+
+def five_products() -> np.ndarray:
+    mask = np.zeros((128, 96), np.uint8)
+    for number in range(12):
+        mask[8 + 10 * number : 14 + 10 * number, 20:70] = 255
+    return mask
+
+
+@pytest.fixture(scope="module")
+def ads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [ad_pictures.row(number) for number in range(GOOD)]
+    rows[1]["captions"] = ["a mug of our own on a shelf", " ", "a mug " + "very " * 2000 + "far away"]
+    rows[4]["group"] = rows[5]["group"] = "one-product"
+    rows += copies()
+    rows += bad_rows().values()
+    return ad_pictures.write(tmp_path_factory.mktemp("ads") / "ads.parquet", rows)
+
+
+@pytest.fixture(scope="module")
+def whole(ads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of one uninterrupted run."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    finished = dataset_runs.run(ads, output)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert f"done {GOOD}," in finished.stdout, finished.stdout
+    return output
+
+
+def test_every_ad_has_a_ledger_row_that_says_what_became_of_it(ads: Path, whole: Path) -> None:
+    rows = dataset_runs.latest(whole)
+    assert len(rows) == pq.ParquetFile(ads).metadata.num_rows
+    assert dataset_runs.num_ledger_rows(whole) == len(rows)
+    by_row = {row["row"]: row for row in rows.values()}
+    assert [by_row[number]["reason"] for number in range(2)] == ["", ""]
+    for number, reason in enumerate(bad_rows(), start=GOOD + 2):
+        found = by_row[number]
+        assert (found["status"], found["reason"]) == ("rejected", reason), found["detail"]
+        assert found["detail"]
+    counts = dataset_runs.facts(whole)["counts"]
+    assert counts == {"done": GOOD, "rejected": len(bad_rows()) + 2}
+
+
+def test_of_near_duplicates_the_smallest_id_stays(whole: Path) -> None:
+    by_id = {row["ad_id"]: row for row in dataset_runs.latest(whole).values()}
+    assert by_id["ad-0025"]["status"] == "done"
+    for name in ("ad-003", "ad-990"):
+        assert by_id[name]["reason"] == "near_duplicate"
+        assert by_id[name]["duplicate_of"] == "ad-0025"
+
+
+def test_the_triplets_are_whole(whole: Path) -> None:
+    rows, found = dataset_runs.latest(whole), dataset_runs.triplets(whole)
+    assert set(found) == {key for key, row in rows.items() if row["status"] == "done"}
+    for key, row in found.items():
+        triplet = decode(row)
+        assert [each.kind for each in triplet.variants][:2] == ["original", "degraded"]
+        assert len(triplet.variants) == 5
+        original = triplet.variants[0]
+        inside = original.mask > 127
+        assert (original.image[inside] == triplet.ad_image[inside]).all()
+        for variant in triplet.variants:
+            assert (variant.image[variant.mask == 0] == 255).all()
+        assert rows[key]["captions"] == triplet.captions
+        assert rows[key]["split"] == triplet.split
+    own = next(row for row in found.values() if "ad-001" in row["facts"])
+    assert own["captions"][0] == "a mug of our own on a shelf"
+    assert max(map(len, own["captions"])) < 400
+    together = {row["split"] for row in found.values() if row["product_id"] == "one-product"}
+    assert len(together) == 1
+    assert scan(str(whole / "data")).num_rows == GOOD
+
+
+def test_the_report_and_the_card_tell_of_it(whole: Path) -> None:
+    page, card = (whole / "report.html").read_text(), (whole / "README.md").read_text()
+    for reason in ("near_duplicate", "low_resolution", "no_plain_background"):
+        assert reason in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "| Sneaker |" in card
+    assert (whole / "variants.webp").exists()
+
+
+def test_the_same_command_again_does_nothing(ads: Path, whole: Path) -> None:
+    before, files = dataset_runs.num_ledger_rows(whole), sorted((whole / "data").rglob("*.parquet"))
+    stamps = [file.stat().st_mtime_ns for file in files]
+    again = dataset_runs.run(ads, whole)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "0 triplets made" in again.stdout
+    assert dataset_runs.num_ledger_rows(whole) == before
+    assert [file.stat().st_mtime_ns for file in files] == stamps
+
+
+def test_other_settings_need_another_output(ads: Path, whole: Path) -> None:
+    other = dataset_runs.run(ads, whole, "triplet.seed=1")
+    assert other.returncode == 2
+    assert "triplet.seed=0, now it is 1" in other.stderr
+
+
+def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(ads: Path, whole: Path, tmp_path: Path) -> None:
+    rows = pq.read_table(ads).to_pylist()
+    random.Random(0).shuffle(rows)
+    first, second = (index for index, row in enumerate(rows) if row["id"] == "ad-000")
+    if rows[first]["image"] != ad_pictures.row(0)["image"]:  # of two rows of one id the first counts
+        rows[first], rows[second] = rows[second], rows[first]
+    shuffled = ad_pictures.write(tmp_path / "ads.parquet", rows, row_group_size=5)
+    output = tmp_path / "out"
+
+    def kill_when(folder: str, num: int) -> None:
+        process = dataset_runs.start(shuffled, output)
+        job_runs.wait_until(lambda: len(list((output / folder).rglob("*.parquet"))) >= num, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+    kill_when("screening", 1)
+    kill_when("data", 1)
+    finished = dataset_runs.run(shuffled, output)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    usable = {
+        key for key, row in dataset_runs.settled(whole).items() if row["reason"] not in ("empty_sku", "duplicate_sku")
+    }
+    assert dataset_runs.triplets(output) == dataset_runs.triplets(whole)
+
+    def comparable(folder: Path) -> dict[str, dict]:
+        kept = {key: row for key, row in dataset_runs.settled(folder).items() if key in usable}
+        return {key: {**row, "row": None, "detail": row["detail"].partition(": ")[2]} for key, row in kept.items()}
+
+    assert comparable(output) == comparable(whole)
+
+
+def test_training_takes_the_result(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(whole / "data", copy)
+    train = [
+        sys.executable,
+        "jobs/train.py",
+        "--config",
+        "debug",
+        "--data",
+        str(copy),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    finished = subprocess.run(train, capture_output=True, text=True, timeout=500, cwd=dataset_runs.PROJECT, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert (tmp_path / "run" / "model" / "model_index.json").exists()
