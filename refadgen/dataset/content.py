@@ -26,6 +26,13 @@ ONE_THING = (0.5, 0.9)
 """Two boxes show one thing above this IoU, or with this share of the smaller one inside of the larger."""
 
 
+MIN_LETTERS = 2
+"""Letters and digits of a piece of text: a single one may be a round thing read as "●" or "O"."""
+
+GAP = 0.04
+"""Width of a gap in a product that is part of it when text is looked for; as a share of the picture's longer side."""
+
+
 class ObjectFinder(Protocol):
     """What `refadgen.segmentation.networks.GroundedSegmenter` is here."""
 
@@ -108,8 +115,9 @@ class TextFinder:
     def find(self, image_u8: np.ndarray, mask: np.ndarray | None = None) -> TextFinding:
         """Text outside of the product.
 
-        image_u8: uint8 H×W×3, RGB. mask: uint8 H×W, above 127 on the product, whose own print does not count: pieces of
-        text of which half or more lies on it, and of others what lies on it. None: all text counts.
+        image_u8: uint8 H×W×3, RGB. mask: uint8 H×W, above 127 on the product, whose own print does not count: pieces
+        of text of which half or more lies on it or in its narrow gaps, and of others what lies there. None: all text
+        counts. A single letter never does.
         """
         found: Any = self._reader(np.ascontiguousarray(image_u8[..., ::-1]))
         pieces = [] if found.boxes is None else list(zip(found.boxes, found.txts, strict=True))
@@ -133,7 +141,8 @@ def text_outside(
 
     pieces: corners, float 4×2, x and y in pixels, and words. size: height and width.
     """
-    outside = np.ones(size, bool) if mask is None else mask <= 127
+    pieces = [(corners, said) for corners, said in pieces if sum(map(str.isalnum, said)) >= MIN_LETTERS]
+    outside = np.ones(size, bool) if mask is None else ~_without_gaps(mask)
     text = np.zeros(size, bool)
     largest, words = 0, ""
     for corners, said in pieces:
@@ -147,6 +156,13 @@ def text_outside(
         if count > largest:
             largest, words = count, " ".join(said.split())
     return TextFinding(area=float(text.mean()), words=words if len(words) <= 60 else f"{words[:59]}…")
+
+
+def _without_gaps(mask: np.ndarray) -> np.ndarray:
+    """Bool H×W: the product with its narrow gaps, between the tines of a fork that reads "LLL"."""
+    side = round(GAP * max(mask.shape))
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side | 1, side | 1))
+    return cv2.morphologyEx((mask > 127).astype(np.uint8), cv2.MORPH_CLOSE, disk) > 0
 
 
 class UnsafeClassifier:

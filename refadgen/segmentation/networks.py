@@ -100,10 +100,9 @@ class GroundedSegmenter:
         inputs = self._inputs(image_u8, " ".join(map(as_query, queries)))
         outputs = self._detector(**inputs)
         tokenizer = self._processor.tokenizer
-        special = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id}
-        places = query_places(
-            inputs["input_ids"][0].tolist(), len(queries), dot=tokenizer.convert_tokens_to_ids("."), special=special
-        )
+        dot, special = tokenizer.convert_tokens_to_ids("."), {tokenizer.cls_token_id, tokenizer.sep_token_id}
+        assert dot != tokenizer.unk_token_id
+        places = query_places(inputs["input_ids"][0].tolist(), len(queries), dot=dot, special=special)
         scores, best = query_scores(outputs.logits[0].float().sigmoid().cpu().numpy(), places)
         height, width = image_u8.shape[:2]
         center, size = np.split(outputs.pred_boxes[0].float().cpu().numpy() * [width, height, width, height], 2, axis=1)

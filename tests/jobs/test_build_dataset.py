@@ -11,6 +11,7 @@ from pathlib import Path
 import ad_pictures
 import cv2
 import dataset_runs
+import datasets
 import job_runs
 import numpy as np
 import pyarrow.parquet as pq
@@ -138,6 +139,15 @@ def test_the_report_and_the_card_tell_of_it(whole: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
     assert "| Sneaker |" in card
     assert (whole / "variants.webp").exists()
+
+
+def test_datasets_loads_it(whole: Path, tmp_path: Path) -> None:
+    files = {split: str(whole / "data" / split / "*.parquet") for split in ("train", "test")}
+    loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path))
+    assert sum(len(split) for split in loaded.values()) == GOOD
+    by_card = datasets.load_dataset(str(whole), cache_dir=str(tmp_path / "card"))
+    assert {name: len(split) for name, split in by_card.items()} == {name: len(s) for name, s in loaded.items()}
+    assert loaded["train"][0]["variants"][0]["kind"] == "original"
 
 
 def test_the_same_command_again_does_nothing(ads: Path, whole: Path) -> None:

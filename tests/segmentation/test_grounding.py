@@ -32,7 +32,6 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
     folder = tmp_path_factory.mktemp("grounding_dino")
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
     torch.manual_seed(0)
     config = GroundingDinoConfig(
         backbone_config=SwinConfig(
@@ -48,7 +47,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
     GroundingDinoForObjectDetection(config).save_pretrained(folder)
     size = {"shortest_edge": 96, "longest_edge": 128}
     processor = GroundingDinoProcessor(
-        GroundingDinoImageProcessor(size=size), BertTokenizerFast(vocab_file=str(folder / "vocab.txt"))
+        GroundingDinoImageProcessor(size=size), BertTokenizerFast(vocab={word: k for k, word in enumerate(WORDS)})
     )
     processor.save_pretrained(folder)
     return str(folder)
