@@ -113,7 +113,6 @@ class DatasetJob:
         try:
             theirs = json.loads(self._storage.read("dataset.json"))
         except FileNotFoundError:
-            self._storage.write("dataset.json", json.dumps(mine, indent=2).encode())
             return
         except ValueError as error:
             raise ValueError(f"{self._storage.uri_of('dataset.json')}: is damaged: {error}") from error
@@ -192,6 +191,7 @@ class DatasetJob:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         }
         self._write_facts(facts)
+        self._storage.write("dataset.json", json.dumps(triplet_settings(self._config), indent=2).encode())
         self._screening.compact()
         self._ledger.compact()
         keys = self._input_keys()

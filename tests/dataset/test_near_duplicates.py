@@ -350,6 +350,26 @@ def test_a_hundred_thousand_equal_rows(max_distance: int) -> None:
     assert (np.delete(keepers, first) == first).all()
 
 
+def test_equal_rows_are_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+
+    class Counted(near_duplicates._Search):
+        def run(self) -> None:
+            searched.append(len(self.nearest))
+            super().run()
+
+    monkeypatch.setattr(near_duplicates, "_Search", Counted)
+    colors = np.array([[10] * 48, [20] * 48], np.uint8)
+    keepers = _find(
+        [f"{number:03d}" for number in range(600)],
+        np.repeat(np.array([7, 2**63 + 7, 7], np.uint64), 200),
+        np.concatenate([colors[[0]].repeat(400, axis=0), colors[[1]].repeat(200, axis=0)]),
+        0,
+    )
+    assert keepers.tolist() == [-1] + [0] * 199 + [-1] + [200] * 199 + [0] * 200
+    assert searched == [3]
+
+
 def test_many_blank_pictures_of_some_colours() -> None:
     # 3·10⁸ pairs of one hash, hardly any of one thumbnail: pairs that decide nothing must not be looked at.
     num, colors = 25_000, np.array([40, 90, 140, 190, 240], np.uint8)

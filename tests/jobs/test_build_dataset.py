@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from refadgen.config import DatasetConfig, load_config
+from refadgen.dataset.job import DatasetJob
 from refadgen.dataset.triplets import decode, scan
 
 pytestmark = pytest.mark.slow
@@ -161,9 +163,47 @@ def test_the_same_command_again_does_nothing(ads: Path, whole: Path) -> None:
 
 
 def test_other_settings_need_another_output(ads: Path, whole: Path) -> None:
-    other = dataset_runs.run(ads, whole, "triplet.seed=1")
-    assert other.returncode == 2
-    assert "triplet.seed=0, now it is 1" in other.stderr
+    other = load_config(DatasetConfig, None, [*dataset_runs.SMALL, "triplet.seed=1", "triplet.rows_per_file=8"])
+    with pytest.raises(ValueError, match=r"triplet\.seed=0, now it is 1"):
+        DatasetJob(other, str(ads), str(whole))
+    same = load_config(DatasetConfig, None, [*dataset_runs.SMALL, "triplet.rows_per_file=8", "caption.batch_size=1"])
+    DatasetJob(same, str(ads), str(whole))  # how the work is done may change
+
+
+def test_an_empty_input_is_done_at_once_and_a_dry_run_makes_nothing(tmp_path: Path) -> None:
+    empty = ad_pictures.write(tmp_path / "ads.parquet", [])
+    dry = dataset_runs.run(empty, tmp_path / "dry", "--dry-run")
+    assert dry.returncode == 0, dry.stderr[-3000:]
+    assert "to screen: 0" in dry.stdout
+    assert not list((tmp_path / "dry").rglob("*.parquet"))
+    assert not (tmp_path / "dry" / "dataset.json").exists()
+    finished = dataset_runs.run(empty, tmp_path / "out")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert "done 0, failed 0, rejected 0" in finished.stdout
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--limit", "0"), "--limit 0"),
+        (("filter.min_side_px=1",), "filter.min_side_px=1"),
+        (
+            ("segmentation.grounding_dino=nowhere", "segmentation.sam2_checkpoint=nowhere.pt"),
+            "segmentation.sam2_checkpoint",
+        ),
+        (("triplet.variants=[novel_view]",), "`original` first"),
+        (("degradation.noise=[5, 1]",), "degradation.noise"),
+    ],
+)
+def test_a_wrong_setting_stops_the_job_before_it_starts(
+    words: tuple[str, ...], what: str, ads: Path, tmp_path: Path
+) -> None:
+    stopped = dataset_runs.run(ads, tmp_path / "out", *words)
+    assert stopped.returncode == 2
+    assert what in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(ads: Path, whole: Path, tmp_path: Path) -> None:
