@@ -237,6 +237,7 @@ def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(ads: Path,
     assert comparable(output) == comparable(whole)
 
 
+@pytest.mark.long
 def test_training_takes_the_result(whole: Path, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(whole / "data", copy)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import job_runs
@@ -69,7 +70,6 @@ def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: 
     before = job_runs.latest(tmp_path / "out")
     first, second = table["image"].to_pylist()
     (tmp_path / second).write_bytes((tmp_path / first).read_bytes())
-    assert "skipped 4" in run()  # an address is all that an image_id knows
     assert "done 2, failed 0, rejected 0, skipped 2" in run("--check-inputs")
     after = job_runs.latest(tmp_path / "out")
     assert after.keys() == before.keys()
@@ -125,19 +125,16 @@ def test_order_company_and_number_of_actors_do_not_change_a_byte(
     pq.write_table(table.slice(4, 1), folder / "alone.parquet")
     expected = job_runs.images(whole_run)
     roots = f"fetch.file_roots=[{job_runs.CATALOG.parent}]"
-    shuffled = job_runs.run(
-        folder / "shuffled.parquet",
-        tmp_path / "out-shuffled",
-        random_model,
-        *job_runs.QUICK,
-        roots,
-        "stages.generate.num_actors=3",
-        "stages.generate.num_cpus=0.5",
-    )
-    assert shuffled.returncode == 0, shuffled.stderr[-3000:]
+    three = ("stages.generate.num_actors=3", "stages.generate.num_cpus=0.5")
+    words = (random_model, *job_runs.QUICK, roots)
+    with ThreadPoolExecutor(2) as both:
+        runs = [
+            both.submit(job_runs.run, folder / "shuffled.parquet", tmp_path / "out-shuffled", *words, *three),
+            both.submit(job_runs.run, folder / "alone.parquet", tmp_path / "out-alone", *words),
+        ]
+        for finished in (each.result() for each in runs):
+            assert finished.returncode == 0, finished.stderr[-3000:]
     assert job_runs.images(tmp_path / "out-shuffled") == expected
-    alone = job_runs.run(folder / "alone.parquet", tmp_path / "out-alone", random_model, *job_runs.QUICK, roots)
-    assert alone.returncode == 0, alone.stderr[-3000:]
     found = job_runs.images(tmp_path / "out-alone")
     assert len(found) == 2
     assert found.items() <= expected.items()

@@ -82,6 +82,7 @@ def test_killed_and_resumed_on_s3_it_gives_the_bytes_of_the_disk(
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_training_on_s3_killed_and_resumed(
     s3_environment: dict[str, str], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
