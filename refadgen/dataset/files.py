@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from refadgen.dataset.triplets import write_rows
 from refadgen.ledger import Ledger
 from refadgen.storage import Storage
 
@@ -34,9 +35,7 @@ def sweep(storage: Storage, ledger: Ledger) -> int:
                 table = file.read()
                 kept = table.filter(pc.is_in(table["row_id"], value_set=pa.array(known)))
         if extra and known:
-            sink = pa.BufferOutputStream()
-            pq.write_table(kept, sink, compression="zstd", row_group_size=64)
-            storage.write(key, sink.getvalue().to_pybytes())
+            write_rows(storage, key, kept)
         elif extra:
             storage.delete([key])
         return extra

@@ -25,7 +25,7 @@ from refadgen.dataset import ledgers
 from refadgen.dataset.near_duplicates import perceptual_hash, thumbnail
 from refadgen.dataset.planning import PLAN_SCHEMA
 from refadgen.dataset.triplets import SCHEMA as TRIPLET_SCHEMA
-from refadgen.dataset.triplets import Triplet, encode, original_variant, split_of
+from refadgen.dataset.triplets import Triplet, encode, original_variant, split_of, write_rows
 from refadgen.errors import RowError
 from refadgen.stage_rows import error_json, guarded, to_table
 from refadgen.storage import Storage
@@ -269,7 +269,8 @@ class TripletBuilder:
             name = hashlib.sha256(" ".join(row["row_id"] for row in built).encode()).hexdigest()[:16]
             key = f"data/{split}/triplets-{name}.parquet"
             try:
-                self._write(key, [row["triplet"] for row in built])
+                encoded = pa.Table.from_pylist([row["triplet"] for row in built], schema=TRIPLET_SCHEMA)
+                write_rows(self._storage, key, encoded)
                 facts: dict[str, Any] = {"file": key}
             except Exception as error:  # storage raises many kinds; the triplets can be made and written again
                 detail = f"{type(error).__name__}: {error}"[:300]
@@ -277,12 +278,6 @@ class TripletBuilder:
             for row in built:
                 row |= facts
         return to_table(rows, ledgers.SCHEMA)
-
-    def _write(self, key: str, triplets: list[dict[str, Any]]) -> None:
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pylist(triplets, schema=TRIPLET_SCHEMA)
-        pa.parquet.write_table(table, sink, compression="zstd", row_group_size=64)
-        self._storage.write(key, sink.getvalue().to_pybytes())
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()

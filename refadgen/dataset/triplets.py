@@ -152,7 +152,11 @@ def _size(array: np.ndarray) -> str:
 
 def write_triplets(storage: Storage, key: str, triplets: Iterable[Triplet]) -> None:
     """Writes one parquet file, whole or not at all. Raises: OSError."""
-    table = pa.Table.from_pylist([encode(each) for each in triplets], schema=SCHEMA)
+    write_rows(storage, key, pa.Table.from_pylist([encode(each) for each in triplets], schema=SCHEMA))
+
+
+def write_rows(storage: Storage, key: str, table: pa.Table) -> None:
+    """The same of encoded rows."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd", row_group_size=64)
     storage.write(key, buffer.getvalue().to_pybytes())
