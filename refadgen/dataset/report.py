@@ -145,7 +145,9 @@ def _pictures(plans: Mapping[int, Mapping[str, Any]], fetch: FetchConfig, input_
 def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
     """The first products of the data set, of different categories as far as they go."""
     done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row").to_pylist()
-    first = {row["category"]: row for row in reversed(done)}
+    first: dict[str | None, dict[str, Any]] = {}
+    for row in done:
+        first.setdefault(row["category"], row)
     chosen = [*first.values(), *(row for row in done if row is not first[row["category"]])][:_PRODUCTS]
     triplets = []
     for row in chosen:

@@ -17,8 +17,11 @@ class VariantMaker:
         self._config = config
         self._views: NovelViews | None = None
         if "novel_view" in config.triplet.variants:
+            import torch
+
             from refadgen.dataset import multi_view  # torch only where it is used
 
+            torch.set_num_threads(1)  # sums in another order give other pixels
             self._views = multi_view.NovelViews(config.multi_view)
 
     def make(self, original: Variant, row_id: str) -> tuple[list[Variant], list[dict[str, Any]]]:
@@ -37,7 +40,7 @@ class VariantMaker:
                     kind = "degraded"
                 else:
                     image, mask = view.image, view.mask
-                views.append({"variant": number} | ({"failed": True} if view is None else view.facts()))
+                views.append({"variant": number, **({"failed": True} if view is None else view.facts())})
             if kind != "original":
                 image, mask = degrade(image, mask, rng, self._config.degradation)
             variants.append(Variant(kind, image, mask))

@@ -1,0 +1,247 @@
+"""A product image in, the product turned a little out: depth, Gaussians, a new camera, and what is wrong with the view.
+
+Signs: positive yaw turns the product's front to the right, as `refadgen.studio.camera.View.yaw_deg` does; positive
+pitch raises the camera, which then looks down on the product more. Both are counted from the photograph.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from math import cos, radians, sin
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from refadgen.config import MultiViewConfig
+from refadgen.dataset.multi_view.depth import DepthAnything, DepthModel, InflatedDepth, product_box
+from refadgen.dataset.multi_view.gaussians import SIGMA_PX, Gaussians, Shell, lift, places
+from refadgen.dataset.multi_view.rasterizer import Camera, Splats, choose_backend, project, rasterize
+from refadgen.model.devices import resolve_device
+
+_FINE = 2
+"""Pictures are rasterized at this many times their size, so that a pixel's filter blurs less, and averaged."""
+MAX_STRETCH = 2.0
+"""Times that a Gaussian may be longer in the view than in the photograph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NovelView:
+    """The product as another camera sees it."""
+
+    image: np.ndarray
+    """uint8 H×W×3, white outside of the mask."""
+    mask: np.ndarray
+    """uint8 H×W, 0 or 255: where the rendered alpha is above one half."""
+    yaw_deg: float
+    pitch_deg: float
+    distance: float
+    """Of the camera, as a factor of the photograph's."""
+    holes: float
+    """Empty places inside of the new mask which the photograph does not have, as a share of the mask."""
+    stretch: float
+    """Share of the new mask that shows Gaussians stretched more than MAX_STRETCH times, or on sides the photograph does
+    not show."""
+    num_tries: int = 1
+
+    def facts(self) -> dict[str, float | int]:
+        """Angles and measures, for JSON."""
+        numbers = {name: value for name, value in asdict(self).items() if name not in ("image", "mask")}
+        return {name: round(value, 4) for name, value in numbers.items()}
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """A photograph's product, lifted: what all views of it start from."""
+
+    shell: Shell
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    distance: float
+    """Of the photograph's camera, in pixels."""
+    middle: np.ndarray
+    """float32 [H, W]: of the relief's front and back."""
+
+    @property
+    def center(self) -> tuple[float, float]:
+        left, top, right, bottom = self.box
+        return (left + right) / 2, (top + bottom) / 2
+
+
+class NovelViews:
+    """Renders novel views of products. Holds no state between calls but the depth network."""
+
+    def __init__(self, config: MultiViewConfig, depth: DepthModel | None = None) -> None:
+        """depth: in place of the configured one. Raises: ValueError naming the field of what is not there."""
+        self._config = config
+        self._device = resolve_device(config.device, field="multi_view.device")
+        self._backend = choose_backend(config.rasterizer, self._device)
+        if depth is None:
+            named = config.depth_model
+            depth = InflatedDepth() if named is None else DepthAnything(named, self._device)
+        self._depth = depth
+
+    def draw(self, image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> NovelView | None:
+        """A view from the configured ranges; None where none of `num_tries` passes `max_holes` and `max_stretch`.
+
+        image_u8: uint8 H×W×3; mask: uint8 H×W, 0 or 255, not empty. Each try halves the angles of the one before. The
+        same state of `rng` gives the same bytes, and however many tries it takes, the same numbers are drawn.
+        """
+        config = self._config
+        angles = [rng.uniform(*limits) * rng.choice([-1.0, 1.0]) for limits in (config.yaw_deg, config.pitch_deg)]
+        distance = float(rng.uniform(*config.distance))
+        scene = self._scene(image_u8, mask)
+        for tried in range(config.num_tries):
+            yaw_deg, pitch_deg = (float(angle) / 2**tried for angle in angles)
+            view = self._render(scene, yaw_deg, pitch_deg, distance, tried + 1)
+            if view.holes <= config.max_holes and view.stretch <= config.max_stretch:
+                return view
+        return None
+
+    def render(
+        self, image_u8: np.ndarray, mask: np.ndarray, yaw_deg: float, pitch_deg: float = 0.0, distance: float = 1.0
+    ) -> NovelView:
+        """The view of these angles, in degrees, and of this distance, a factor. Shapes as of `draw`; no triage."""
+        return self._render(self._scene(image_u8, mask), yaw_deg, pitch_deg, distance, 1)
+
+    def _scene(self, image_u8: np.ndarray, mask: np.ndarray) -> _Scene:
+        left, top, right, bottom = product_box(mask)
+        distance = self._config.camera_distance * max(right - left, bottom - top)
+        relief = self._depth.relief(image_u8, mask, distance)
+        shell = lift(image_u8, mask, relief, distance, ((left + right) / 2, (top + bottom) / 2))
+        middle = (relief.front + relief.back) / 2
+        return _Scene(shell.to(self._device), mask, (left, top, right, bottom), distance, middle)
+
+    def _render(self, scene: _Scene, yaw_deg: float, pitch_deg: float, distance: float, num_tries: int) -> NovelView:
+        rotation = turn(yaw_deg, pitch_deg)
+        gaussians, camera = _placed(scene, rotation, distance)
+        picture, alpha = self._rasterize(gaussians, camera)
+        inside = alpha > 0.5
+        # Nothing of the white comes in over the edge: colours are those of the share that is covered.
+        seen = picture / np.maximum(alpha, 0.5)[..., None]
+        image = np.where(inside[..., None], np.clip(np.rint(seen[..., :3] * 255), 0, 255), 255).astype(np.uint8)
+        mask = np.where(inside, 255, 0).astype(np.uint8)
+        return NovelView(
+            image=image,
+            mask=mask,
+            yaw_deg=yaw_deg,
+            pitch_deg=pitch_deg,
+            distance=distance,
+            holes=measure_holes(mask, _turned_background(scene, camera)),
+            stretch=float(seen[inside, 3].mean()) if inside.any() else 1.0,
+            num_tries=num_tries,
+        )
+
+    def _rasterize(self, gaussians: Gaussians, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
+        """Picture float32 [H, W, C], weighted by alpha, and alpha float32 [H, W]."""
+        fine = replace(
+            camera,
+            focal_px=_FINE * camera.focal_px,
+            principal=(_FINE * camera.principal[0], _FINE * camera.principal[1]),
+            width_px=_FINE * camera.width_px,
+            height_px=_FINE * camera.height_px,
+        )
+        with torch.inference_mode():
+            picture, alpha = rasterize(gaussians, fine, self._backend)
+        shape = (camera.height_px, _FINE, camera.width_px, _FINE)
+        return (
+            picture.reshape(*shape, -1).mean(dim=(1, 3)).cpu().numpy(),
+            alpha.reshape(shape).mean(dim=(1, 3)).cpu().numpy(),
+        )
+
+
+def turn(yaw_deg: float, pitch_deg: float) -> np.ndarray:
+    """Rotation [3, 3] of the product in the axes of the camera: about its upright axis, then as the camera rises."""
+    yaw, pitch = radians(yaw_deg), radians(pitch_deg)
+    upright = np.array([[cos(yaw), 0, -sin(yaw)], [0, 1, 0], [sin(yaw), 0, cos(yaw)]])
+    rise = np.array([[1, 0, 0], [0, cos(pitch), -sin(pitch)], [0, sin(pitch), cos(pitch)]])
+    return rise @ upright
+
+
+def _placed(scene: _Scene, rotation: np.ndarray, distance: float) -> tuple[Gaussians, Camera]:
+    """The Gaussians that face the new camera, with a fourth colour of 1 where they are stretched, and the camera.
+
+    Its lens is shifted so that the product keeps its base line and the middle of its box, and stays in the picture; a
+    product that would be larger than the picture is shown as large as that.
+    """
+    own = scene.shell.gaussians
+    height, width = scene.mask.shape
+    camera = Camera(
+        rotation=own.means.new_tensor(rotation.tolist()),
+        translation=own.means.new_tensor([0, 0, distance * scene.distance]),
+        focal_px=scene.distance,
+        principal=(0.0, 0.0),
+        width_px=width,
+        height_px=height,
+    )
+    colors = torch.cat([own.colors, _is_stretched(scene, camera, distance)[:, None]], 1)
+    facing = own.facing(-camera.rotation.T @ camera.translation)
+    gaussians = replace(own, colors=colors).chosen(facing)
+    splats = project(gaussians, camera)
+    # In the photograph a pixel's edge is half a pixel from its centre, and SIGMA_PX one deviation.
+    reach = splats.covariances[:, [0, 2]].sqrt() * (0.5 / SIGMA_PX)
+    low = (splats.centers - reach).min(dim=0).values.tolist()
+    high = (splats.centers + reach).max(dim=0).values.tolist()
+    zoom = min(1.0, width / (high[0] - low[0]), height / (high[1] - low[1]))
+    left, _, right, bottom = scene.box
+    place = ((left + right) / 2 - zoom * (low[0] + high[0]) / 2, bottom - zoom * high[1])
+    size = (width, height)
+    x, y = (min(max(place[i], -zoom * low[i]), size[i] - zoom * high[i]) for i in (0, 1))
+    return gaussians, replace(camera, focal_px=zoom * scene.distance, principal=(x, y))
+
+
+def _is_stretched(scene: _Scene, camera: Camera, distance: float) -> Tensor:
+    """float32 [N]: 1 for Gaussians more than MAX_STRETCH times as long as in the photograph, or not in it."""
+    photographed = replace(
+        camera,
+        rotation=torch.eye(3, device=camera.rotation.device),
+        translation=camera.translation / distance,
+    )
+    before, after = (_lengths(project(scene.shell.gaussians, each)) for each in (photographed, camera))
+    stretched = after * distance > MAX_STRETCH * before
+    stretched[scene.shell.num_front :] = True
+    return stretched.float()
+
+
+def _lengths(splats: Splats) -> Tensor:
+    """Standard deviation [N] along the longer axis."""
+    xx, xy, yy = splats.covariances.unbind(1)
+    return ((xx + yy) / 2 + (((xx - yy) / 2) ** 2 + xy**2).sqrt()).sqrt()
+
+
+def measure_holes(mask: np.ndarray, background: np.ndarray) -> float:
+    """Share of the mask that its holes have, those apart that lie for the better part on the background.
+
+    mask: uint8 [H, W], 0 or 255; background: bool [H, W], what is free in the photograph, as this view would show it.
+    An empty mask is all hole.
+    """
+    if not mask.any():
+        return 1.0
+    _, labels = cv2.connectedComponents(np.pad(255 - mask, 1, constant_values=255), connectivity=4)
+    inner = labels[1:-1, 1:-1]
+    areas = np.bincount(inner.ravel(), minlength=labels.max() + 1)
+    free = np.bincount(inner[background], minlength=labels.max() + 1)
+    torn = free < areas / 2
+    torn[[0, labels[0, 0]]] = False  # the product, and what is around it
+    return float(areas[torn].sum() / np.count_nonzero(mask))
+
+
+def _turned_background(scene: _Scene, camera: Camera) -> np.ndarray:
+    """bool [H, W]: the photograph's background, each pixel as deep as the product next to it, in the new view."""
+    inside = scene.mask > 127
+    height, width = inside.shape
+    if inside.all():
+        return ~inside
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    middle = np.zeros(nearest.max() + 1)
+    middle[nearest[inside]] = scene.middle[inside]
+    rows, columns = np.nonzero(~inside)
+    points = places(rows, columns, middle[nearest[~inside]], scene.distance, scene.center)
+    x, y, z = camera.rotation.cpu().numpy() @ points.T + camera.translation.cpu().numpy()[:, None]
+    columns = np.floor(camera.principal[0] + camera.focal_px * x / z).astype(int)
+    rows = np.floor(camera.principal[1] + camera.focal_px * y / z).astype(int)
+    there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    moved = np.zeros((height, width), np.uint8)
+    moved[rows[there], columns[there]] = 1
+    return cv2.dilate(moved, np.ones((3, 3), np.uint8)) > 0
