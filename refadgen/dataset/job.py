@@ -200,6 +200,8 @@ class DatasetJob:
         open_keys = self._settle(keys, run_id)
         sweep(self._storage, self._ledger)
         built = 0 if self._screen_only else self._build(open_keys, run_id)
+        if built:
+            sweep(self._storage, self._ledger)  # actors of a killed run may have written until after the first one
         counts, reasons = self._counts(keys)
         summary = DatasetSummary(
             done=counts["done"],

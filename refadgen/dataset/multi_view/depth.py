@@ -20,8 +20,8 @@ DEPTH_RATIO = (0.1, 1.0)
 
 _BASE_BAND = 0.15
 _BASE_SHARE = 0.85
-_BASE_NOISE = 0.012
-_PRIOR_RATIO = (0.6, 0.4)
+_BASE_NOISE = 0.008
+_PRIOR_RATIO = (0.6, 0.5)
 _PRIOR_TURN = (0.0, 0.45)
 _UPRIGHT = 2.0
 _SMOOTH = (0.01, 0.05)
@@ -114,7 +114,7 @@ def read_base(inside: np.ndarray, distance: float) -> tuple[float, float]:
     drop = np.sin(np.radians(BASE_PITCH_DEG)) + height / 2 / distance
     terms = np.stack([np.ones(33), drop * half * place, drop * half * np.sqrt(1 - place**2)], axis=1)
     # Least squares with a prior; neighbouring places err together, so six count as one.
-    trust = 1 / 6 / (_BASE_NOISE * size) ** 2
+    trust = 1 / 6 / ((_BASE_NOISE * size) ** 2 + 0.1)  # px²: a step of one pixel has a variance of 1/12
     matrix = trust * terms.T @ terms + np.diag([0, _PRIOR_TURN[1] ** -2, _PRIOR_RATIO[1] ** -2])
     target = trust * terms.T @ line + [0, 0, _PRIOR_RATIO[0] * _PRIOR_RATIO[1] ** -2]
     _, turn, ratio = np.linalg.solve(matrix, target)

@@ -58,9 +58,7 @@ class Gaussians:
 
     def facing(self, eye: Tensor) -> Tensor:
         """bool [N]: those of a shell whose outside is toward a point [3]. The others lie behind these."""
-        # A little beyond the horizon, so that the sides of the shell overlap.
-        toward = torch.nn.functional.normalize(eye - self.means, dim=1)
-        return (toward * self.rotations()[:, :, 2]).sum(1) > -0.1
+        return ((eye - self.means) * self.rotations()[:, :, 2]).sum(1) > 0
 
     def chosen(self, which: Tensor) -> "Gaussians":
         """Those of a mask or an index."""
