@@ -119,7 +119,7 @@ class MultiViewConfig:
     max_holes: float = 0.01
     """Largest share of the new mask that are holes which the photograph does not have."""
     max_stretch: float = 0.1
-    """Largest share of the new mask that shows Gaussians stretched more than twice."""
+    """Largest share of the new mask that shows Gaussians stretched more than twice, or sides not in the photograph."""
     num_tries: int = 4
     """Views drawn before a variant stays a degraded one; each try halves the angles."""
     device: str = "auto"

@@ -140,6 +140,7 @@ def test_order_company_and_number_of_actors_do_not_change_a_byte(
     assert found.items() <= expected.items()
 
 
+@pytest.mark.long
 def test_gpus_are_counted_by_ray(random_model: Path, tmp_path: Path) -> None:
     """A Ray started with pretended GPUs schedules actors by `num_gpus`; asking for more than there are is an error."""
     script = tmp_path / "gpus.py"

@@ -15,8 +15,8 @@ from refadgen.dataset.multi_view.depth import Relief
 
 SIGMA_PX = 0.36
 """Standard deviation of a Gaussian as the photograph's camera sees it: neighbours just close the surface."""
-MAX_SIGMA_PX = 2.0
-"""The longest: where the surface is steeper, a pixel says little about it."""
+MAX_SIGMA = 0.02
+"""The longest, as a share of the product's size: between surfaces that are farther apart there is nothing."""
 OPACITY = 0.999
 _THICKNESS_PX = 0.05
 _RIM_STEP_PX = 1.0
@@ -97,10 +97,11 @@ def lift(image_u8: np.ndarray, mask: np.ndarray, relief: Relief, distance: float
     inside = mask > 127
     rows, columns = np.nonzero(inside)
     colors = clean_edge(image_u8, inside).astype(np.float64) / 255
+    longest = max(MAX_SIGMA * max(np.ptp(rows), np.ptp(columns)), SIGMA_PX)
     parts = []
     for surface, side in ((relief.front, 1), (relief.back, -1)):
         means, across = _surface(surface.astype(np.float64), inside, distance, center)
-        parts.append((means, *_surfels(across, side), colors[rows, columns]))
+        parts.append((means, *_surfels(across, side, longest), colors[rows, columns]))
     parts.append(_rim(relief, inside, distance, center, colors))
     means, rotations, scales, colors = (np.concatenate(each) for each in zip(*parts, strict=True))
     return Shell(
@@ -153,10 +154,10 @@ def _slope(surface: np.ndarray, inside: np.ndarray, axis: int) -> np.ndarray:
     return np.where(known, steps, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
 
 
-def _surfels(across: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Axes [N, 3, 3] and scales [N, 3] of surfels with covariance SIGMA_PX² · across · acrossᵀ, within the limit.
+def _surfels(across: np.ndarray, side: int, longest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Axes [N, 3, 3] and scales [N, 3] of surfels with covariance SIGMA_PX² · across · acrossᵀ.
 
-    side: 1 where the outside is toward the camera, −1 where it is away.
+    side: 1 where the outside is toward the camera, −1 where it is away; longest: limit of the scales, in pixels.
     """
     xx, xy, yy = ((across[:, :, i] * across[:, :, j]).sum(axis=1) for i, j in ((0, 0), (0, 1), (1, 1)))
     angle = 0.5 * np.arctan2(2 * xy, xx - yy)[:, None]
@@ -166,7 +167,7 @@ def _surfels(across: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     long, short = long / lengths[:, :1], short / lengths[:, 1:]
     # Across columns and rows stand right-handed for someone who looks along z: toward the camera turns it round.
     axes = np.stack([-side * long, short, -side * np.cross(long, short)], axis=2)
-    scales = np.minimum(SIGMA_PX * lengths, MAX_SIGMA_PX)
+    scales = np.minimum(SIGMA_PX * lengths, longest)
     return axes, np.concatenate([scales, np.full((len(scales), 1), _THICKNESS_PX)], axis=1)
 
 
