@@ -82,18 +82,7 @@ class AdScreener:
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
         seen = {} if row["error"] else guarded(self._screen, row)
-        problem = row["error"] or seen.get("error", "")
-        return {
-            **row,
-            **seen,
-            "run_id": self._run_id,
-            "image": redact_address(row["image"]) if row["image"] else "",
-            "status": "done",
-            "reason": "",
-            "detail": "",
-            **(json.loads(problem) if problem else {}),
-            "screen_s": time.monotonic() - started,
-        }
+        return ledger_row(row, seen, self._run_id) | {"screen_s": time.monotonic() - started}
 
     def _screen(self, row: dict[str, Any]) -> dict[str, Any]:
         data = self._fetcher.fetch(row["image"] or row["image_bytes"])
@@ -282,18 +271,7 @@ class TripletBuilder:
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
         built = {} if row["error"] else guarded(self._build, row)
-        problem = row["error"] or built.get("error", "")
-        return {
-            **row,
-            **built,
-            "run_id": self._run_id,
-            "image": redact_address(row["image"]) if row["image"] else "",
-            "status": "done",
-            "reason": "",
-            "detail": "",
-            **(json.loads(problem) if problem else {}),
-            "augment_s": time.monotonic() - started,
-        }
+        return ledger_row(row, built, self._run_id) | {"augment_s": time.monotonic() - started}
 
     def _build(self, row: dict[str, Any]) -> dict[str, Any]:
         ad_u8, mask = pixels(row["ad"]), pixels(row["product_mask"])
@@ -316,6 +294,21 @@ class TripletBuilder:
             "variants": ", ".join(each.kind for each in variants),
             "views": json.dumps(views),
         }
+
+
+def ledger_row(row: dict[str, Any], made: dict[str, Any], run_id: str) -> dict[str, Any]:
+    """The ledger's row of a planned ad: done, or what its or the stage's error says. made: what the stage adds."""
+    problem = row["error"] or made.get("error", "")
+    return {
+        **row,
+        **made,
+        "run_id": run_id,
+        "image": redact_address(row["image"]) if row["image"] else "",
+        "status": "done",
+        "reason": "",
+        "detail": "",
+        **(json.loads(problem) if problem else {}),
+    }
 
 
 def as_rgb(image: Image.Image) -> np.ndarray:
