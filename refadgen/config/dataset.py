@@ -162,6 +162,8 @@ class DegradationConfig:
     def __post_init__(self) -> None:
         for name, limit in DEGRADATION_LIMITS.items():
             require_range(f"degradation.{name}", getattr(self, name), 0.0, limit)
+        whole = all(float(value).is_integer() for value in self.jpeg)
+        require(whole, "degradation.jpeg", self.jpeg, "two whole numbers")
 
 
 def require_range(field_name: str, value: tuple[float, float], lowest: float, highest: float) -> None:

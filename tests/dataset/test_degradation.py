@@ -300,6 +300,11 @@ def test_the_limits_are_those_in_the_documentation(name: str, limit: float) -> N
         DegradationConfig(**{name: (0, more)})
 
 
+def test_jpeg_takes_whole_numbers() -> None:
+    with pytest.raises(ValueError, match=r"degradation\.jpeg=\(0\.5, 2\.5\): must be two whole numbers"):
+        DegradationConfig(jpeg=(0.5, 2.5))
+
+
 def test_a_row_has_a_generator_of_its_own() -> None:
     def draw(*arguments: object) -> int:
         return int(row_rng(*arguments).integers(2**63))
