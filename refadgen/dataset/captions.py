@@ -17,6 +17,7 @@ from PIL import Image
 
 from refadgen.config import CaptionConfig
 from refadgen.errors import RowError
+from refadgen.model_folder import require_all_weights
 from refadgen.studio.scenes import ANY_PRODUCT
 
 NUM_CAPTIONS = 4
@@ -133,9 +134,7 @@ def _load_qwen(address: str, dtype: Any) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{field}: cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{field}: {len(missing)} weights are missing, the first is {missing[0]}")
+    require_all_weights(field, report)
     return processor, model
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from refadgen.config import FilterConfig
 from refadgen.errors import RowError
+from refadgen.model_folder import require_all_weights
 
 if TYPE_CHECKING:
     from refadgen.segmentation.networks import FoundObject
@@ -210,9 +211,7 @@ def _load_classifier(address: str) -> tuple[Any, Any]:
         model, report = AutoModelForImageClassification.from_pretrained(address, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{field}: cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{field}: {len(missing)} weights are missing, the first is {missing[0]}")
+    require_all_weights(field, report)
     if model.config.problem_type == "multi_label_classification":
         raise ValueError(f"{field}: has labels that go together; must have one label a picture")
     return processor, model.float()

@@ -15,6 +15,7 @@ import torch
 
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
+from refadgen.model_folder import require_all_weights
 
 ANY_PRODUCT = "product"
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
@@ -193,9 +194,7 @@ def _load_detector(address: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{field}: cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{field}: {len(missing)} weights are missing, the first is {missing[0]}")
+    require_all_weights(field, report)
     return processor, model
 
 

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import torch
 
+from refadgen.model_folder import require_all_weights
+
 BASE_PITCH_DEG = 5.0
 """How far a product photograph's camera looks down, for want of better."""
 MAX_TURN = 0.9
@@ -208,7 +210,5 @@ def _load(address: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{field}: cannot be loaded: {error}") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{field}: {len(missing)} weights are missing, the first is {missing[0]}")
+    require_all_weights(field, report)
     return processor, model
