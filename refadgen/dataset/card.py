@@ -16,11 +16,13 @@ KEY = "README.md"
 def category_counts(ledger: Ledger) -> dict[str, dict[str, int]]:
     """Of each category (`—`: none) its triplets by split and its product images, the largest category first."""
     latest = ledger.latest(["status", "category", "split", "variants"])
-    done = latest.filter(pc.equal(latest["status"], "done")).to_pylist()
-    triplets = Counter((row["category"] or "—", row["split"]) for row in done)
+    done = latest.filter(pc.equal(latest["status"], "done"))
+    triplets: Counter[tuple[str, str]] = Counter()
     images: Counter[str] = Counter()
-    for row in done:
-        images[row["category"] or "—"] += len(row["variants"].split(", "))
+    for group in done.group_by(["category", "split", "variants"]).aggregate([([], "count_all")]).to_pylist():
+        category, count = group["category"] or "—", group["count_all"]
+        triplets[category, group["split"]] += count
+        images[category] += count * len(group["variants"].split(", "))
     names = sorted(images, key=lambda name: (-images[name], name))
     return {
         name: {**{split: triplets[name, split] for split in SPLITS}, "product images": images[name]} for name in names

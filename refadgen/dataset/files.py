@@ -1,9 +1,8 @@
 """The data files of an output, held to what its ledger says: each triplet that is done, and no other."""
 
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -21,20 +20,21 @@ def sweep(storage: Storage, ledger: Ledger) -> int:
     smaller id came in front of.
     """
     latest = ledger.latest(["status", "file"])
-    done = latest.filter(pc.equal(latest["status"], "done"))
-    rows_of_file: dict[str, list[str]] = defaultdict(list)
-    for row_id, file in zip(done["row_id"].to_pylist(), done["file"].to_pylist(), strict=True):
-        rows_of_file[file].append(row_id)
+    done = latest.filter(pc.equal(latest["status"], "done")).sort_by("file").combine_chunks()
+    counts = pc.value_counts(done["file"])
+    ends = np.cumsum(counts.field("counts").to_numpy())
+    rows_of_file = dict(zip(counts.field("values").to_pylist(), zip([0, *ends], ends, strict=False), strict=True))
 
     def clean(key: str) -> int:
-        known = rows_of_file.get(key, [])
+        first, end = rows_of_file.get(key, (0, 0))
+        known = done["row_id"].slice(first, end - first)
         with storage.arrow().open_input_file(storage.path(key)) as handle:
             file = pq.ParquetFile(handle)
             extra = file.metadata.num_rows - len(known)
-            if extra and known:
+            if extra and len(known):
                 table = file.read()
-                kept = table.filter(pc.is_in(table["row_id"], value_set=pa.array(known)))
-        if extra and known:
+                kept = table.filter(pc.is_in(table["row_id"], value_set=known.combine_chunks()))
+        if extra and len(known):
             write_rows(storage, key, kept)
         elif extra:
             storage.delete([key])

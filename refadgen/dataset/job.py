@@ -11,9 +11,9 @@ import json
 import platform
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.data import Dataset
+from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
 from refadgen import ray_connection
@@ -33,12 +34,12 @@ from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
 from refadgen.dataset.card import write_card
 from refadgen.dataset.files import sweep
 from refadgen.dataset.importers import as_catalog
-from refadgen.dataset.ledgers import NEAR_DUPLICATE, SCHEMA, dataset_ledger, screening_ledger
-from refadgen.dataset.near_duplicates import find_near_duplicates
+from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
 from refadgen.dataset.planning import AdPlanner, Keys, fragments_as_items, plan_fragments, row_keys, triplet_settings
 from refadgen.dataset.report import write_report
+from refadgen.dataset.settling import settle
 from refadgen.dataset.stages import AdDescriber, AdFetcher, AdScreener, ProductExtractor, TripletBuilder
-from refadgen.ledger import LedgerWriter, ledger_rows, now, short_keys
+from refadgen.ledger import Ledger, LedgerWriter, ledger_rows, now, short_keys
 from refadgen.storage import Storage
 from refadgen.whole_paths import whole_fetch, whole_path_or_id, whole_segmentation
 
@@ -150,16 +151,6 @@ class DatasetJob:
         )
         return np.unique(np.concatenate([np.frombuffer(row["keys"], np.uint64) for row in found.take_all()]))
 
-    def _plans_of_rows(self, rows: list[int]) -> dict[int, dict[str, Any]]:
-        """Plans of a few rows of the input; reads only the fragments that they lie in."""
-        planner = AdPlanner(first_rows=self._scan.first_rows)
-        plans = {}
-        for fragment in self._scan.fragments:
-            inside = {row for row in rows if fragment.first_row <= row < fragment.first_row + fragment.num_rows}
-            if inside:
-                plans |= {plan["row"]: plan for plan in planner.rows(fragment) if plan["row"] in inside}
-        return plans
-
     def describe(self) -> str:
         """What `--dry-run` prints: resolved configuration, and what a run would take up. Needs Ray."""
         keys = self._input_keys()
@@ -197,34 +188,39 @@ class DatasetJob:
         keys = self._input_keys()
         self._screen(keys, run_id)
         screened_s = time.monotonic() - started
-        open_keys = self._settle(keys, run_id)
-        sweep(self._storage, self._ledger)
+        open_keys = _apart(settle, self._storage, keys, run_id, self._config.filter, retry_failed=self._retry_failed)
+        _apart(sweep, self._storage, self._ledger)
         built = 0 if self._screen_only else self._build(open_keys, run_id)
-        if built:
-            sweep(self._storage, self._ledger)  # actors of a killed run may have written until after the first one
-        counts, reasons = self._counts(keys)
+        if built:  # actors of a killed run may have written until after the first one
+            _apart(sweep, self._storage, self._ledger)
+        counts, reasons = _apart(_totals, self._ledger, keys)
         summary = DatasetSummary(
-            done=counts["done"],
-            failed=counts["failed"],
-            rejected=counts["rejected"],
+            **{status: counts.get(status, 0) for status in ("done", "failed", "rejected")},
             built=built,
             left_open=len(open_keys) if self._screen_only else 0,
             seconds=time.monotonic() - started,
             output=self._storage.uri,
-            reasons=dict(reasons),
+            reasons=reasons,
         )
         facts |= {
             "state": "finished",
             "seconds": round(summary.seconds, 1),
             "screening_seconds": round(screened_s, 1),
-            "counts": dict(counts),
+            "counts": counts,
             "open": summary.left_open,
             "built": built,
         }
         self._write_facts(facts)
-        write_card(self._storage, self._ledger, facts)
-        write_report(
-            self._storage, self._ledger, facts, self._stage_config.fetch, self._catalog_uri, self._plans_of_rows
+        _apart(write_card, self._storage, self._ledger, facts)
+        plans_of = partial(AdPlanner(first_rows=self._scan.first_rows).of_rows, self._scan.fragments)
+        _apart(
+            write_report,
+            self._storage,
+            self._ledger,
+            facts,
+            self._stage_config.fetch,
+            self._catalog_uri,
+            plans_of,
         )
         return summary
 
@@ -254,39 +250,6 @@ class DatasetJob:
             for rows in _progress(screened, num, "screening"):
                 writer.add(rows)
 
-    def _settle(self, keys: Keys, run_id: str) -> Keys:
-        """Brings what the first pass says of each ad into the ledger; returns the ads that the second takes up."""
-        uris = self._storage.uri
-        distance, color = self._config.filter.duplicate_distance, self._config.filter.duplicate_color
-        found = ray.get(_near_duplicates.remote(uris, keys, distance, color))
-        known = self._ledger.latest(["status", "reason"])
-        of_key = {key: index for index, key in enumerate(short_keys(known["row_id"]).tolist())}
-        statuses, reasons = known["status"].to_pylist(), known["reason"].to_pylist()
-        passed: list[int] = []
-        with LedgerWriter(self._ledger) as writer:
-            for row in self._screened_rows(keys):
-                key = int(row["row_id"][:16], 16)
-                keeper = found.get(key)
-                if keeper is not None:
-                    detail = f"differs from {keeper!r} by at most filter.duplicate_distance={distance} bits"
-                    row |= {"status": "rejected", "reason": NEAR_DUPLICATE, "detail": detail, "duplicate_of": keeper}
-                if row["status"] == "done":
-                    passed.append(key)
-                    continue
-                index = of_key.get(key)
-                if index is None or (statuses[index], reasons[index]) != (row["status"], row["reason"]):
-                    writer.add([{**row, "run_id": run_id, "file": "", "split": ""}])
-        settled = set(self._ledger.settled(retry_failed=self._retry_failed).tolist())
-        # An ad that had a near-duplicate of smaller id in an earlier input is free again without it.
-        freed = {key for key, index in of_key.items() if reasons[index] == NEAR_DUPLICATE and key not in found}
-        return np.sort(np.array([key for key in passed if key not in settled or key in freed], np.uint64))
-
-    def _screened_rows(self, keys: Keys) -> Iterator[dict[str, Any]]:
-        names = [name for name in SCHEMA.names if name in self._screening.names and name != "row_id"]
-        latest = self._screening.latest(names)
-        latest = latest.filter(pa.array(np.isin(short_keys(latest["row_id"]), keys)))
-        yield from ledger_rows(latest)
-
     def _build(self, open_keys: Keys, run_id: str) -> int:
         """The second pass; returns how many triplets it made."""
         if not len(open_keys):
@@ -301,13 +264,6 @@ class DatasetJob:
             for rows in _progress(dataset, len(open_keys), "building"):
                 writer.add(rows)
         return writer.counts["done"]
-
-    def _counts(self, keys: Keys) -> tuple[Counter[str], Counter[str]]:
-        """Ads of this input by status, and by reason, as the ledger has them."""
-        latest = self._ledger.latest(["status", "reason"])
-        latest = latest.filter(pa.array(np.isin(short_keys(latest["row_id"]), keys)))
-        reasons = Counter(reason for reason in latest["reason"].to_pylist() if reason)
-        return Counter(latest["status"].to_pylist()), reasons
 
     @property
     def num_rows(self) -> int:
@@ -345,28 +301,28 @@ def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[dict[str
             progress.update(len(rows))
 
 
-@ray.remote
-def _near_duplicates(output_uri: str, keys: Keys, distance: int | None, color: float) -> dict[int, str]:
-    """Short key of each ad of the input that a near-duplicate keeps out → the id of the ad that stays.
+def _totals(ledger: Ledger, keys: Keys) -> tuple[dict[str, int], dict[str, int]]:
+    """Ads of the input by status, and by reason, as the ledger has them."""
+    latest = ledger.latest(["status", "reason"])
+    latest = latest.filter(pa.array(np.isin(short_keys(latest["row_id"]), keys)))
+    counts = [
+        {each["values"]: each["counts"] for each in pc.value_counts(latest[name]).to_pylist() if each["values"]}
+        for name in ("status", "reason")
+    ]
+    return counts[0], counts[1]
 
-    In a task: the hashes of all ads are no burden for the driver.
-    """
-    if distance is None:
-        return {}
-    latest = screening_ledger(Storage(output_uri)).latest(["ad_id", "status", "perceptual_hash", "thumbnail"])
-    own = short_keys(latest["row_id"])
-    fit = np.isin(own, keys) & pc.equal(latest["status"], "done").to_numpy()
-    latest, own = latest.filter(pa.array(fit)), own[fit]
-    keepers = find_near_duplicates(
-        latest["ad_id"],
-        latest["perceptual_hash"].to_numpy(),
-        latest["thumbnail"],
-        max_distance=distance,
-        max_color_difference=color,
-    )
-    out = np.flatnonzero(keepers >= 0)
-    names = latest["ad_id"].take(pa.array(keepers[out])).to_pylist()
-    return dict(zip(own[out].tolist(), names, strict=True))
+
+@ray.remote
+def _call(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    return function(*arguments, **settings)
+
+
+def _apart(function: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """Calls a function in a Ray task: what it reads of all ads is no burden for the driver. Raises: what it raises."""
+    try:
+        return ray.get(_call.remote(function, *arguments, **settings))
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 def connect_ray(config: DatasetConfig) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,15 @@ class AdPlanner:
                 yield _unusable(row_number, values, row)
             else:
                 yield _plan(row)
+
+    def of_rows(self, fragments: Iterable[Fragment], rows: Collection[int]) -> dict[int, dict[str, Any]]:
+        """The plans of a few rows of the input by row; reads only the fragments that they lie in."""
+        plans = {}
+        for fragment in fragments:
+            inside = {row for row in rows if fragment.first_row <= row < fragment.first_row + fragment.num_rows}
+            if inside:
+                plans |= {plan["row"]: plan for plan in self.rows(fragment) if plan["row"] in inside}
+        return plans
 
 
 def _plan(row: CatalogRow) -> dict[str, Any]:

@@ -144,13 +144,12 @@ def _pictures(plans: Mapping[int, Mapping[str, Any]], fetch: FetchConfig, input_
 
 def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
     """The first products of the data set, of different categories as far as they go."""
-    done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row").to_pylist()
-    first: dict[str | None, dict[str, Any]] = {}
-    for row in done:
-        first.setdefault(row["category"], row)
-    chosen = [*first.values(), *(row for row in done if row is not first[row["category"]])][:_PRODUCTS]
+    done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row")
+    first = done.group_by("category").aggregate([("row", "min")])["row_min"].sort().slice(0, _PRODUCTS)
+    is_first = pc.is_in(done["row"], value_set=first)
+    others = done.filter(pc.invert(is_first)).slice(0, _PRODUCTS - len(first))
     triplets = []
-    for row in chosen:
+    for row in [*done.filter(is_first).to_pylist(), *others.to_pylist()]:
         with storage.arrow().open_input_file(storage.path(row["file"])) as handle:
             table = pq.read_table(handle, filters=[("row_id", "==", row["row_id"])])
         triplets += [decode(each) for each in table.to_pylist()]

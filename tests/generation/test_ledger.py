@@ -1,5 +1,6 @@
 """The ledger: append only, the latest row counts, settled ids, many parts folded into few."""
 
+import hashlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from refadgen.generation.ledger import SCHEMA, AdLedger
-from refadgen.ledger import Ledger, LedgerWriter, is_settled, short_key
+from refadgen.ledger import Ledger, LedgerWriter, is_settled, short_key, short_keys
 from refadgen.storage import Storage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -155,3 +156,11 @@ def test_short_keys_keep_the_order_of_ids() -> None:
     ids = sorted(f"{int(n):032x}" for n in np.random.default_rng(0).integers(0, 2**62, 50) * 2**60)
     keys = [short_key(i) for i in ids]
     assert keys == sorted(keys)
+
+
+def test_short_keys_of_a_column_are_those_of_its_ids() -> None:
+    ids = [f"{int(n):064b}"[-32:] for n in range(20)] + [hashlib.sha256(bytes([n])).hexdigest()[:32] for n in range(80)]
+    column = pa.chunked_array([ids[:30], [], ids[30:31], ids[31:]])
+    assert short_keys(column).tolist() == [short_key(i) for i in ids]
+    assert short_keys(column.slice(10, 70)).tolist() == [short_key(i) for i in ids[10:80]]
+    assert short_keys(column.slice(0, 0)).tolist() == []

@@ -1,0 +1,106 @@
+"""What comes of the first pass: which ads the second takes up, and what the ledger says of the others."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refadgen.config import FilterConfig
+from refadgen.dataset.ledgers import SCHEMA, SCREENING_SCHEMA, dataset_ledger, screening_ledger
+from refadgen.dataset.settling import settle
+from refadgen.ledger import now, short_key
+from refadgen.storage import Storage
+
+RULES = FilterConfig(duplicate_distance=4)
+HASH = 0x0F0F_3333_5555_AAAA
+
+
+def key_of(name: str) -> str:
+    return f"{ord(name):032x}"[::-1]
+
+
+def seen(name: str, **said: Any) -> dict[str, Any]:
+    """A row of the first pass; ads of different letters look different unless `perceptual_hash` says so."""
+    row = dict.fromkeys(SCREENING_SCHEMA.names) | {
+        "row_id": key_of(name),
+        "run_id": "first",
+        "recorded_at": now(),
+        "row": ord(name),
+        "ad_id": name,
+        "group": name,
+        "status": "done",
+        "reason": "",
+        "detail": "",
+        "perceptual_hash": int(np.random.default_rng(ord(name)).integers(2**63)),
+        "thumbnail": bytes(48),
+    }
+    return row | said
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def settled(storage: Storage, names: str, *, retry_failed: bool = False, **rules: Any) -> set[str]:
+    """Names of the ads that the second pass takes up of an input of these."""
+    keys = np.sort(np.array([short_key(key_of(name)) for name in names], np.uint64))
+    found = settle(storage, keys, "run", dataclasses.replace(RULES, **rules), retry_failed=retry_failed)
+    assert (np.diff(found.astype(object)) > 0).all()  # sorted
+    return {name for name in names if short_key(key_of(name)) in found.tolist()}
+
+
+def ledger(storage: Storage) -> dict[str, dict[str, Any]]:
+    return {row["ad_id"]: row for row in dataset_ledger(storage).latest().to_pylist()}
+
+
+def test_ads_that_passed_are_taken_up_and_others_are_recorded_once(storage: Storage) -> None:
+    screening_ledger(storage).append(
+        [seen("a"), seen("b", status="rejected", reason="low_resolution", detail="8×8 px"), seen("c"), seen("x")]
+    )
+    assert settled(storage, "abc") == {"a", "c"}  # x is not of this input
+    assert settled(storage, "abc") == {"a", "c"}
+    (row,) = dataset_ledger(storage).latest().to_pylist()
+    expected = ("b", "rejected", "low_resolution", "8×8 px", "run", "", None)
+    assert tuple(row[n] for n in ("ad_id", "status", "reason", "detail", "run_id", "file", "duplicate_of")) == expected
+    assert len(dataset_ledger(storage).parts()) == 1  # the second time said nothing new
+
+
+def test_what_is_done_or_failed_is_not_taken_up_again_unless_asked_for(storage: Storage) -> None:
+    screening_ledger(storage).append([seen(name) for name in "abc"])
+    done, failed = (
+        dict.fromkeys(SCHEMA.names)
+        | {"row_id": key_of(name), "recorded_at": now(), "ad_id": name, "status": status, "reason": reason}
+        for name, status, reason in (("a", "done", ""), ("b", "failed", "fetch_timeout"))
+    )
+    dataset_ledger(storage).append([done, failed])
+    assert settled(storage, "abc") == {"c"}
+    assert settled(storage, "abc", retry_failed=True) == {"b", "c"}
+
+
+def test_near_duplicates_are_rejected_by_the_ad_that_stays_and_freed_without_it(storage: Storage) -> None:
+    screening_ledger(storage).append(
+        [
+            seen("c", perceptual_hash=HASH),
+            seen("b", perceptual_hash=HASH ^ 0b111),
+            seen("a", status="rejected", reason="low_resolution", perceptual_hash=HASH),
+            seen("d"),
+        ]
+    )
+    assert settled(storage, "abcd") == {"b", "d"}
+    row = ledger(storage)["c"]
+    assert (row["status"], row["reason"], row["duplicate_of"]) == ("rejected", "near_duplicate", "b")
+    assert row["detail"] == "differs from 'b' by at most filter.duplicate_distance=4 bits"
+    assert settled(storage, "acd") == {"c", "d"}  # b has left the input
+
+
+def test_without_a_distance_all_stay(storage: Storage) -> None:
+    screening_ledger(storage).append([seen("a", perceptual_hash=HASH), seen("b", perceptual_hash=HASH)])
+    assert settled(storage, "ab", duplicate_distance=None) == {"a", "b"}
+    assert ledger(storage) == {}
+
+
+def test_an_input_without_rows_settles_nothing(storage: Storage) -> None:
+    assert settled(storage, "") == set()
