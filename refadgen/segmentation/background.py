@@ -31,6 +31,8 @@ HALO = 0.08
 """JPEG rings and bleeds around strong edges: nearby, so much of the edge's ΔE still counts as backdrop."""
 MIN_SPECK = 0.0003
 """Least share of the image of a piece that is kept; smaller ones are dust and compression."""
+MIN_RIM_PIECE = 0.02
+"""Least share of the largest piece of one at the image's border; smaller ones are dark corners and folds."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,10 @@ def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
             best = second
     if _crossing_lines(best.alpha > 127) > 1:
         raise _refusal("lines run across it to the image's border")
-    if scale == 1:
-        return best
-    return BackgroundCut(cv2.resize(best.alpha, (width, height), interpolation=cv2.INTER_LINEAR), best.score)
+    alpha = _without_rim_pieces(best.alpha)
+    if scale != 1:
+        alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
+    return BackgroundCut(alpha, best.score)
 
 
 def _border(shape: tuple[int, int]) -> np.ndarray:
@@ -188,6 +191,16 @@ def _without_specks(product: np.ndarray) -> np.ndarray:
     keep = stats[:, cv2.CC_STAT_AREA] >= MIN_SPECK * product.size
     keep[0] = False
     return keep[labels] if count > 1 else np.zeros_like(product)
+
+
+def _without_rim_pieces(alpha: np.ndarray) -> np.ndarray:
+    """The alpha without what touches the image's border and is small beside the product: it belongs to the backdrop."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > 0).astype(np.uint8), connectivity=8)
+    rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    areas = stats[:, cv2.CC_STAT_AREA]
+    dropped = np.isin(np.arange(count), rim) & (areas < MIN_RIM_PIECE * areas[1:].max(initial=0))
+    dropped[0] = False
+    return np.where(dropped[labels], 0, alpha)
 
 
 def _holes(product: np.ndarray, candidate: np.ndarray, distance: np.ndarray, close: float) -> np.ndarray:

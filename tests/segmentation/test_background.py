@@ -43,6 +43,15 @@ def test_noisy_jpeg(quality: int) -> None:
     assert iou(cut.alpha, product) > 0.97
 
 
+def test_a_dark_corner_of_the_backdrop_is_not_product_and_a_second_piece_at_the_border_is() -> None:
+    product = disk()
+    image = photograph(product, (200, 40, 40))
+    corner = cv2.fillPoly(image.copy(), [np.array([[399, 499], [399, 470], [375, 499]])], (60, 60, 60))
+    assert not cut_out(corner, TOLERANCE).alpha[465:, 370:].any()
+    lid = cv2.rectangle(image.copy(), (150, 0), (250, 60), (200, 40, 40), -1)
+    assert (cut_out(lid, TOLERANCE).alpha[:55, 155:245] == 255).all()
+
+
 def test_white_on_white() -> None:
     product = disk()
     cut = cut_out(as_jpeg(photograph(product, (247, 247, 246), 255), 90), TOLERANCE)
