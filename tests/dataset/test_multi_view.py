@@ -754,3 +754,23 @@ def test_a_damaged_depth_model_is_named(
 def test_a_depth_model_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^multi_view\.depth_model=.*cannot be loaded"):
         NovelViews(MultiViewConfig(depth_model=str(tmp_path / "nothing"), device="cpu"))
+
+
+def test_hairs_of_revealed_sides_are_cut_and_the_products_own_stay() -> None:
+    inside = np.zeros((600, 500), dtype=bool)
+    inside[50:550, 100:400] = True
+    is_stretched = np.zeros_like(inside)
+    solid = inside.copy()
+    inside[200:202, 400:430] = is_stretched[200:202, 400:430] = True  # a hair of the revealed side
+    inside[300:302, 400:430] = True  # a bristle that the photograph shows
+    inside[380:420, 400:430] = is_stretched[380:420, 400:430] = True  # a side
+    cut = novel_views.without_fringes(inside, is_stretched)
+    assert not cut[200:202, 402:].any()
+    assert cut[300:302, 400:430].all() and cut[385:415, 400:425].all() and cut[solid].all()
+
+
+def test_small_pictures_and_empty_ones_have_no_hairs() -> None:
+    inside = np.zeros((100, 80), dtype=bool)
+    assert not novel_views.without_fringes(inside, ~inside).any()
+    inside[10:90, 20:60] = inside[40, 60:70] = True
+    assert (novel_views.without_fringes(inside, np.ones_like(inside)) == inside).all()

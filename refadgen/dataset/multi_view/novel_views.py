@@ -20,6 +20,8 @@ from refadgen.model.devices import resolve_device
 
 _FINE = 2
 """Pictures are rasterized at this many times their size, so that a pixel's filter blurs less, and averaged."""
+_FRINGE = 0.004
+"""Half the width of the widest hair, as a share of the product's size."""
 MAX_STRETCH = 2.0
 """Times that a Gaussian may be longer in the view than in the photograph."""
 
@@ -115,9 +117,9 @@ class NovelViews:
         rotation = turn(yaw_deg, pitch_deg)
         gaussians, camera = _placed(scene, rotation, distance)
         picture, alpha = self._rasterize(gaussians, camera)
-        inside = alpha > 0.5
         # Nothing of the white comes in over the edge: colours are those of the share that is covered.
         seen = picture / np.maximum(alpha, 0.5)[..., None]
+        inside = without_fringes(alpha > 0.5, seen[..., 3] > 0.5)
         image = np.where(inside[..., None], np.clip(np.rint(seen[..., :3] * 255), 0, 255), 255).astype(np.uint8)
         mask = np.where(inside, 255, 0).astype(np.uint8)
         return NovelView(
@@ -206,6 +208,20 @@ def _lengths(splats: Splats) -> Tensor:
     """Standard deviation [N] along the longer axis."""
     xx, xy, yy = splats.covariances.unbind(1)
     return ((xx + yy) / 2 + (((xx - yy) / 2) ** 2 + xy**2).sqrt()).sqrt()
+
+
+def without_fringes(inside: np.ndarray, is_stretched: np.ndarray) -> np.ndarray:
+    """The mask without the hairs that the revealed side of a jagged outline ends in.
+
+    inside: bool [H, W]; is_stretched: bool [H, W], what the photograph does not show: nothing else is taken away, so
+    that the product's own thin parts stay.
+    """
+    radius = round(_FRINGE * np.ptp(np.nonzero(inside), axis=1).max(initial=0)) if inside.any() else 0
+    if radius == 0:
+        return inside
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+    solid = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, disk) > 0
+    return inside & (solid | ~is_stretched)
 
 
 def measure_holes(mask: np.ndarray, background: np.ndarray) -> float:
