@@ -7,7 +7,7 @@ from refadgen.dataset.degradation import degrade, row_rng
 from refadgen.dataset.triplets import Variant
 
 if TYPE_CHECKING:
-    from refadgen.dataset.multi_view import NovelViews
+    from refadgen.dataset.multi_view import NovelView, NovelViews
 
 
 class VariantMaker:
@@ -29,19 +29,25 @@ class VariantMaker:
 
         A view that passes no triage becomes a `degraded` one.
         """
+        plan = dict(enumerate(self._config.triplet.variants[1:], start=1))
+        rngs = {number: row_rng(self._config.triplet.seed, row_id, str(number)) for number in plan}
+        turned = [number for number, kind in plan.items() if kind == "novel_view"]
+        drawn: list[NovelView | None] = []
+        if self._views is not None:
+            drawn = self._views.draw_each(original.image, original.mask, [rngs[number] for number in turned])
+        view_of = dict(zip(turned, drawn, strict=True))
+
         variants, views = [original], []
-        for number, kind in enumerate(self._config.triplet.variants[1:], start=1):
-            rng = row_rng(self._config.triplet.seed, row_id, str(number))
+        for number, kind in plan.items():
             image, mask = original.image, original.mask
             if kind == "novel_view":
-                assert self._views is not None
-                view = self._views.draw(image, mask, rng)
+                view = view_of[number]
                 if view is None:
                     kind = "degraded"
                 else:
                     image, mask = view.image, view.mask
                 views.append({"variant": number, **({"failed": True} if view is None else view.facts())})
             if kind != "original":
-                image, mask = degrade(image, mask, rng, self._config.degradation)
+                image, mask = degrade(image, mask, rngs[number], self._config.degradation)
             variants.append(Variant(kind, image, mask))
         return variants, views

@@ -756,6 +756,27 @@ def test_a_depth_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         NovelViews(MultiViewConfig(depth_model=str(tmp_path / "nothing"), device="cpu"))
 
 
+def test_views_drawn_together_are_those_drawn_alone_and_need_the_depth_once() -> None:
+    image, mask = _bottle()
+    image = _on_white(image, mask)
+    asked = []
+
+    class Counted(InflatedDepth):
+        def relief(self, image_u8: np.ndarray, mask: np.ndarray, distance: float) -> Relief:
+            asked.append(distance)
+            return super().relief(image_u8, mask, distance)
+
+    together = NovelViews(CPU, Counted()).draw_each(image, mask, [np.random.default_rng(n) for n in range(3)])
+    assert len(asked) == 1
+    for number, view in enumerate(together):
+        alone = NovelViews(CPU).draw(image, mask, np.random.default_rng(number))
+        assert view is not None
+        assert alone is not None
+        assert (view.image == alone.image).all()
+        assert view.facts() == alone.facts()
+    assert NovelViews(CPU).draw_each(image, mask, []) == []
+
+
 def test_hairs_of_revealed_sides_are_cut_and_the_products_own_stay() -> None:
     inside = np.zeros((600, 500), dtype=bool)
     inside[50:550, 100:400] = True
@@ -766,7 +787,9 @@ def test_hairs_of_revealed_sides_are_cut_and_the_products_own_stay() -> None:
     inside[380:420, 400:430] = is_stretched[380:420, 400:430] = True  # a side
     cut = novel_views.without_fringes(inside, is_stretched)
     assert not cut[200:202, 402:].any()
-    assert cut[300:302, 400:430].all() and cut[385:415, 400:425].all() and cut[solid].all()
+    assert cut[300:302, 400:430].all()
+    assert cut[385:415, 400:425].all()
+    assert cut[solid].all()
 
 
 def test_small_pictures_and_empty_ones_have_no_hairs() -> None:

@@ -4,6 +4,7 @@ Signs: positive yaw turns the product's front to the right, as `refadgen.studio.
 pitch raises the camera, which then looks down on the product more. Both are counted from the photograph.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import cos, radians, sin
 
@@ -88,10 +89,21 @@ class NovelViews:
         image_u8: uint8 H×W×3; mask: uint8 H×W, 0 or 255, not empty. Each try halves the angles of the one before. The
         same state of `rng` gives the same bytes, and however many tries it takes, the same numbers are drawn.
         """
+        return self.draw_each(image_u8, mask, [rng])[0]
+
+    def draw_each(
+        self, image_u8: np.ndarray, mask: np.ndarray, rngs: Sequence[np.random.Generator]
+    ) -> list[NovelView | None]:
+        """What `draw` gives for each of `rngs`; the product's depth is found once."""
+        if not rngs:
+            return []
+        scene = self._scene(image_u8, mask)
+        return [self._draw(scene, rng) for rng in rngs]
+
+    def _draw(self, scene: _Scene, rng: np.random.Generator) -> NovelView | None:
         config = self._config
         angles = [rng.uniform(*limits) * rng.choice([-1.0, 1.0]) for limits in (config.yaw_deg, config.pitch_deg)]
         distance = float(rng.uniform(*config.distance))
-        scene = self._scene(image_u8, mask)
         for tried in range(config.num_tries):
             yaw_deg, pitch_deg = (float(angle) / 2**tried for angle in angles)
             view = self._render(scene, yaw_deg, pitch_deg, distance, tried + 1)
