@@ -17,7 +17,7 @@ from typing import Any
 
 import held_out
 import numpy as np
-from judges import Judge, judge_images, train_judge, true_renders
+from judges import Judge, judge_at, judge_images
 from mini_quality import generate, words_of, write_sheet
 
 from refadgen.model import RefAdGenPipeline
@@ -49,8 +49,8 @@ def measure(
     return {
         "product_accuracy": np.array([held_out.nearest(o, c.candidates, m) == c.index for o, c, m in pairs], float),
         "inmask_ssim": np.array([held_out.inmask_ssim(o, c.candidates[c.index], m) for o, c, m in pairs]),
-        "mask_iou": np.array(verdict.ious),
-        "scene_accuracy": np.array(verdict.scenes_right, float),
+        "mask_iou": verdict.ious,
+        "scene_accuracy": verdict.scenes_right.astype(float),
     }
 
 
@@ -69,15 +69,15 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, help="NAME=FOLDER; the first is the full one")
     parser.add_argument("--products", type=int, default=48)
     parser.add_argument("--sheets", type=Path, help="folder for pictures")
-    parser.add_argument("--judge-seeds", type=int, default=110)
-    parser.add_argument("--judge-steps", type=int, default=1500)
+    parser.add_argument("--judge", type=Path, help="file that keeps the judge for further runs")
+    parser.add_argument("--judge-speed", type=int, default=1, help="so many times faster, and worse, for a trial")
     arguments = parser.parse_args()
     started = time.monotonic()
     products = held_out.held_out_products(arguments.products)
     aside = turned(products)
-    cases = list(held_out.cases_of(products, 1))
-    renders = true_renders(arguments.judge_seeds)
-    judge = train_judge(renders, len(renders.images) // 10, arguments.judge_steps)
+    with held_out.two_processes() as pool:
+        cases = held_out.cases_of(pool, products, 1)
+        judge = judge_at(arguments.judge, pool, speed=arguments.judge_speed)
     print(f"{time.monotonic() - started:.0f} s: cases and judge are ready", flush=True)
     models = dict(word.split("=", 1) for word in arguments.model)
     result: dict[str, Any] = {"table4": {}, "fig8": {}, "fig9": {}}

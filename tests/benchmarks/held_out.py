@@ -5,7 +5,10 @@ true renders of its shape, pose, mask, scene and light in the appearance of ever
 nothing away. One trace of light serves them all (`refadgen.studio.dressing`).
 """
 
+import itertools
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
@@ -79,15 +82,23 @@ def looks_of(count: int) -> list[Appearance]:
     return [next(products).appearance for _ in range(count)]
 
 
-def cases_of(products: list[HeldOutProduct], scenes: int) -> Iterator[Case]:
+def cases_of(pool: Executor, products: list[HeldOutProduct], scenes: int) -> list[Case]:
     """The cases, product by product; each in `scenes` unseen combinations of trained words."""
     looks = [each.product.appearance for each in products]
-    for index, held in enumerate(products):
-        for number in range(scenes):
-            scene = sample_scene(SEED_OFFSET + scenes * index + number, held_out=True)
-            candidates = dress_ads(held.product, held.view, [scene] * len(looks), looks, **SIZE)
-            prompt = scene_prompt(scene.surface, scene.wall, scene.light, held.product.shape.noun)
-            yield Case(index, scene, prompt, candidates)
+    numbers = [index for index in range(len(products)) for _ in range(scenes)]
+    places = [sample_scene(SEED_OFFSET + number, held_out=True) for number in range(len(numbers))]
+    return list(pool.map(_case, [products[index] for index in numbers], numbers, places, itertools.repeat(looks)))
+
+
+def _case(held: HeldOutProduct, index: int, scene: Scene, looks: list[Appearance]) -> Case:
+    candidates = dress_ads(held.product, held.view, [scene] * len(looks), looks, **SIZE)
+    prompt = scene_prompt(scene.surface, scene.wall, scene.light, held.product.shape.noun)
+    return Case(index, scene, prompt, candidates)
+
+
+def two_processes() -> ProcessPoolExecutor:
+    """For rendering, of which much is one thread's work."""
+    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
 
 
 def nearest(output: np.ndarray, candidates: np.ndarray, mask: np.ndarray) -> int:

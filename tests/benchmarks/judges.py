@@ -1,7 +1,15 @@
-"""Small networks that judge generated ads, trained on true renders: where is the product, and what is the scene?"""
+"""Small networks that judge generated ads, trained on true renders: where is the product, and what is the scene?
+
+Two of them, since they need different things: the mask every pixel, the scene many lights and textures.
+"""
 
 import itertools
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +25,8 @@ from refadgen.studio.scenes import LIGHTS, SURFACES, WALLS, Scene, sample_scene
 
 SEED_OFFSET = 3_000_000
 WORDS = (SURFACES, WALLS, LIGHTS)
+_COARSE = 2
+"""Times that the scene is judged at less than the ads' size."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +40,34 @@ class Renders:
     words: np.ndarray
     """int n×3: surface, wall, light."""
 
+    def split(self, share: float = 0.1) -> tuple["Renders", "Renders"]:
+        """The first ones, of seeds of their own, to be judged; and those to learn from."""
+        own = round(len(self.images) * share)
+        first, rest = slice(own), slice(own, None)
+        return tuple(Renders(self.images[part], self.masks[part], self.words[part]) for part in (first, rest))  # type: ignore[return-value]
 
-def true_renders(num_seeds: int, dressings: int = 32) -> Renders:
+
+def true_renders(pool: Executor, num_seeds: int, dressings: int, shrink: int = 1) -> Renders:
     """Renders of shapes, views and lights that nothing else uses, in any pair of surface and wall.
 
-    Pairs kept from the models are among them: the judge is to know what is there, not to be surprised by it.
+    Pairs kept from the models are among them: the judge is to know what is there, not to be surprised by it. shrink:
+    times that they are smaller than ads.
     """
-    images, masks, words = [], [], []
-    for seed in range(SEED_OFFSET, SEED_OFFSET + num_seeds):
-        product, view, first = sample_product(seed), sample_view(seed), sample_scene(seed, held_out=None)
-        rng = np.random.default_rng(seed)
-        scenes = [_other_backdrop(first, rng) for _ in range(dressings)]
-        looks = [sample_appearance(rng) for _ in scenes]
-        images.append(dress_ads(product, view, scenes, looks, **SIZE))
-        mask = silhouette(product.shape, view, width_px=SIZE["width_px"], height_px=SIZE["height_px"]) > 127
-        masks += [mask] * dressings
-        words += [word_numbers(scene) for scene in scenes]
-    return Renders(np.concatenate(images), np.stack(masks), np.array(words))
+    seeds = range(SEED_OFFSET, SEED_OFFSET + num_seeds)
+    found = list(pool.map(partial(_dressed, dressings=dressings, shrink=shrink), seeds))
+    images, masks, words = (np.concatenate([each[part] for each in found]) for part in range(3))
+    return Renders(images, masks, words)
+
+
+def _dressed(seed: int, dressings: int, shrink: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    size = {**SIZE, "width_px": SIZE["width_px"] // shrink, "height_px": SIZE["height_px"] // shrink}
+    product, view, first = sample_product(seed), sample_view(seed), sample_scene(seed, held_out=None)
+    rng = np.random.default_rng(seed)
+    scenes = [_other_backdrop(first, rng) for _ in range(dressings)]
+    looks = [sample_appearance(rng) for _ in scenes]
+    images = dress_ads(product, view, scenes, looks, **size)
+    mask = silhouette(product.shape, view, width_px=size["width_px"], height_px=size["height_px"]) > 127
+    return np.stack(list(images)), np.stack([mask] * dressings), np.array([word_numbers(scene) for scene in scenes])
 
 
 def _other_backdrop(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -66,33 +87,43 @@ def pixels(images_u8: np.ndarray) -> Tensor:
     return torch.from_numpy(images_u8).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-class Judge(nn.Module):
-    """A small U-Net that finds the product, with heads for the scene's three words at its bottom."""
+class Segmenter(nn.Module):
+    """A small U-Net that finds the product: mask logits n×H×W."""
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 24, 48, 96, 128)
-        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in itertools.pairwise(widths))
-        ups = [(128, 96, 64), (64, 48, 48), (48, 24, 24)]
-        self.up = nn.ModuleList(_block(a + skip, b) for a, skip, b in ups)
+        self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in itertools.pairwise((3, 24, 48, 96, 128)))
+        self.up = nn.ModuleList(_block(a + skip, b) for a, skip, b in [(128, 96, 64), (64, 48, 48), (48, 24, 24)])
         self.mask = nn.Sequential(_block(24 + 3, 16), nn.Conv2d(16, 1, 1))
-        # The surface lies below, the wall behind: heads see a coarse map, not a mean over everything.
-        self.coarse = nn.Sequential(nn.Conv2d(128, 48, 1), nn.AdaptiveAvgPool2d((5, 4)), nn.Flatten(), nn.SiLU())
-        self.words = nn.ModuleList(
-            nn.Sequential(nn.Dropout(0.2), nn.Linear(48 * 20 + 128, len(kinds))) for kinds in WORDS
-        )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Mask logits n×H×W, and logits of each word."""
+    def forward(self, images: Tensor) -> Tensor:
         skips = [images]
         for block in self.down:
             skips.append(block(skips[-1]))
         x = skips[-1]
-        seen = torch.cat([self.coarse(x), x.amax((2, 3))], dim=1)
         for block, skip in zip(self.up, skips[-2:0:-1], strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2), skip], dim=1))
-        x = self.mask(torch.cat([F.interpolate(x, scale_factor=2), images], dim=1))
-        return x[:, 0], [head(seen) for head in self.words]
+        return self.mask(torch.cat([F.interpolate(x, scale_factor=2), images], dim=1))[:, 0]
+
+
+class SceneClassifier(nn.Module):
+    """Logits of surface, wall and light; sees ads at half their size.
+
+    The surface lies below, the wall behind: its heads see a coarse map, not a mean over everything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 24, 48, 96, 128)
+        self.features = nn.Sequential(*(_block(a, b, stride=2) for a, b in itertools.pairwise(widths)))
+        places = SIZE["width_px"] * SIZE["height_px"] // (16 * _COARSE) ** 2
+        self.coarse = nn.Sequential(nn.Conv2d(128, 48, 1), nn.Flatten(), nn.SiLU(), nn.Dropout(0.2))
+        self.heads = nn.ModuleList(nn.Linear(48 * places + 128, len(kinds)) for kinds in WORDS)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.features(images)
+        seen = torch.cat([self.coarse(x), x.amax((2, 3))], dim=1)
+        return [head(seen) for head in self.heads]
 
 
 def _block(before: int, after: int, stride: int = 1) -> nn.Module:
@@ -106,60 +137,106 @@ def _block(before: int, after: int, stride: int = 1) -> nn.Module:
     )
 
 
-def train_judge(renders: Renders, held_out: int, num_steps: int) -> Judge:
-    """Learns from all but the first `held_out` renders. Colours are jittered, and outputs blurred, as a model's are."""
-    torch.manual_seed(0)
-    judge = Judge()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=num_steps)
+def _train(
+    network: nn.Module, renders: Renders, batch: int, num_steps: int, loss_of: Callable[[Any, np.ndarray], Tensor]
+) -> None:
+    """Colours are jittered, noise is added, and some pictures blurred, as a model's are."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
     rng = np.random.default_rng(0)
     for _ in range(num_steps):
-        rows = rng.integers(held_out, len(renders.images), 12)
+        rows = rng.integers(len(renders.images), size=batch)
         images = pixels(renders.images[rows])
-        images = images * torch.from_numpy(rng.uniform(0.9, 1.1, (len(rows), 3, 1, 1))).float()
-        if rng.random() < 0.5:
+        images = images * torch.from_numpy(rng.uniform(0.93, 1.07, (batch, 3, 1, 1))).float()
+        if rng.random() < 0.4:
             images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        images = images + float(rng.uniform(0, 0.08)) * torch.randn(images.shape)
-        masks, words = judge(images)
-        loss = 2 * F.binary_cross_entropy_with_logits(masks, torch.from_numpy(renders.masks[rows]).float())
-        for logits, truth in zip(words, renders.words[rows].T, strict=True):
-            loss = loss + 0.3 * F.cross_entropy(logits, torch.from_numpy(np.array(truth)))
+        images = images + float(rng.uniform(0, 0.05)) * torch.randn(images.shape)
+        loss = loss_of(network(images), rows)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return judge.eval()
+    network.eval()
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Both networks, and what each finds in renders of its own kind that it has not learned from."""
+
+    segmenter: Segmenter
+    classifier: SceneClassifier
+    own_iou: float
+    own_scene_accuracy: float
+
+
+def judge_at(file: Path | None, pool: Executor, *, speed: int) -> Judge:
+    """The judge that lies in a file; one that is not there is trained, and kept there."""
+    if file is not None and file.exists():
+        return torch.load(file, weights_only=False)
+    judge = train_judge(pool, speed=speed)
+    if file is not None:
+        torch.save(judge, file)
+    return judge
+
+
+def train_judge(pool: Executor, *, speed: int) -> Judge:
+    """Renders and learns; `speed` times fewer renders and steps than are good."""
+    torch.manual_seed(0)
+    segmenter, classifier = Segmenter(), SceneClassifier()
+    own, learned = true_renders(pool, 120 // speed, dressings=12).split()
+    masks = torch.from_numpy(learned.masks).float()
+    _train(
+        segmenter,
+        learned,
+        12,
+        1000 // speed,
+        lambda found, rows: F.binary_cross_entropy_with_logits(found, masks[rows]),
+    )
+    own_iou = float(_overlaps(_found(segmenter, own.images), own.masks).mean())
+    own, learned = true_renders(pool, 480 // speed, dressings=24, shrink=_COARSE).split()
+    words = torch.from_numpy(learned.words)
+
+    def scene_loss(found: list[Tensor], rows: np.ndarray) -> Tensor:
+        return torch.stack([F.cross_entropy(each, words[rows, place]) for place, each in enumerate(found)]).sum()
+
+    _train(classifier, learned, 32, 2000 // speed, scene_loss)
+    right = _guesses(classifier, pixels(own.images)) == own.words
+    return Judge(segmenter, classifier, own_iou, float(right.all(1).mean()))
+
+
+@torch.no_grad()
+def _found(segmenter: Segmenter, images_u8: np.ndarray) -> np.ndarray:
+    """Masks, bool n×H×W."""
+    parts = [images_u8[start : start + 16] for start in range(0, len(images_u8), 16)]
+    return np.concatenate([(segmenter(pixels(part)) > 0).numpy() for part in parts])
+
+
+@torch.no_grad()
+def _guesses(classifier: SceneClassifier, images: Tensor) -> np.ndarray:
+    """Words of images of the classifier's size, int n×3."""
+    return torch.stack([head.argmax(1) for head in classifier(images)], dim=1).numpy()
+
+
+def _overlaps(found: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    return (found & masks).sum((1, 2)) / (found | masks).sum((1, 2))
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What a judge says of images whose truth is known."""
 
-    mask_iou: float
-    """Mean overlap of found and wanted masks."""
-    word_accuracy: tuple[float, float, float]
-    """Surface, wall, light."""
-    scene_accuracy: float
-    """All three words right."""
-    ious: list[float]
-    scenes_right: list[bool]
+    ious: np.ndarray
+    """Overlap of found and wanted masks, n."""
+    words_right: np.ndarray
+    """bool n×3: surface, wall, light."""
+
+    @property
+    def scenes_right(self) -> np.ndarray:
+        """All three words, bool n."""
+        return self.words_right.all(1)
 
 
-@torch.no_grad()
 def judge_images(judge: Judge, images_u8: np.ndarray, masks: np.ndarray, words: np.ndarray) -> Verdict:
     """images_u8: n×H×W×3; masks: bool n×H×W; words: int n×3."""
-    found, guesses = [], []
-    for start in range(0, len(images_u8), 16):
-        logits, heads = judge(pixels(images_u8[start : start + 16]))
-        found.append((logits > 0).numpy())
-        guesses.append(np.stack([head.argmax(1).numpy() for head in heads], axis=1))
-    seen, guessed = np.concatenate(found), np.concatenate(guesses)
-    ious = (seen & masks).sum((1, 2)) / (seen | masks).sum((1, 2))
-    right = guessed == words
-    return Verdict(
-        float(ious.mean()),
-        tuple(right.mean(0).tolist()),  # type: ignore[arg-type]
-        float(right.all(1).mean()),
-        ious.tolist(),
-        right.all(1).tolist(),
-    )
+    guesses = _guesses(judge.classifier, F.avg_pool2d(pixels(images_u8), _COARSE))
+    return Verdict(_overlaps(_found(judge.segmenter, images_u8), masks), guesses == words)

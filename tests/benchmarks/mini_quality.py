@@ -16,7 +16,7 @@ from pathlib import Path
 
 import held_out
 import numpy as np
-from judges import judge_images, train_judge, true_renders, word_numbers
+from judges import judge_at, judge_images, word_numbers
 from PIL import Image
 
 from refadgen.model import RefAdGenPipeline
@@ -92,8 +92,8 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=48)
     parser.add_argument("--scenes", type=int, default=3)
     parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--judge-seeds", type=int, default=110, help="views of true renders that the judge learns from")
-    parser.add_argument("--judge-steps", type=int, default=1500)
+    parser.add_argument("--judge", type=Path, help="file that keeps the judge for further runs")
+    parser.add_argument("--judge-speed", type=int, default=1, help="so many times faster, and worse, for a trial")
     arguments = parser.parse_args()
     started = time.monotonic()
 
@@ -101,8 +101,9 @@ def main() -> None:
         print(f"{time.monotonic() - started:.0f} s: {what}", flush=True)
 
     pipeline = RefAdGenPipeline.from_pretrained(arguments.model)
+    pool = held_out.two_processes()
     products = held_out.held_out_products(arguments.products)
-    cases = list(held_out.cases_of(products, arguments.scenes))
+    cases = held_out.cases_of(pool, products, arguments.scenes)
     say(f"{len(cases)} cases, {len(cases) * len(products)} true renders")
     outputs = generate(pipeline, products, cases)
     if arguments.sheet:
@@ -127,23 +128,21 @@ def main() -> None:
         ),
     }
     say(json.dumps(result))
-    renders = true_renders(arguments.judge_seeds)
-    own = len(renders.images) // 10
-    say(f"{len(renders.images)} renders for the judge")
-    judge = train_judge(renders, own, arguments.judge_steps)
+    judge = judge_at(arguments.judge, pool, speed=arguments.judge_speed)
+    pool.shutdown()
     masks = np.stack([products[case.index].mask for case in cases]) > 127
     truths = np.stack([case.candidates[case.index] for case in cases])
     verdict = judge_images(judge, outputs, masks, words_of(cases))
     of_truth = judge_images(judge, truths, masks, words_of(cases))
-    of_renders = judge_images(judge, renders.images[:own], renders.masks[:own], renders.words[:own])
     result |= {
-        "mask_iou": verdict.mask_iou,
-        "mask_iou_of_truth": of_truth.mask_iou,
-        "judge_own_iou": of_renders.mask_iou,
-        "scene_accuracy": verdict.scene_accuracy,
-        "word_accuracy": verdict.word_accuracy,
-        "scene_accuracy_of_truth": of_truth.scene_accuracy,
-        "judge_own_scene_accuracy": of_renders.scene_accuracy,
+        "mask_iou": verdict.ious.mean(),
+        "mask_iou_of_truth": of_truth.ious.mean(),
+        "judge_own_iou": judge.own_iou,
+        "scene_accuracy": verdict.scenes_right.mean(),
+        "word_accuracy": tuple(verdict.words_right.mean(0).tolist()),
+        "scene_accuracy_of_truth": of_truth.scenes_right.mean(),
+        "word_accuracy_of_truth": tuple(of_truth.words_right.mean(0).tolist()),
+        "judge_own_scene_accuracy": judge.own_scene_accuracy,
         "minutes": (time.monotonic() - started) / 60,
     }
     rounded = {
