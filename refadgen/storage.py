@@ -10,7 +10,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import fsspec
@@ -134,6 +134,15 @@ class Storage:
     def is_folder(self) -> bool:
         """Whether the storage's root is a folder or prefix, not one file."""
         return bool(self._fs.isdir(self.root))
+
+    def root_kind(self, what: str) -> Literal["file", "folder"] | None:
+        """What is at the root. Raises: ValueError, begun with `what`, where the storage cannot be reached."""
+        try:
+            if self.is_folder():
+                return "folder"
+            return "file" if self.exists() else None
+        except Exception as error:  # s3fs and botocore raise many kinds
+            raise ValueError(f"{what} cannot be reached ({type(error).__name__}: {error})") from error
 
     def keys(self, prefix: str = "", suffix: str = "") -> Iterator[str]:
         """All keys below the folder `prefix` that end in `suffix`, sorted; none where it does not exist."""

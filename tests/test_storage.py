@@ -52,3 +52,20 @@ def test_what_cannot_be_written_is_named_with_its_field(tmp_path: Path) -> None:
         Storage(str(tmp_path / "file" / "below")).check_writable("--output")
     Storage(str(tmp_path / "new")).check_writable("--output")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_lies_at_the_root(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    found = [Storage(str(tmp_path / name)).root_kind("x") for name in ("", "file", "nothing")]
+    assert found == ["folder", "file", None]
+
+
+def test_a_store_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("ENDPOINT_URL", "http://127.0.0.1:9"),
+        ("ACCESS_KEY_ID", "key"),
+        ("SECRET_ACCESS_KEY", "secret"),
+    ):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    with pytest.raises(ValueError, match=r"^--data s3://shop/x: the data cannot be reached \(EndpointConnectionError"):
+        Storage("s3://shop/x", timeout_s=1.5).root_kind("--data s3://shop/x: the data")

@@ -77,22 +77,17 @@ def scan_catalog(
 
 
 def _files(uri: str) -> list[str]:
-    try:
-        storage = Storage(uri)
-        if storage.is_folder():
-            files = [storage.uri_of(key) for key in storage.keys(suffix=".parquet")]
-            if not files:
-                raise ValueError(f"{redact_address(uri)}: the folder holds no .parquet file")
-            return files
-        if not storage.exists():
-            raise ValueError(f"{redact_address(uri)}: there is no such catalogue")
-    except ValueError:
-        raise
-    except Exception as error:  # s3fs and botocore raise many kinds
-        raise ValueError(
-            f"{redact_address(uri)}: the catalogue cannot be reached ({type(error).__name__}: {error})"
-        ) from error
-    return [storage.uri]
+    shown = redact_address(uri)
+    storage = Storage(uri)
+    kind = storage.root_kind(f"{shown}: the catalogue")
+    if kind is None:
+        raise ValueError(f"{shown}: there is no such catalogue")
+    if kind == "file":
+        return [storage.uri]
+    files = [storage.uri_of(key) for key in storage.keys(suffix=".parquet")]
+    if not files:
+        raise ValueError(f"{shown}: the folder holds no .parquet file")
+    return files
 
 
 def _open(uri: str) -> pq.ParquetFile:

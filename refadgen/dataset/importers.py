@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refadgen.catalog.addresses import redact_address
 from refadgen.dataset.authors_json import read_authors_ads
 from refadgen.dataset.triplets import png_bytes
 from refadgen.storage import Storage, is_remote, local_path
@@ -35,7 +36,7 @@ def as_catalog(uri: str, output: Storage) -> tuple[str, str | None]:
         file = local_path(uri)
         return _kept(output, _authors_rows(file), uri), str(Path(file).parent)
     storage = Storage(uri)
-    if storage.exists() and storage.is_folder() and not any(storage.keys(suffix=".parquet")):
+    if storage.root_kind(f"{redact_address(uri)}: the input") == "folder" and not any(storage.keys(suffix=".parquet")):
         rows = _image_rows(storage)
         if not rows:
             raise ValueError(f"{uri}: the folder holds neither .parquet nor images ({', '.join(IMAGE_SUFFIXES)})")

@@ -188,9 +188,10 @@ class DatasetScan:
 def dataset_files(uri: str) -> tuple[Storage, list[str]]:
     """The storage and the keys of a data set's parquet files. Raises: ValueError where there is none."""
     storage = Storage(uri)
-    if not storage.exists():
+    kind = storage.root_kind(f"data.path={uri!r}: the data set")
+    if kind is None:
         raise ValueError(f"data.path={uri!r}: there is nothing")
-    if not storage.is_folder():
+    if kind == "file":
         folder, key = split_uri(uri)
         return folder, [key]
     keys = [key for key in storage.keys(suffix=".parquet") if not key.rpartition("/")[2].startswith(".")]
