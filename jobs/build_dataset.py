@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import PurePosixPath
 
+from refadgen.catalog.addresses import redact_address
 from refadgen.config import DatasetConfig, load_config
 
 
@@ -20,12 +21,13 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "input", help="parquet of ads or a folder of it (a catalogue is one), a folder of images, or the authors' JSON"
     )
-    parser.add_argument("--output", help="folder for the data set, a path or s3:// (default: out/NAME of the input)")
+    parser.add_argument("--output", help="folder for the data set, a path or s3:// (default: out/NAME-triplets)")
     parser.add_argument("--config", help="YAML file of settings")
     parser.add_argument("--limit", type=int, help="only the first N ads of the input")
     parser.add_argument("--dry-run", action="store_true", help="print settings and what would be done, and end")
     parser.add_argument("--screen-only", action="store_true", help="only filter by size and find near-duplicates")
-    parser.add_argument("--retry-failed", action="store_true", help="take up ads that failed before")
+    retry = "take up ads that failed before, and those whose image was missing, broken or too small"
+    parser.add_argument("--retry-failed", action="store_true", help=retry)
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -33,7 +35,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     """Runs the job. Returns the exit code."""
     arguments = parse_arguments(words)
-    output = arguments.output or f"out/{PurePosixPath(arguments.input.rstrip('/')).stem}"
+    output = arguments.output or f"out/{PurePosixPath(arguments.input.rstrip('/')).stem}-triplets"
     try:
         config = load_config(DatasetConfig, arguments.config, arguments.settings)
 
@@ -54,7 +56,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"build_dataset: {error}", file=sys.stderr)
         return 2
     if not dataset_job.num_rows:
-        print(f"{arguments.input}: the input has no rows")
+        print(f"{redact_address(arguments.input)}: the input has no rows")
     print(dataset_job.describe() if arguments.dry_run else dataset_job.run())
     return 0
 

@@ -41,8 +41,19 @@ _READERS = 16
 class Ledger:
     """The ledger of one output folder."""
 
-    def __init__(self, storage: Storage, schema: pa.Schema, folder: str = "ledger") -> None:
-        """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`."""
+    def __init__(
+        self,
+        storage: Storage,
+        schema: pa.Schema,
+        folder: str = "ledger",
+        *,
+        retried: Sequence[str] = LIFTABLE_REASONS,
+    ) -> None:
+        """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`.
+
+        retried: reasons of rejections that are taken up again together with what failed.
+        """
+        self._retried = pa.array(retried, pa.string())
         self._storage = storage
         self._schema = schema
         self._id = schema.names[0]
@@ -62,7 +73,7 @@ class Ledger:
             raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: {error}") from error
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one part. Rows hold all of the schema's fields."""
+        """Writes one part. Fields of the schema that a row does not hold are null."""
         table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
         self._write(table, f"{time.time_ns():020d}", level=0)
 
@@ -111,12 +122,12 @@ class Ledger:
     def settled(self, *, retry_failed: bool) -> npt.NDArray[np.uint64]:
         """Sorted 64-bit keys (`short_key`) of what needs no work.
 
-        `done` and `rejected` are settled; `failed` too, unless it is taken up again, with LIFTABLE_REASONS.
+        `done` and `rejected` are settled; `failed` too, unless it is taken up again, with `retried`.
         """
         latest = self.latest(["status", "reason"])
         chosen = pc.is_in(latest["status"], pa.array(_SETTLED))
         if retry_failed:
-            chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], pa.array(LIFTABLE_REASONS))))
+            chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], self._retried)))
         else:
             chosen = pc.or_(chosen, pc.equal(latest["status"], "failed"))
         return np.sort(short_keys(latest.filter(chosen)[self._id]))
@@ -166,7 +177,7 @@ class LedgerWriter:
         self.reasons: Counter[str] = Counter()
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Takes rows and stamps their time: one clock for all. Raises: what writing an earlier part has raised."""
+        """Takes rows; stamps their time by this process's clock. Raises: what writing an earlier part has raised."""
         stamped = [{**row, "recorded_at": now()} for row in rows]
         for row in stamped:
             self.counts[row["status"]] += 1

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pyarrow.fs
 
+from refadgen.catalog.addresses import redact_address
+
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names an object store (`scheme://…`) rather than a local path or `file:`."""
@@ -44,7 +46,7 @@ class Storage:
         if self.remote:
             scheme, _, rest = uri.partition("://")
             if scheme.lower() != "s3":
-                raise ValueError(f"{uri!r}: storage is a local path or s3://, not {scheme}://")
+                raise ValueError(f"{redact_address(uri)!r}: storage is a local path or s3://, not {scheme}://")
             self.root = rest.rstrip("/")
             self.uri = f"s3://{self.root}"
             # Listings would otherwise be remembered from before another process wrote.

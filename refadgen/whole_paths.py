@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 from refadgen.config import FetchConfig, SegmentationConfig
 from refadgen.storage import local_path
@@ -15,9 +16,13 @@ def whole_path(field: str, path: str) -> str:
     return found
 
 
-def whole_path_or_id(path: str) -> str:
-    """A model's folder from the root; a hub id or `mini` as it is."""
-    return local_path(path) if os.path.isdir(os.path.expanduser(path)) else path
+def whole_path_or_id(field: str, path: str) -> str:
+    """A model's folder from the root; a hub id or `mini` as it is. Raises: ValueError naming `field` for neither."""
+    if os.path.isdir(os.path.expanduser(path)):
+        return local_path(path)
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
+        raise ValueError(f"{field}={path!r}: there is no such folder, and it is no hub id (owner/name)")
+    return path
 
 
 def whole_fetch(fetch: FetchConfig) -> FetchConfig:
@@ -33,5 +38,5 @@ def whole_segmentation(segmentation: SegmentationConfig) -> SegmentationConfig:
     return dataclasses.replace(
         segmentation,
         sam2_checkpoint=whole_path("segmentation.sam2_checkpoint", segmentation.sam2_checkpoint),
-        grounding_dino=whole_path_or_id(segmentation.grounding_dino),
+        grounding_dino=whole_path_or_id("segmentation.grounding_dino", segmentation.grounding_dino),
     )

@@ -184,7 +184,7 @@ class TripletConfig:
     test_percent: int = 10
     """Products in a hundred that are kept for testing (9:1, the paper's); decided by the product's id alone."""
     rows_per_file: int = 32
-    """Ads worked on together and written to one file; what a crash costs at most, times the actors."""
+    """Ads worked on together and written to one file; a crash costs those between the stages."""
     seed: int = 0
     """Of views and degradations, each row's own by its id."""
 

@@ -1,5 +1,8 @@
 """The data files of an output, held to what its ledger says: each triplet that is done, and no other."""
 
+import hashlib
+import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,10 +14,16 @@ from refadgen.ledger import Ledger
 from refadgen.storage import Storage
 
 _THREADS = 16
+_OWN_KEY = re.compile(r"data/(train|test)/triplets-[0-9a-f]{16}\.parquet")
+
+
+def triplets_key(split: str, row_ids: Iterable[str]) -> str:
+    """Where the triplets of these ads are written together: the same ads, the same file."""
+    return f"data/{split}/triplets-{hashlib.sha256(' '.join(row_ids).encode()).hexdigest()[:16]}.parquet"
 
 
 def sweep(storage: Storage, ledger: Ledger) -> int:
-    """Removes triplets that the ledger does not know as done in their file; returns how many.
+    """Removes triplets that the ledger does not know as done in their file; returns how many. Other files stay.
 
     A run that was killed between a file and its ledger rows leaves some, and so does an ad that a near-duplicate of
     smaller id came in front of.
@@ -41,4 +50,4 @@ def sweep(storage: Storage, ledger: Ledger) -> int:
         return extra
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        return sum(threads.map(clean, storage.keys("data", ".parquet")))
+        return sum(threads.map(clean, filter(_OWN_KEY.fullmatch, storage.keys("data"))))

@@ -1,6 +1,9 @@
 """Inputs that are no parquet: a folder of images, and the authors' JSON. Each becomes a small parquet in the output."""
 
 import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +17,7 @@ from refadgen.dataset.triplets import png_bytes
 from refadgen.storage import Storage, is_remote, local_path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2")
+_GROUP_ROWS = 1024
 _SCHEMA = pa.schema(
     [
         ("sku", pa.string()),
@@ -32,49 +36,51 @@ def as_catalog(uri: str, output: Storage) -> tuple[str, str | None]:
     """
     if uri.lower().endswith(".json"):
         if is_remote(uri):
-            raise ValueError(f"{uri}: the authors' JSON and its folders must lie on this machine's disk")
+            raise ValueError(f"{redact_address(uri)}: the authors' JSON and its folders must lie on a local disk")
         file = local_path(uri)
         return _kept(output, _authors_rows(file), uri), str(Path(file).parent)
     storage = Storage(uri)
     if storage.root_kind(f"{redact_address(uri)}: the input") == "folder" and not any(storage.keys(suffix=".parquet")):
-        rows = _image_rows(storage)
-        if not rows:
+        keys = [key for key in storage.keys("") if key.lower().endswith(IMAGE_SUFFIXES)]
+        if not keys:
             raise ValueError(f"{uri}: the folder holds neither .parquet nor images ({', '.join(IMAGE_SUFFIXES)})")
-        return _kept(output, rows, uri), None if storage.remote else storage.root
+        return _kept(output, _image_rows(storage, keys), uri), None if storage.remote else storage.root
     return uri, None
 
 
-def _kept(output: Storage, rows: list[dict[str, Any]], uri: str) -> str:
+def _kept(output: Storage, rows: Iterable[dict[str, Any]], uri: str) -> str:
     """Writes the parquet, named by the input: the same input, the same file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, row_group_size=1024)
     key = f"input/{hashlib.sha256(uri.encode()).hexdigest()[:16]}.parquet"
-    output.write(key, sink.getvalue().to_pybytes())
+    left = iter(rows)
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        with pq.ParquetWriter(file.name, _SCHEMA) as writer:
+            while some := list(itertools.islice(left, _GROUP_ROWS)):
+                writer.write_table(pa.Table.from_pylist(some, schema=_SCHEMA))
+        output.put_file(key, file.name)
     return output.uri_of(key)
 
 
-def _image_rows(storage: Storage) -> list[dict[str, Any]]:
+def _image_rows(storage: Storage, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
     """One row an image: its path is its id, the folder it lies in, if any, its category."""
-    return [
-        {
-            "sku": key,
-            "image": storage.uri_of(key),
-            "category": PurePosixPath(key).parent.name.replace("_", " ") or None,
-        }
-        for key in storage.keys("")
-        if key.lower().endswith(IMAGE_SUFFIXES)
-    ]
+    for key in keys:
+        try:
+            key.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{storage.uri}: the file name {key!r} is not UTF-8; rename the file") from error
+        category = PurePosixPath(key).parent.name.replace("_", " ") or None
+        yield {"sku": key, "image": storage.uri_of(key), "category": category}
 
 
-def _authors_rows(file: str) -> list[dict[str, Any]]:
+def _authors_rows(file: str) -> Iterator[dict[str, Any]]:
     """One row an ad of the authors' JSON, with its own mask and captions; their product images are made anew.
 
     `refadgen.dataset.authors_json` takes their product images over instead.
     """
-    rows = []
     for ad in read_authors_ads(file):
-        mask = None if ad.mask is None else png_bytes(np.asarray(ad.mask))
-        rows.append(
-            {"sku": ad.path.stem, "image": str(ad.path), "category": ad.category, "captions": ad.captions, "mask": mask}
-        )
-    return rows
+        yield {
+            "sku": ad.path.stem,
+            "image": str(ad.path),
+            "category": ad.category,
+            "captions": ad.captions,
+            "mask": None if ad.mask is None else png_bytes(np.asarray(ad.mask)),
+        }

@@ -97,6 +97,7 @@ class DatasetJob:
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
         self._screen_only = screen_only
+        _require_apart(input_uri, self._storage)
         self._storage.check_writable("--output")
         self._check_settings()
         catalog, folder = as_catalog(input_uri, self._storage)
@@ -154,8 +155,8 @@ class DatasetJob:
     def describe(self) -> str:
         """What `--dry-run` prints: resolved configuration, and what a run would take up. Needs Ray."""
         keys = self._input_keys()
-        screened = np.isin(keys, self._screening.settled(retry_failed=self._retry_failed))
-        settled = np.isin(keys, self._ledger.settled(retry_failed=self._retry_failed))
+        screened = np.isin(keys, _apart(self._screening.settled, retry_failed=self._retry_failed))
+        settled = np.isin(keys, _apart(self._ledger.settled, retry_failed=self._retry_failed))
         return "\n".join(
             [
                 to_yaml(self._config),
@@ -217,6 +218,7 @@ class DatasetJob:
             write_report,
             self._storage,
             self._ledger,
+            keys,
             facts,
             self._stage_config.fetch,
             self._catalog_uri,
@@ -232,7 +234,7 @@ class DatasetJob:
 
     def _screen(self, keys: Keys, run_id: str) -> None:
         """The first pass over the ads that it has not settled."""
-        settled = self._screening.settled(retry_failed=self._retry_failed)
+        settled = _apart(self._screening.settled, retry_failed=self._retry_failed)
         num = np.count_nonzero(~np.isin(keys, settled))
         if not num:
             return
@@ -275,20 +277,31 @@ class DatasetJob:
         require_resources(self._config.stages)
 
 
+def _require_apart(input_uri: str, output: Storage) -> None:
+    """Raises: ValueError for an output in the input's folder: its parquet would be ads of the next run."""
+    if input_uri.lower().endswith(".json") or Storage(input_uri).root_kind("the input") != "folder":
+        return
+    folder = Storage(input_uri).uri
+    if output.uri == folder or output.uri.startswith(folder.rstrip("/") + "/"):
+        raise ValueError(f"--output {output.uri}: lies in the input's folder; give one outside of it")
+
+
 def _with_whole_paths(config: DatasetConfig, folder: str | None) -> DatasetConfig:
     """The configuration as the actors get it. folder: where the input's images lie. Raises: ValueError."""
     roots = (*config.fetch.file_roots, *([folder] if folder else ()))
 
-    def model(address: str | None) -> str | None:
-        return None if address is None else whole_path_or_id(address)
+    def whole(field: str, address: str | None) -> str | None:
+        return None if address is None else whole_path_or_id(field, address)
 
+    unsafe_model = whole("filter.unsafe_model", config.filter.unsafe_model)
+    depth_model = whole("multi_view.depth_model", config.multi_view.depth_model)
     return dataclasses.replace(
         config,
         fetch=whole_fetch(dataclasses.replace(config.fetch, file_roots=roots)),
         segmentation=whole_segmentation(config.segmentation),
-        filter=dataclasses.replace(config.filter, unsafe_model=model(config.filter.unsafe_model)),
-        caption=dataclasses.replace(config.caption, model=model(config.caption.model)),
-        multi_view=dataclasses.replace(config.multi_view, depth_model=model(config.multi_view.depth_model)),
+        filter=dataclasses.replace(config.filter, unsafe_model=unsafe_model),
+        caption=dataclasses.replace(config.caption, model=whole("caption.model", config.caption.model)),
+        multi_view=dataclasses.replace(config.multi_view, depth_model=depth_model),
     )
 
 

@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from refadgen.ledger import Ledger
+from refadgen.ledger import LIFTABLE_REASONS, Ledger
 from refadgen.storage import Storage
 
 SCREENING_SCHEMA = pa.schema(
@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("duplicate_of", pa.string()),  # ad_id of the ad that stays
         ("split", pa.string()),  # train, test; empty unless done
         ("captions", pa.list_(pa.string())),
-        ("mask_source", pa.string()),  # own_mask, alpha, plain_background, sam2
+        ("mask_source", pa.string()),  # own_mask, plain_background, sam2
         ("mask_score", pa.float32()),
         ("mask_area", pa.float32()),  # share of the ad
         ("variants", pa.string()),  # kinds of the product images, in order
@@ -48,13 +48,29 @@ SCHEMA = pa.schema(
 """One row per ad; `status` is done, failed or rejected."""
 
 NEAR_DUPLICATE = "near_duplicate"
+REPLACED = "replaced"
+"""An ad that was done, and whose row of the input says something else now."""
+_RETRIED = (
+    *LIFTABLE_REASONS,
+    "animated_image",
+    "empty_mask",
+    "extreme_shape",
+    "fully_transparent",
+    "image_not_found",
+    "low_resolution",
+    "mask_size_mismatch",
+    "not_an_image",
+    "truncated_image",
+    "unreadable_image",
+)
+"""What another file at the same place lifts as well."""
 
 
 def screening_ledger(storage: Storage) -> Ledger:
     """Of the first pass."""
-    return Ledger(storage, SCREENING_SCHEMA, folder="screening")
+    return Ledger(storage, SCREENING_SCHEMA, "screening", retried=_RETRIED)
 
 
 def dataset_ledger(storage: Storage) -> Ledger:
     """Of every ad."""
-    return Ledger(storage, SCHEMA)
+    return Ledger(storage, SCHEMA, retried=_RETRIED)

@@ -6,11 +6,12 @@ One file without scripts and outside resources; its pictures are in it.
 import base64
 import html
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
@@ -20,8 +21,9 @@ from refadgen.catalog.images import decode_image
 from refadgen.config import FetchConfig
 from refadgen.dataset.card import category_counts
 from refadgen.dataset.ledgers import NEAR_DUPLICATE
+from refadgen.dataset.planning import Keys
 from refadgen.dataset.triplets import SPLITS, Triplet, decode
-from refadgen.ledger import Ledger
+from refadgen.ledger import Ledger, short_keys
 from refadgen.storage import Storage
 
 KEY = "report.html"
@@ -47,11 +49,18 @@ figcaption { font-size: .8rem; overflow-wrap: anywhere; } .scroll { overflow-x: 
 
 
 def write_report(
-    storage: Storage, ledger: Ledger, facts: Mapping[str, Any], fetch: FetchConfig, input_uri: str, plans_of: Plans
+    storage: Storage,
+    ledger: Ledger,
+    keys: Keys,
+    facts: Mapping[str, Any],
+    fetch: FetchConfig,
+    input_uri: str,
+    plans_of: Plans,
 ) -> None:
     """Writes report.html and the sheet of variants.
 
-    plans_of: the plans (planning.PLAN_SCHEMA) of rows of the input, for the pictures of rejected ads.
+    keys: of the input's ads. plans_of: the plans (planning.PLAN_SCHEMA) of rows of the input, for the pictures of
+    rejected ads.
     """
     latest = ledger.latest(["row", "ad_id", "category", "status", "reason", "detail", "duplicate_of", "file"])
     triplets = _some_triplets(storage, latest)
@@ -65,7 +74,7 @@ def write_report(
         _overview(facts),
         _categories(ledger),
         _products(triplets),
-        _rejections(latest, fetch, input_uri, plans_of),
+        _rejections(latest.filter(pa.array(np.isin(short_keys(latest["row_id"]), keys))), fetch, input_uri, plans_of),
     ]
     storage.write(KEY, "\n".join(parts).encode("utf-8", "backslashreplace"))
 
@@ -112,10 +121,11 @@ def _rejections(latest: Any, fetch: FetchConfig, input_uri: str, plans_of: Plans
         rows = trouble.filter(pc.equal(trouble["reason"], count["values"]))
         of_reason[count["values"]], totals[count["values"]] = rows.slice(0, _EXAMPLES).to_pylist(), count["counts"]
     shown = [row["row"] for rows in of_reason.values() for row in rows]
-    pictures = _pictures(plans_of(shown), fetch, input_uri)
+    # By row_id: a row's number is that of the run that recorded it, and the input may have another ad there by now.
+    pictures = _pictures(plans_of(shown).values(), fetch, input_uri)
     parts = ["<h2>Not in the data set</h2>"]
     for reason in sorted(totals, key=lambda name: -totals[name]):
-        figures = "".join(_figure(row, pictures.get(row["row"])) for row in of_reason[reason])
+        figures = "".join(_figure(row, pictures.get(row["row_id"])) for row in of_reason[reason])
         parts.append(f"<h3>{_text(reason)}: {totals[reason]:,}</h3><div class='row'>{figures}</div>")
     return "".join(parts)
 
@@ -126,11 +136,11 @@ def _figure(row: Mapping[str, Any], picture: bytes | None) -> str:
     return f"<figure>{image}<figcaption><b>{_text(row['ad_id'] or '')}</b><br>{_text(detail)}</figcaption></figure>"
 
 
-def _pictures(plans: Mapping[int, Mapping[str, Any]], fetch: FetchConfig, input_uri: str) -> dict[int, bytes]:
-    """Small pictures of ads that can be read."""
+def _pictures(plans: Iterable[Mapping[str, Any]], fetch: FetchConfig, input_uri: str) -> dict[str, bytes]:
+    """Small pictures of ads that can be read, by row_id."""
     fetcher = ImageFetcher(fetch, input_uri)
     pictures = {}
-    for row, plan in plans.items():
+    for plan in plans:
         if plan["error"]:
             continue
         try:
@@ -138,7 +148,7 @@ def _pictures(plans: Mapping[int, Mapping[str, Any]], fetch: FetchConfig, input_
         except Exception:  # whatever made it unreadable stands beside it
             continue
         image.thumbnail((160, 160))
-        pictures[row] = _webp(np.asarray(image))
+        pictures[plan["row_id"]] = _webp(np.asarray(image))
     return pictures
 
 

@@ -1,18 +1,22 @@
 """Between the two passes: what the first one says of each ad goes into the ledger, near-duplicates with it."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from refadgen.config import FilterConfig
-from refadgen.dataset.ledgers import NEAR_DUPLICATE, SCHEMA, dataset_ledger, screening_ledger
+from refadgen.dataset.ledgers import NEAR_DUPLICATE, REPLACED, SCHEMA, dataset_ledger, screening_ledger
 from refadgen.dataset.near_duplicates import find_near_duplicates
 from refadgen.dataset.planning import Keys
-from refadgen.ledger import LedgerWriter, ledger_rows, short_keys
+from refadgen.ledger import Ledger, LedgerWriter, ledger_rows, short_keys
 from refadgen.storage import Storage
 
 _MARKS = ("perceptual_hash", "thumbnail")
+_FREED = (NEAR_DUPLICATE, REPLACED)
+"""Rejections that end with what they came of: the ad of smaller id has left the input, or the row is as it was."""
 
 
 def settle(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *, retry_failed: bool) -> Keys:
@@ -27,16 +31,18 @@ def settle(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *, re
     screened = _with_near_duplicates(screened, rules).drop_columns(_MARKS)
     own, passed = short_keys(screened["row_id"]), _flags(pc.equal(screened["status"], "done"))
 
-    known = ledger.latest(["status", "reason"])
+    known = ledger.latest(["status", "reason", "ad_id", "duplicate_of"])
     known_keys = short_keys(known["row_id"])
     added = screened.filter(pa.array(~passed & ~_said_already(screened, own, known, known_keys)))
     with LedgerWriter(ledger) as writer:
         for row in ledger_rows(added):
             writer.add([{**row, "run_id": run_id, "file": "", "split": ""}])
+        for row in _replaced(ledger, known.filter(pa.array(~np.isin(known_keys, keys))), screened):
+            said = {"status": "rejected", "reason": REPLACED, "detail": "the input's row of this ad has changed"}
+            writer.add([{**row, **said, "run_id": run_id, "file": "", "split": ""}])
 
     settled = np.isin(own, ledger.settled(retry_failed=retry_failed))
-    # An ad that had a near-duplicate of smaller id in an earlier input is free again without it.
-    freed = np.isin(own, known_keys[_flags(pc.equal(known["reason"], NEAR_DUPLICATE))])
+    freed = np.isin(own, known_keys[_flags(pc.is_in(known["reason"], pa.array(_FREED)))])
     return np.sort(own[passed & (freed | ~settled)])
 
 
@@ -69,7 +75,7 @@ def _with_near_duplicates(screened: pa.Table, rules: FilterConfig) -> pa.Table:
 
 
 def _said_already(screened: pa.Table, own: Keys, known: pa.Table, known_keys: Keys) -> npt.NDArray[np.bool_]:
-    """For each screened row whether the ledger's latest row of the same ad has its status and reason.
+    """For each screened row whether the ledger's latest row of the same id has its status, reason and near-duplicate.
 
     known_keys: sorted, as rows come out of a ledger.
     """
@@ -77,8 +83,28 @@ def _said_already(screened: pa.Table, own: Keys, known: pa.Table, known_keys: Ke
         return np.zeros(len(screened), dtype=bool)
     index = np.minimum(np.searchsorted(known_keys, own), len(known) - 1)
     theirs = known.take(pa.array(index))
-    same = [_flags(pc.equal(screened[name], theirs[name])) for name in ("status", "reason")]
-    return (known_keys[index] == own) & same[0] & same[1]
+    said = known_keys[index] == own
+    for name in ("status", "reason", "duplicate_of"):
+        said &= _flags(pc.equal(pc.fill_null(screened[name], ""), pc.fill_null(theirs[name], "")))
+    return said
+
+
+def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> list[dict[str, Any]]:
+    """The ledger's rows of ads that are done and in the input by another row of the same id and the same picture.
+
+    others: rows of the ledger that are not of this input.
+    """
+    others = others.filter(pc.equal(others["status"], "done"))
+    others = others.filter(pc.is_in(others["ad_id"], value_set=screened["ad_id"].combine_chunks()))
+    now = screened.filter(pc.is_in(screened["ad_id"], value_set=others["ad_id"].combine_chunks()))
+    pictures: dict[str, set[str]] = {}
+    for row in now.select(["ad_id", "image", "input_sha256"]).to_pylist():
+        pictures.setdefault(row["ad_id"], set()).update(filter(None, (row["image"], row["input_sha256"])))
+    return [
+        row
+        for row in ledger_rows(ledger.latest(ids=others["row_id"].combine_chunks()))
+        if pictures[row["ad_id"]] & {row["image"], row["input_sha256"]}
+    ]
 
 
 def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:

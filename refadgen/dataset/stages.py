@@ -22,6 +22,7 @@ from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import DatasetConfig
 from refadgen.dataset import ledgers
+from refadgen.dataset.files import triplets_key
 from refadgen.dataset.near_duplicates import perceptual_hash, thumbnail
 from refadgen.dataset.planning import PLAN_SCHEMA
 from refadgen.dataset.triplets import SCHEMA as TRIPLET_SCHEMA
@@ -255,8 +256,7 @@ class TripletBuilder:
             built = [row for row in rows if row["status"] == "done" and row["split"] == split]
             if not built:
                 continue
-            name = hashlib.sha256(" ".join(row["row_id"] for row in built).encode()).hexdigest()[:16]
-            key = f"data/{split}/triplets-{name}.parquet"
+            key = triplets_key(split, [row["row_id"] for row in built])
             try:
                 encoded = pa.Table.from_pylist([row["triplet"] for row in built], schema=TRIPLET_SCHEMA)
                 write_rows(self._storage, key, encoded)
@@ -300,6 +300,8 @@ def ledger_row(row: dict[str, Any], made: dict[str, Any], run_id: str) -> dict[s
     """The ledger's row of a planned ad: done, or what its or the stage's error says. made: what the stage adds."""
     problem = row["error"] or made.get("error", "")
     return {
+        "file": "",
+        "split": "",
         **row,
         **made,
         "run_id": run_id,

@@ -288,7 +288,7 @@ def with_whole_paths(config: GenerateConfig) -> GenerateConfig:
         catalog=catalog,
         fetch=whole_fetch(config.fetch),
         segmentation=whole_segmentation(config.segmentation),
-        model=dataclasses.replace(config.model, path=whole_path_or_id(config.model.path)),
+        model=dataclasses.replace(config.model, path=whole_path_or_id("model.path", config.model.path)),
     )
 
 

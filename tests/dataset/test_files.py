@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.dataset.files import sweep
+from refadgen.dataset.files import sweep, triplets_key
 from refadgen.dataset.ledgers import dataset_ledger
 from refadgen.ledger import now
 from refadgen.storage import Storage
@@ -43,7 +43,7 @@ def ids_in(folder: Path) -> dict[str, list[str]]:
 
 
 def test_files_and_rows_that_the_ledger_does_not_know_go(tmp_path: Path) -> None:
-    a, b, c = "data/train/a.parquet", "data/train/b.parquet", "data/test/c.parquet"
+    a, b, c = triplets_key("train", "ab"), triplets_key("train", "cd"), triplets_key("test", "ef")
     write(tmp_path, a, [1, 2, 3])  # whole
     write(tmp_path, b, [4, 5])  # written, then the run was killed; 4 was made again in c
     write(tmp_path, c, [4, 6, 7])  # 7 had a near-duplicate of smaller id later
@@ -56,6 +56,15 @@ def test_files_and_rows_that_the_ledger_does_not_know_go(tmp_path: Path) -> None
     assert ids_in(tmp_path) == {a: [row_id(n) for n in (1, 2, 3)], c: [row_id(4), row_id(6)]}
     assert (tmp_path / a).stat().st_mtime_ns == stamp
     assert sweep(storage, dataset_ledger(storage)) == 0
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    theirs = "data/ads.parquet", "data/train/mine.parquet", "data/train/triplets-00000.parquet"
+    for key in theirs:
+        write(tmp_path, key, [1, 2])
+    storage = Storage(str(tmp_path))
+    assert sweep(storage, dataset_ledger(storage)) == 0
+    assert sorted(ids_in(tmp_path)) == sorted(theirs)
 
 
 def test_an_empty_output_is_clean(tmp_path: Path) -> None:

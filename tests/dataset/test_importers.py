@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_parquet_is_read_as_it_is(tmp_path: Path) -> None:
 def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds neither \.parquet nor images"):
         as_catalog(str(tmp_path), Storage(str(tmp_path / "out")))
+
+
+def test_a_file_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "ads" / "ok.jpg")
+    (tmp_path / "ads" / "ok.jpg").rename(os.fsdecode(os.fsencode(tmp_path) + b"/ads/caf\xe9.jpg"))
+    with pytest.raises(ValueError, match=r"the file name 'caf\\udce9\.jpg' is not UTF-8"):
+        as_catalog(str(tmp_path / "ads"), Storage(str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("uri", ["https://h/ads.parquet?X-Signature=SECRET", "https://u:SECRET@h/x.json"])
+def test_no_message_shows_the_secrets_of_an_input(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="h/") as error:
+        as_catalog(uri, Storage(str(tmp_path)))
+    assert "SECRET" not in str(error.value)
 
 
 def authors(folder: Path, **changed: object) -> Path:
@@ -101,5 +116,5 @@ def test_a_bad_entry_is_named(changed: dict, what: str | None, tmp_path: Path) -
 
 
 def test_the_authors_json_on_s3_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="this machine's disk"):
+    with pytest.raises(ValueError, match="a local disk"):
         as_catalog("s3://bucket/train_sd.json", Storage(str(tmp_path)))

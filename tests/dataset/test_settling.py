@@ -96,6 +96,51 @@ def test_near_duplicates_are_rejected_by_the_ad_that_stays_and_freed_without_it(
     assert settled(storage, "acd") == {"c", "d"}  # b has left the input
 
 
+def test_a_near_duplicate_names_the_ad_that_keeps_it_out_now(storage: Storage) -> None:
+    screening_ledger(storage).append([seen(name, perceptual_hash=HASH) for name in "abc"])
+    settled(storage, "bc")
+    assert ledger(storage)["c"]["duplicate_of"] == "b"
+    settled(storage, "ac")
+    assert ledger(storage)["c"]["duplicate_of"] == "a"
+
+
+def done(name: str, **said: Any) -> dict[str, Any]:
+    row = {"row_id": key_of(name), "recorded_at": now(), "ad_id": name, "status": "done", "reason": "", "file": "f"}
+    return dict.fromkeys(SCHEMA.names) | row | said
+
+
+def test_a_changed_row_takes_the_place_of_what_was_done_and_changes_back(storage: Storage) -> None:
+    ads = [seen(name, ad_id="ad", image="s3://shop/ad.jpg", perceptual_hash=ord(name) << 40) for name in "pq"]
+    screening_ledger(storage).append(ads)
+    dataset_ledger(storage).append([done("p", ad_id="ad", image="s3://shop/ad.jpg")])
+    assert settled(storage, "q") == {"q"}
+    (row,) = dataset_ledger(storage).latest().to_pylist()
+    assert (row["row_id"], row["status"], row["reason"], row["file"]) == (key_of("p"), "rejected", "replaced", "")
+    dataset_ledger(storage).append([done("q", ad_id="ad", image="s3://shop/ad.jpg")])
+    assert settled(storage, "q") == set()
+    assert settled(storage, "p") == {"p"}
+    assert {row["row_id"]: row["reason"] for row in dataset_ledger(storage).latest().to_pylist()} == {
+        key_of("p"): "replaced",
+        key_of("q"): "replaced",
+    }
+
+
+def test_another_picture_of_the_same_id_is_another_ad(storage: Storage) -> None:
+    screening_ledger(storage).append([seen("q", ad_id="1.jpg", image="/second/1.jpg", input_sha256="b")])
+    dataset_ledger(storage).append([done("p", ad_id="1.jpg", image="/first/1.jpg", input_sha256="a")])
+    assert settled(storage, "q") == {"q"}
+    assert [row["status"] for row in dataset_ledger(storage).latest().to_pylist()] == ["done"]
+
+
+@pytest.mark.parametrize("reason", ["low_resolution", "truncated_image"])
+def test_a_better_file_at_the_same_place_is_taken_up_when_asked_for(reason: str, storage: Storage) -> None:
+    screening_ledger(storage).append([seen("a", status="rejected", reason=reason)])
+    assert settled(storage, "a") == set()
+    screening_ledger(storage).append([seen("a")])
+    assert settled(storage, "a") == set()
+    assert settled(storage, "a", retry_failed=True) == {"a"}
+
+
 def test_without_a_distance_all_stay(storage: Storage) -> None:
     screening_ledger(storage).append([seen("a", perceptual_hash=HASH), seen("b", perceptual_hash=HASH)])
     assert settled(storage, "ab", duplicate_distance=None) == {"a", "b"}

@@ -194,6 +194,7 @@ def test_an_empty_input_is_done_at_once_and_a_dry_run_makes_nothing(tmp_path: Pa
         ),
         (("triplet.variants=[novel_view]",), "`original` first"),
         (("degradation.noise=[5, 1]",), "degradation.noise"),
+        (("caption.model=./nowhere",), "caption.model='./nowhere': there is no such folder"),
     ],
 )
 def test_a_wrong_setting_stops_the_job_before_it_starts(
@@ -204,6 +205,14 @@ def test_a_wrong_setting_stops_the_job_before_it_starts(
     assert what in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_an_output_in_the_inputs_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ads").mkdir()
+    stopped = dataset_runs.run(tmp_path / "ads", tmp_path / "ads" / "out")
+    assert stopped.returncode == 2
+    assert f"--output {tmp_path}/ads/out: lies in the input's folder" in stopped.stderr
+    assert not (tmp_path / "ads" / "out").exists()
 
 
 def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(ads: Path, whole: Path, tmp_path: Path) -> None:
