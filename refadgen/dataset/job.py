@@ -279,10 +279,12 @@ class DatasetJob:
 
 def _require_apart(input_uri: str, output: Storage) -> None:
     """Raises: ValueError for an output in the input's folder: its parquet would be ads of the next run."""
-    if input_uri.lower().endswith(".json") or Storage(input_uri).root_kind("the input") != "folder":
+    if input_uri.lower().endswith(".json"):
         return
-    folder = Storage(input_uri).uri
-    if output.uri == folder or output.uri.startswith(folder.rstrip("/") + "/"):
+    folder = Storage(input_uri)
+    if folder.root_kind(f"{redact_address(input_uri)}: the input") != "folder":
+        return
+    if output.uri == folder.uri or output.uri.startswith(folder.uri.rstrip("/") + "/"):
         raise ValueError(f"--output {output.uri}: lies in the input's folder; give one outside of it")
 
 

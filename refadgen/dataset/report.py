@@ -153,10 +153,10 @@ def _pictures(plans: Iterable[Mapping[str, Any]], fetch: FetchConfig, input_uri:
 
 
 def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
-    """The first products of the data set, of different categories as far as they go."""
+    """Some products of the data set, of different categories as far as they go."""
     done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row")
-    first = done.group_by("category").aggregate([("row", "min")])["row_min"].sort().slice(0, _PRODUCTS)
-    is_first = pc.is_in(done["row"], value_set=first)
+    first = done.group_by("category").aggregate([("row_id", "min")])["row_id_min"].sort().slice(0, _PRODUCTS)
+    is_first = pc.is_in(done["row_id"], value_set=first)
     others = done.filter(pc.invert(is_first)).slice(0, _PRODUCTS - len(first))
     triplets = []
     for row in [*done.filter(is_first).to_pylist(), *others.to_pylist()]:
