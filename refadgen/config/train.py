@@ -115,6 +115,9 @@ class ObjectiveConfig:
 class OptimizerConfig:
     """AdamW, its rate, and the average of the weights."""
 
+    name: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit` (torchao, the extra `quantized`) keeps the moments in 8 bits by blocks of 256 (arXiv 2110.02861): a
+    quarter of their memory. With `run.strategy=ddp` only: `fsdp` shares them out already. Set `run.compile` on GPUs."""
     learning_rate: float = 1e-5
     weight_decay: float = 0.01
     beta1: float = 0.9
@@ -221,3 +224,10 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.optimizer.name == "adamw_8bit" and self.run.strategy == "fsdp":
+            raise ValueError(
+                "optimizer.name=adamw_8bit with run.strategy=fsdp: FSDP2 shares out the moments already; use adamw, or "
+                "run.strategy=ddp"
+            )

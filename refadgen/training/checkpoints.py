@@ -39,7 +39,7 @@ class Checkpoint:
     average: dict[str, Tensor]
     """Empty without a moving average."""
     optimizer: dict[str, Tensor]
-    """`NAME/exp_avg`, `NAME/exp_avg_sq`."""
+    """`NAME/exp_avg`, `NAME/exp_avg_sq`; in 8 bits `…/codes` and `…/scale` of each."""
 
 
 class CheckpointStore:

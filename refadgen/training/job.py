@@ -34,6 +34,7 @@ from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.finished import HeldOut, export, held_out, model_card
 from refadgen.training.loop import read_metrics, require_same
 from refadgen.training.networks import Parts, TrainingModule, load_parts
+from refadgen.training.optimization import make_optimizer
 from refadgen.training.plan import Plan
 from refadgen.training.precompute import constants_of, precompute
 from refadgen.training.rows import CachedRows, Choices, OnlineRows, RowSource, online_files
@@ -68,6 +69,7 @@ class TrainingJob:
             )
         self._parts: Parts = load_parts(self.config)
         self._module = TrainingModule(self._parts, self.config)
+        make_optimizer(config.optimizer, self._module.trained())  # what it needs is missed here, not in the workers
         self._store = CheckpointStore(self.output)
         self._facts: dict[str, Any] = {
             "architecture": self._module.architecture(),
@@ -79,6 +81,7 @@ class TrainingJob:
                 f"data.{name}": getattr(config.data, name) for name in ("width_px", "height_px", "mask", "shuffle_rows")
             },
             "data.variants": list(config.data.variants),
+            "optimizer.name": config.optimizer.name,
             **{f"objective.{name}": value for name, value in dataclasses.asdict(config.objective).items()},
         }
         self._done = self._steps_done()

@@ -22,7 +22,14 @@ from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.encoders import Encoders
 from refadgen.training.networks import TrainingModule
 from refadgen.training.objective import draw_noise
-from refadgen.training.optimization import MovingAverage, learning_rate, make_optimizer
+from refadgen.training.optimization import (
+    MovingAverage,
+    learning_rate,
+    load_moments,
+    make_optimizer,
+    moments_of,
+    take_step,
+)
 from refadgen.training.parallel import Workers, put, synchronized, whole, wrap
 from refadgen.training.rows import Arrays
 
@@ -134,8 +141,6 @@ class TrainingRun:
         then.
         """
         rate = learning_rate(self.config.optimizer, self.step, self.num_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         share = len(batch["latents"])
         size = self.config.run.micro_batch_size or share
         total = torch.zeros((), device=self.device)
@@ -160,8 +165,7 @@ class TrainingRun:
                 f"step {self.step}: {what}; its rows: {', '.join(everyone)}. The last checkpoint is good: go on from "
                 "it with a lower optimizer.learning_rate, or without these rows"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        take_step(self.optimizer, rate, compiled=self.config.run.compile)
         if self.average is not None:
             self.average.update(self.trained, self.step)
         logged = None
@@ -175,11 +179,7 @@ class TrainingRun:
 
     def state(self, facts: dict[str, Any]) -> Checkpoint:
         """The whole state; `facts` for `require_same`. With FSDP2 a collective: every worker calls it."""
-        moments = {}
-        for name, parameter in self.trained.items():
-            for kind in ("exp_avg", "exp_avg_sq"):
-                if parameter in self.optimizer.state:
-                    moments[f"{name}/{kind}"] = whole(self.optimizer.state[parameter][kind])
+        moments = moments_of(self.optimizer, self.trained)
         average = {} if self.average is None else self.average.whole()
         weights = {name: whole(parameter) for name, parameter in self.trained.items()}
         return Checkpoint(self.step, facts, weights, average, moments)
@@ -190,16 +190,7 @@ class TrainingRun:
             put(parameter, checkpoint.weights[name])
         if self.average is not None:
             self.average.load(checkpoint.average or checkpoint.weights)
-        for name, parameter in self.trained.items():
-            if f"{name}/exp_avg" not in checkpoint.optimizer:
-                continue
-            state = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
-            for kind, tensor in state.items():
-                put(tensor, checkpoint.optimizer[f"{name}/{kind}"])
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(checkpoint.step), device=self.device),
-                **state,
-            }
+        load_moments(self.optimizer, self.trained, checkpoint.optimizer, checkpoint.step)
         self.step = checkpoint.step
 
 

@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from refadgen.config.train import OptimizerConfig
 from refadgen.training.parallel import local, put, whole
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_PARTS = ("codes", "scale")
+"""Of a moment in 8 bits."""
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
@@ -25,16 +31,81 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * warm * fall
 
 
-def make_optimizer(config: OptimizerConfig, trained: Mapping[str, nn.Parameter]) -> torch.optim.AdamW:
-    """Fused AdamW over `trained`, in the order of its names."""
-    return torch.optim.AdamW(
-        list(trained.values()),
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        fused=True,
-    )
+def make_optimizer(config: OptimizerConfig, trained: Mapping[str, nn.Parameter]) -> Optimizer:
+    """AdamW over `trained`, in the order of its names. Raises: ValueError where `adamw_8bit` is not installed."""
+    parameters = list(trained.values())
+    betas = (config.beta1, config.beta2)
+    rate, decay, epsilon = config.learning_rate, config.weight_decay, config.epsilon
+    if config.name == "adamw":
+        return torch.optim.AdamW(parameters, rate, betas, epsilon, decay, fused=True)
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as error:
+        raise ValueError(
+            "optimizer.name=adamw_8bit needs torchao: install refadgen with the extra `quantized`"
+        ) from error
+    optimizer: Optimizer = AdamW8bit(parameters, rate, betas, epsilon, decay)
+    return optimizer
+
+
+def take_step(optimizer: Optimizer, learning_rate: float, *, compiled: bool) -> None:
+    """One step, after which the gradients are gone.
+
+    compiled: whether an optimizer that would compile its step may: a minute or more before the first one.
+    """
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+    eagerly = not compiled and not isinstance(optimizer, torch.optim.AdamW)
+    with torch.compiler.set_stance("force_eager") if eagerly else nullcontext():
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def moments_of(optimizer: Optimizer, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Both moments by name, on the CPU; of those in 8 bits the codes and each block's scale.
+
+    With FSDP2 a collective.
+    """
+    found = {}
+    for name, parameter in trained.items():
+        for kind in _MOMENTS if parameter in optimizer.state else ():
+            moment = optimizer.state[parameter][kind]
+            if hasattr(moment, "codes"):
+                found |= {f"{name}/{kind}/{part}": getattr(moment, part).cpu() for part in _PARTS}
+            else:
+                found[f"{name}/{kind}"] = whole(moment)
+    return found
+
+
+def load_moments(
+    optimizer: Optimizer, trained: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor], step: int
+) -> None:
+    """Goes on after step `step` with what `moments_of` gave; a parameter without any starts anew."""
+    for name, parameter in trained.items():
+        state = {}
+        for kind in _MOMENTS:
+            key = f"{name}/{kind}"
+            if f"{key}/codes" in moments:
+                state[kind] = _moment_8bit(parameter, kind, moments, key)
+            elif key in moments:
+                state[kind] = torch.zeros_like(parameter)
+                put(state[kind], moments[key])
+        if state:
+            optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **state}
+
+
+def _moment_8bit(parameter: Tensor, kind: str, moments: Mapping[str, Tensor], key: str) -> Tensor:
+    from torchao.optim.subclass_8bit import OptimState8bit
+
+    codes, scale = (moments[f"{key}/{part}"].to(parameter.device) for part in _PARTS)
+    signed = kind == "exp_avg"
+    size = codes.numel() // scale.numel()
+    empty = OptimState8bit.zeros(codes.shape, signed, size, parameter.device, parameter.dtype)
+    moment: Tensor = OptimState8bit(codes, scale, empty.qmap, signed, parameter.dtype)
+    return moment
 
 
 class MovingAverage:

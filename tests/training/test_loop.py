@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 from refadgen.config.train import OptimizerConfig, TrainConfig
 from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.loop import MetricsLog, StepMetrics, read_metrics, run_steps
-from refadgen.training.optimization import MovingAverage, learning_rate
+from refadgen.training.optimization import MovingAverage, learning_rate, make_optimizer
 from refadgen.training.rows import Arrays
 
 FACTS = {"architecture": {}}
@@ -247,6 +248,55 @@ def test_a_loss_that_is_no_number_changes_nothing(broken: str, refadgen_base: Pa
     assert saved is not None
     assert saved.step == 2
     assert all(torch.equal(tensor, before[f"weights/{name}"]) for name, tensor in saved.weights.items())
+
+
+@pytest.fixture
+def config_8bit(config: TrainConfig) -> TrainConfig:
+    pytest.importorskip("torchao", reason="needs the extra `quantized`")
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name="adamw_8bit"))
+
+
+def test_8bit_moments_are_kept_as_they_are(config_8bit: TrainConfig, tmp_path: Path) -> None:
+    """Codes and scales, not numbers quantized a second time: so this run too resumes bit for bit."""
+    whole = Training(config_8bit)
+    run_to_the_end(whole, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run_to_the_end(Training(config_8bit), tmp_path / "killed", killed_in=3)
+    resumed = Training(config_8bit)
+    run_to_the_end(resumed, tmp_path / "killed")
+    state, found = state_of(whole), state_of(resumed)
+    assert found.keys() == state.keys()
+    assert not [name for name, tensor in state.items() if not torch.equal(tensor, found[name])]
+    codes = [name for name in state if name.endswith("/codes")]
+    assert len(codes) > 20
+    assert {state[name].dtype for name in codes} == {torch.uint8}
+
+
+def test_8bit_moments_train_as_whole_ones(config: TrainConfig, config_8bit: TrainConfig) -> None:
+    """And are needed: without them the last steps go elsewhere."""
+    changes = []
+    for each, forgets in ((config, False), (config_8bit, False), (config_8bit, True)):
+        training = Training(each)
+        before = training.weights()
+        for step in range(6):
+            if forgets and step == 3:
+                training.run.load(dataclasses.replace(training.run.state(FACTS), optimizer={}))
+                training.run.optimizer.state.clear()
+            training.step()
+        changes.append(torch.cat([(after - before[name]).flatten() for name, after in training.weights().items()]))
+    full, small, forgetful = changes
+    assert not torch.equal(small, full)
+    near = ((small - full).norm() / full.norm()).item()
+    far = ((forgetful - full).norm() / full.norm()).item()
+    assert near < 0.1
+    assert far > 2 * near
+
+
+def test_without_torchao_the_setting_is_named(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchao.optim", None)
+    settings = dataclasses.replace(config.optimizer, name="adamw_8bit")
+    with pytest.raises(ValueError, match=r"optimizer\.name=adamw_8bit needs torchao: .* extra `quantized`"):
+        make_optimizer(settings, {"a": torch.nn.Parameter(torch.zeros(3))})
 
 
 def test_after_a_broken_batch_a_good_one_trains_as_if_it_had_not_been(refadgen_base: Path) -> None:

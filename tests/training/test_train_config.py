@@ -89,6 +89,7 @@ WRONG = [
     "objective.text_dropout=-0.1",
     "objective.both_dropout=2",
     "objective.reference_dropout=1.1",
+    "optimizer.name=sgd",
     "optimizer.learning_rate=0",
     "optimizer.learning_rate=.nan",
     "optimizer.weight_decay=-1",
@@ -146,6 +147,10 @@ def test_each_check_names_its_field_and_value(word: str) -> None:
         ),
         (["run.min_workers=3", "run.num_workers=2"], r"run\.min_workers=3: must be at most num_workers"),
         (["run.sample_every=700"], r"run\.sample_every=700: must be a multiple of run\.checkpoint_every=500"),
+        (
+            ["optimizer.name=adamw_8bit", "run.strategy=fsdp"],
+            r"optimizer\.name=adamw_8bit with run\.strategy=fsdp: .*use adamw",
+        ),
         (
             ["objective.zero_terminal_snr=true"],
             r"objective\.zero_terminal_snr=True with objective\.prediction_type=epsilon: .*use v_prediction",
