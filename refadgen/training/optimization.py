@@ -84,6 +84,7 @@ def load_moments(
     optimizer: Optimizer, trained: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor], step: int
 ) -> None:
     """Goes on after step `step` with what `moments_of` gave; a parameter without any starts anew."""
+    fused = isinstance(optimizer, torch.optim.AdamW)  # which counts steps beside the parameter, torchao on the CPU
     for name, parameter in trained.items():
         state = {}
         for kind in _MOMENTS:
@@ -94,17 +95,18 @@ def load_moments(
                 state[kind] = torch.zeros_like(parameter)
                 put(state[kind], moments[key])
         if state:
-            optimizer.state[parameter] = {"step": torch.tensor(float(step), device=parameter.device), **state}
+            counted = torch.tensor(float(step), device=parameter.device if fused else "cpu")
+            optimizer.state[parameter] = {"step": counted, **state}
 
 
 def _moment_8bit(parameter: Tensor, kind: str, moments: Mapping[str, Tensor], key: str) -> Tensor:
     from torchao.optim.subclass_8bit import OptimState8bit
 
-    codes, scale = (moments[f"{key}/{part}"].to(parameter.device) for part in _PARTS)
-    signed = kind == "exp_avg"
-    size = codes.numel() // scale.numel()
-    empty = OptimState8bit.zeros(codes.shape, signed, size, parameter.device, parameter.dtype)
-    moment: Tensor = OptimState8bit(codes, scale, empty.qmap, signed, parameter.dtype)
+    codes, scale = (moments[f"{key}/{part}"] for part in _PARTS)
+    block_size = codes.numel() // scale.numel()
+    moment = OptimState8bit.zeros(codes.shape, kind == "exp_avg", block_size, parameter.device, parameter.dtype)
+    moment.codes.copy_(codes)
+    moment.scale.copy_(scale)
     return moment
 
 
