@@ -49,6 +49,7 @@ def main(words: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    from refadgen.storage import STORE_ERRORS
     from refadgen.training import job  # Ray and torch: only after the words are known to be right
 
     try:
@@ -63,6 +64,9 @@ def main(words: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    except STORE_ERRORS as error:
+        print(f"train: --output, data.cache or data.path: {error}; the same command goes on", file=sys.stderr)
+        return 1
     except job.TrainingStopped as error:
         print(f"train: stopped: {error}", file=sys.stderr)
         return 1

@@ -7,16 +7,22 @@ place and renamed; an object is put whole), and listings. Credentials come from 
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow.fs
+from botocore.exceptions import BotoCoreError, ClientError
 
 from refadgen.catalog.addresses import redact_address
+
+STORE_ERRORS = (OSError, BotoCoreError, ClientError)
+"""What a full disk or a store that is out of reach raises."""
 
 
 def is_remote(uri: str) -> bool:
@@ -105,14 +111,29 @@ class Storage:
 
     def put_file(self, key: str, file: str | os.PathLike[str]) -> None:
         """Puts a local file at `key`, as `write` does, without holding it in memory. Raises: OSError."""
-        path = self.path(key)
         if self.remote:
-            self._fs.put_file(os.fspath(file), path)
+            self._fs.put_file(os.fspath(file), self.path(key))
             return
+        with self.new_file(key) as place:
+            shutil.copyfile(file, place)
+
+    @contextmanager
+    def new_file(self, key: str) -> Iterator[str]:
+        """A local path to write a file to, which lies at `key`, whole, when the block ends without an error.
+
+        Raises: OSError.
+        """
+        if self.remote:
+            with tempfile.TemporaryDirectory(prefix="refadgen-") as folder:
+                file = f"{folder}/{PurePosixPath(key).name}"
+                yield file
+                self.put_file(key, file)
+            return
+        path = self.path(key)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         temporary = f"{path}.{uuid.uuid4().hex}.tmp"
         try:
-            shutil.copyfile(file, temporary)
+            yield temporary
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, path)

@@ -6,7 +6,7 @@ decoding; `decode` turns one row into arrays and names the row and the field tha
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,7 +168,8 @@ class DatasetFile:
 
     uri: str
     key: str
-    num_rows: int
+    group_rows: tuple[int, ...]
+    """Of each row group."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class DatasetScan:
     files: list[DatasetFile]
     rows_of_split: dict[str, int]
     fingerprint: str
-    """Of all row ids and splits, in order."""
+    """Of all row ids and splits, in order, and of the row groups they lie in."""
 
     @property
     def num_rows(self) -> int:
@@ -200,30 +201,36 @@ def dataset_files(uri: str) -> tuple[Storage, list[str]]:
     return storage, keys
 
 
-def scan(uri: str) -> DatasetScan:
+def scan(uri: str, kinds: Sequence[str] = VARIANT_KINDS) -> DatasetScan:
     """Reads the small columns of a data set and checks them.
 
-    Raises: ValueError for a missing column or one of another type, an empty data set, an unknown split, captions
-    without text, a row id that is there twice, and a product in two splits.
+    kinds: every training row must have a product image of one of them. Raises: ValueError for a missing column or one
+    of another type, an empty data set, an unknown split, captions without text, a row id that is there twice, a product
+    in two splits, and a training row that has none of `kinds`.
     """
     storage, keys = dataset_files(uri)
     files, tables = [], []
     for key in keys:
-        tables.append(_small_columns(storage, key))
-        files.append(DatasetFile(storage.uri_of(key), key, tables[-1].num_rows))
+        table, group_rows = _small_columns(storage, key)
+        tables.append(table)
+        files.append(DatasetFile(storage.uri_of(key), key, group_rows))
     table = pa.concat_tables(tables)
     if not table.num_rows:
         raise ValueError(f"data.path={uri!r}: the data set has no rows")
     _check_values(table)
+    _check_kinds(table, kinds)
     counts = {entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()}
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr([file.group_rows for file in files]).encode())
     for row_id, split in zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True):
         digest.update(f"{row_id}\0{split}\n".encode())
     return DatasetScan(files, {split: counts.get(split, 0) for split in SPLITS}, digest.hexdigest()[:16])
 
 
-def _small_columns(storage: Storage, key: str) -> pa.Table:
-    """What `scan` reads of one file, in the types of SCHEMA. Raises: ValueError."""
+def _small_columns(storage: Storage, key: str) -> tuple[pa.Table, tuple[int, ...]]:
+    """What `scan` reads of one file, in the types of SCHEMA, `kinds` besides; and rows of each row group.
+
+    Raises: ValueError.
+    """
     names = ["row_id", "product_id", "split", "captions"]
     plain = pa.schema([pa.field(name, SCHEMA.field(name).type) for name in names])
     uri = storage.uri_of(key)
@@ -231,9 +238,14 @@ def _small_columns(storage: Storage, key: str) -> pa.Table:
         with storage.arrow().open_input_file(storage.path(key)) as handle:
             file = pq.ParquetFile(handle)
             _check_columns(file.schema_arrow, uri)
-            table = file.read(columns=names).select(names).cast(plain)
+            leaves = [file.schema.column(index).path for index in range(len(file.schema))]
+            kind = next(path for path in leaves if path.startswith("variants.") and path.endswith(".kind"))
+            found = file.read(columns=[*names, kind])
+            table = found.select(names).cast(plain)
+            table = table.append_column("kinds", found["variants"].cast(pa.list_(pa.struct([("kind", pa.string())]))))
             table.validate(full=True)  # texts are not checked otherwise
-            return table
+            groups = range(file.num_row_groups)
+            return table, tuple(file.metadata.row_group(index).num_rows for index in groups)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged files raise all of these
         raise ValueError(f"{uri}: not a readable parquet file: {error}") from error
 
@@ -283,6 +295,24 @@ def _check_values(table: pa.Table) -> None:
     for row_id, captions in zip(table["row_id"].to_pylist(), table["captions"].to_pylist(), strict=True):
         if not any(text and text.strip() for text in captions or []):
             raise ValueError(f"row {row_id!r}: captions: no text")
+
+
+def _check_kinds(table: pa.Table, kinds: Sequence[str]) -> None:
+    """table: columns row_id, split, kinds."""
+    training = table.filter(pc.equal(table["split"], "train")).combine_chunks()
+    if not training.num_rows:
+        return
+    lists = training["kinds"].combine_chunks()
+    wanted = pc.is_in(lists.flatten().field("kind"), value_set=pa.array(kinds))
+    having = pc.unique(pc.filter(pc.list_parent_indices(lists), wanted))
+    missing = np.setdiff1d(np.arange(len(lists)), having.to_numpy(zero_copy_only=False))
+    if len(missing):
+        row_id, there = training["row_id"][missing[0]].as_py(), training["kinds"][missing[0]].as_py()
+        found = sorted({str(each["kind"]) for each in there or [] if each})
+        raise ValueError(
+            f"row {row_id!r}: variants of kinds {found}: none of {list(kinds)} (data.variants); "
+            f"{len(missing)} training rows are so"
+        )
 
 
 def split_of(product_id: str, test_percent: int = 10) -> str:

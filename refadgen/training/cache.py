@@ -103,15 +103,15 @@ class Cache:
     fingerprint: str
     shapes: CacheShapes
     parts: dict[str, list[list[Any]]]
-    """Key → split and number of rows of each row group."""
+    """Key → split and number of rows of each row group; in the order of the source's files and row groups."""
     constants: dict[str, Any]
     """`empty_token_ids`; `empty_text_states` and `zero_image_states` (float16, hexadecimal) where they are frozen."""
 
     def groups(self, split: str) -> list[RowGroup]:
-        """The row groups of a split, in the order of the parts' names."""
+        """The row groups of a split, in the source's order."""
         return [
             RowGroup(key, index, tuple(range(rows)))
-            for key, groups in sorted(self.parts.items())
+            for key, groups in self.parts.items()
             for index, (of, rows) in enumerate(groups)
             if of == split
         ]

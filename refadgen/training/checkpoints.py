@@ -12,11 +12,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,6 +27,8 @@ from refadgen.storage import Storage
 FOLDER = "checkpoints"
 MANIFEST = "checkpoint.json"
 _FILES = ("weights", "average", "optimizer")
+_FILE = re.compile(rf"{FOLDER}/step-(\d{{8,}})/[^/]+")
+"""A key below a checkpoint's folder; other folders beside them are the user's."""
 
 
 @dataclass(frozen=True)
@@ -51,29 +55,34 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """Steps of the checkpoints that have their manifest, ascending."""
         keys = self._storage.keys(FOLDER, suffix=f"/{MANIFEST}")
-        return sorted(int(key.split("/")[-2].removeprefix("step-")) for key in keys)
+        return sorted(int(found[1]) for key in keys if (found := _FILE.fullmatch(key)))
 
     def save(self, checkpoint: Checkpoint, *, keep: int) -> None:
-        """Writes a checkpoint, then removes all but the newest `keep`. Raises: OSError.
+        """Writes a checkpoint, then removes all but the newest `keep`, and what runs that were killed have left.
 
-        Those of later steps go as well: a run that comes by here has found them damaged.
+        Those of later steps go as well: a run that comes by here has found them damaged. Raises: OSError.
         """
         folder = self.folder(checkpoint.step)
         hashes = {}
-        with tempfile.TemporaryDirectory(prefix="refadgen-checkpoint-") as place:
-            for name in _FILES:
-                file = Path(place) / f"{name}.safetensors"
-                save_file({key: tensor.contiguous() for key, tensor in getattr(checkpoint, name).items()}, file)
-                hashes[file.name] = _digest(file)
-                self._storage.put_file(f"{folder}/{file.name}", file)
-                os.unlink(file)
+        for name in _FILES:
+            key = f"{folder}/{name}.safetensors"
+            tensors = {each: tensor.contiguous() for each, tensor in getattr(checkpoint, name).items()}
+            with self._storage.new_file(key) as file:
+                try:
+                    save_file(tensors, file)
+                except SafetensorError as error:  # a full disk
+                    raise OSError(f"{self._storage.uri_of(key)}: cannot be written: {error}") from error
+                hashes[f"{name}.safetensors"] = _digest(file)
         manifest = {"step": checkpoint.step, "facts": checkpoint.facts, "sha256": hashes}
         self._storage.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
         steps = self.steps()
         kept = [step for step in steps if step <= checkpoint.step][-keep:]
-        for step in steps:
-            if step not in kept:
-                self._remove(step)
+        for folder in {key.rpartition("/")[0] for key in self._storage.keys(FOLDER) if _FILE.fullmatch(key)}:
+            if int(folder.rpartition("-")[2]) not in kept:
+                self._remove(folder)
+        for key in self._storage.keys(self.folder(checkpoint.step)):
+            if key.endswith(".tmp"):
+                self._storage.delete([key])
 
     def facts(self, step: int) -> dict[str, Any]:
         """The facts of a checkpoint, without its weights. Raises: ValueError for a damaged manifest, OSError."""
@@ -92,12 +101,10 @@ class CheckpointStore:
         """The key of a checkpoint's folder."""
         return f"{FOLDER}/step-{step:08d}"
 
-    def _remove(self, step: int) -> None:
-        folder = self.folder(step)
-        keys = list(self._storage.keys(folder))
-        manifest = f"{folder}/{MANIFEST}"
+    def _remove(self, folder: str) -> None:
         # First the manifest: what is left by a crash in between is no checkpoint.
-        self._storage.delete([manifest, *(key for key in keys if key.endswith(".safetensors"))])
+        keys = sorted(self._storage.keys(folder), key=lambda key: not key.endswith(f"/{MANIFEST}"))
+        self._storage.delete(keys)
         if not self._storage.remote:
             with contextlib.suppress(OSError):
                 os.rmdir(self._storage.path(folder))
@@ -130,6 +137,6 @@ class CheckpointStore:
         return None
 
 
-def _digest(file: Path) -> str:
+def _digest(file: str | Path) -> str:
     with open(file, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import ray
 
 from refadgen.training.plan import Plan, Segment
 from refadgen.training.rows import Arrays, RowSource
 
 _BLOCK_BYTES = 32_000_000
+
+
+class BadRowError(ValueError):
+    """A row that cannot be trained on; the message names it."""
 
 
 def local_feed(plan: Plan, source: RowSource, first_step: int) -> Iterator[Arrays]:
@@ -32,7 +37,7 @@ def ray_feed(
 
     Each window is a Dataset of its own, read to its end at once. One long Dataset that training draws from would be
     less code, but its executor spins while it waits for a slow reader, and takes the interpreter lock from the training
-    thread: steps took three times as long.
+    thread: steps took three times as long. Raises: BadRowError.
     """
     share = plan.batch_size // world_size
 
@@ -45,7 +50,10 @@ def ray_feed(
         )
         dataset.context.execution_options.preserve_order = True
         dataset.context.enable_progress_bars = False
-        return list(dataset.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=1))
+        batches = list(dataset.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=1))
+        if "bad_row" in batches[0]:
+            raise BadRowError(str(batches[0]["bad_row"][0]))
+        return batches
 
     segments = plan.segments(first_step)
     with ThreadPoolExecutor(1, thread_name_prefix="feed") as ahead:
@@ -57,9 +65,16 @@ def ray_feed(
 
 
 def _load(batch: dict[str, Any], plan: Plan, source: RowSource, rank: int, world_size: int) -> Iterator[Arrays]:
-    """INPUT columns: epoch, first_step, num_steps: one window. OUTPUT: see `rows`; one row a planned row."""
+    """INPUT columns: epoch, first_step, num_steps: one window. OUTPUT: see `rows`; one row a planned row.
+
+    Where a row is bad, nothing but a column `bad_row`: the message.
+    """
     segment = Segment(int(batch["epoch"][0]), int(batch["first_step"][0]), int(batch["num_steps"][0]))
-    arrays = source.load(plan, segment, rank=rank, world_size=world_size)
+    try:
+        arrays = source.load(plan, segment, rank=rank, world_size=world_size)
+    except ValueError as error:
+        yield {"bad_row": np.array([str(error)], dtype=object)}
+        return
     size = max(1, _BLOCK_BYTES // source.bytes_per_row)
     for start in range(0, len(arrays["step"]), size):
         yield {name: values[start : start + size] for name, values in arrays.items()}

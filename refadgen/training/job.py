@@ -9,6 +9,8 @@ The same command again goes on from the newest checkpoint.
 """
 
 import dataclasses
+import json
+import re
 import subprocess
 import tempfile
 import time
@@ -38,14 +40,14 @@ from refadgen.training.optimization import make_optimizer
 from refadgen.training.plan import Plan
 from refadgen.training.precompute import constants_of, precompute
 from refadgen.training.rows import CachedRows, Choices, OnlineRows, RowSource, online_files
-from refadgen.training.worker import STOPPED, WorkerTask, train_worker
+from refadgen.training.worker import SETTINGS, STOPPED, WorkerTask, train_worker
 
 TINY = Path(triplets.__file__).parent / "tiny" / "triplets.parquet"
 """The data set `tiny`."""
 
 
 class TrainingStopped(RuntimeError):
-    """A training that ended early, with its reason; the last checkpoint is good."""
+    """A training that ended early, with its reason; its checkpoints are good."""
 
 
 class TrainingJob:
@@ -61,7 +63,7 @@ class TrainingJob:
         self.output = output if is_remote(output) else local_path(output)
         self._storage = Storage(self.output)
         self._storage.check_writable("--output")
-        self.scan: DatasetScan = triplets.scan(self.config.data.path)
+        self.scan: DatasetScan = triplets.scan(self.config.data.path, config.data.variants)
         if self.scan.rows_of_split["train"] < config.run.batch_size:
             raise ValueError(
                 f"data.path={config.data.path!r}: {self.scan.rows_of_split['train']} rows of split train; a step takes "
@@ -71,20 +73,28 @@ class TrainingJob:
         self._module = TrainingModule(self._parts, self.config)
         make_optimizer(config.optimizer, self._module.trained())  # what it needs is missed here, not in the workers
         self._store = CheckpointStore(self.output)
+        encoder = self.config.model.image_encoder
         self._facts: dict[str, Any] = {
             "architecture": self._module.architecture(),
             "run.seed": config.run.seed,
             "run.batch_size": config.run.batch_size,
             "data.path (its rows)": self.scan.fingerprint,
             "model.base (its files)": fingerprint(find_model(self.config.model.base)),
+            "model.image_encoder (its files)": encoder and fingerprint(find_model(encoder)),
             **{
-                f"data.{name}": getattr(config.data, name) for name in ("width_px", "height_px", "mask", "shuffle_rows")
+                f"data.{name}": getattr(config.data, name)
+                for name in ("width_px", "height_px", "mask", "shuffle_rows", "precompute")
             },
             "data.variants": list(config.data.variants),
             "optimizer.name": config.optimizer.name,
             **{f"objective.{name}": value for name, value in dataclasses.asdict(config.objective).items()},
         }
         self._done = self._steps_done()
+        if self._done > self.num_steps:
+            raise ValueError(
+                f"run.num_steps, run.num_epochs: {self.num_steps} steps, but --output has a checkpoint at step "
+                f"{self._done}; ask for as many, or choose another --output"
+            )
 
     def _steps_done(self) -> int:
         """Steps of the newest checkpoint. Raises: ValueError when this training cannot go on from it."""
@@ -145,7 +155,7 @@ class TrainingJob:
         `run.max_failures` times.
         """
         started = time.monotonic()
-        self._storage.write("train.yaml", to_yaml(self.config).encode())
+        self._storage.write(SETTINGS, to_yaml(self.config).encode())
         if self._storage.exists(STOPPED):
             self._storage.delete([STOPPED])
         source, constants = self._source()
@@ -157,7 +167,9 @@ class TrainingJob:
             self.config.data.shuffle_rows,
         )
         newest = self._store.latest()
-        if newest is None or newest.step < self.num_steps:
+        left = newest is None or newest.step < self.num_steps
+        del newest  # gigabytes
+        if left:
             self._fit(WorkerTask(self.config, self.output, source, plan, constants, self._facts, self._held_out()))
         model = self._export()
         return f"{self.num_steps} steps in {time.monotonic() - started:.0f} s\n{model}"
@@ -183,18 +195,20 @@ class TrainingJob:
 
     def _held_out(self) -> list[HeldOut]:
         """The first held-out rows, as the sample sheets use them."""
-        if not self.config.run.sample_every:
+        wanted = min(self.config.run.num_samples, self.scan.rows_of_split["test"])
+        if not self.config.run.sample_every or not wanted:
             return []
         found: list[HeldOut] = []
-        storage, keys = triplets.dataset_files(self.config.data.path)
-        for key in keys:
+        storage, _ = triplets.dataset_files(self.config.data.path)
+        for key, groups in online_files(self.config.data.path).items():
             with storage.arrow().open_input_file(storage.path(key)) as handle:
                 file = pq.ParquetFile(handle)
-                for group in range(file.num_row_groups):
-                    for row in file.read_row_group(group).to_pylist():
-                        if row["split"] == "test":
-                            found.append(held_out(self.config, triplets.decode(row)))
-                        if len(found) == self.config.run.num_samples:
+                for index, offsets in groups:
+                    if not offsets["test"]:
+                        continue
+                    for row in file.read_row_group(index).take(offsets["test"]).to_pylist():
+                        found.append(held_out(self.config, triplets.decode(row)))
+                        if len(found) == wanted:
                             return found
         return found
 
@@ -217,14 +231,20 @@ class TrainingJob:
         try:
             trainer.fit()
         except TrainingFailedError as error:
+            self._require_not_stopped()
             causes = getattr(error, "worker_failures", None) or {0: error}
             cause = next(iter(causes.values()))
             raise TrainingStopped(
                 f"workers failed more than run.max_failures={run.max_failures} times: {_last_line(cause)}. "
                 "The same command goes on from the last checkpoint"
             ) from error
+        self._require_not_stopped()
+
+    def _require_not_stopped(self) -> None:
+        """Raises: ValueError for a bad row that a worker has met, TrainingStopped for another reason to end."""
         if self._storage.exists(STOPPED):
-            raise TrainingStopped(self._storage.read(STOPPED).decode())
+            found = json.loads(self._storage.read(STOPPED))
+            raise (ValueError if found["bad_input"] else TrainingStopped)(found["message"])
 
     def _export(self) -> str:
         """Writes `model/` from the newest checkpoint. Returns: what to tell the user."""
@@ -294,9 +314,10 @@ def _with_whole_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _last_line(error: BaseException) -> str:
-    """What went wrong, without the way there."""
+    """What went wrong, without the way there: the last line that names an exception, or the last one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b.*: ", line)]
+    return (named or lines or [type(error).__name__])[-1]
 
 
 def _commit() -> str:

@@ -30,7 +30,7 @@ from refadgen.training.optimization import (
     moments_of,
     take_step,
 )
-from refadgen.training.parallel import Workers, put, synchronized, whole, wrap
+from refadgen.training.parallel import Workers, collected, put, synchronized, whole, wrap
 from refadgen.training.rows import Arrays
 
 
@@ -73,7 +73,7 @@ class BatchMaker:
         self._encoders = encoders
 
     def __call__(self, arrays: Arrays) -> dict[str, Tensor]:
-        batch = self._encoded(arrays) if self._encoders is not None else self._stored(arrays)
+        batch = self._stored(arrays) if self._encoders is None else self._encoded(arrays, self._encoders)
         seeds = [int(seed) for seed in arrays["noise_seed"]]
         noise = draw_noise(seeds, tuple(batch["latents"].shape[1:]), self._config.objective.noise_offset)
         batch |= {
@@ -88,24 +88,28 @@ class BatchMaker:
         names = ("latents", "reference_latents", "mask_latents", "text_states", "image_states")
         return {name: torch.from_numpy(np.array(arrays[name])).float() for name in names if name in arrays}
 
-    def _encoded(self, arrays: Arrays) -> dict[str, Tensor]:
-        assert self._encoders is not None
-        batch = {
-            "latents": self._encoders.latents(arrays["ad_images"]),
-            "reference_latents": self._encoders.latents(arrays["product_images"]),
-            "mask_latents": self._encoders.mask_latents(arrays["masks"]),
-        }
-        if self._encoders.text_encoder is not None:
-            batch["text_states"] = self._encoders.text_states(torch.from_numpy(np.array(arrays["token_ids"])))
-        if self._encoders.image_encoder is not None:
-            batch["image_states"] = self._encoders.image_states(torch.from_numpy(np.array(arrays["clip_pixels"])))
-        return batch
+    def _encoded(self, arrays: Arrays, encoders: Encoders) -> dict[str, Tensor]:
+        count, size = len(arrays["row_id"]), self._config.data.encode_batch_size
+        pieces = []
+        for start in range(0, count, size):
+            part = {name: values[start : start + size] for name, values in arrays.items()}
+            piece = {
+                "latents": encoders.latents(part["ad_images"]),
+                "reference_latents": encoders.latents(part["product_images"]),
+                "mask_latents": encoders.mask_latents(part["masks"]),
+            }
+            if encoders.text_encoder is not None:
+                piece["text_states"] = encoders.text_states(torch.from_numpy(np.array(part["token_ids"])))
+            if encoders.image_encoder is not None:
+                piece["image_states"] = encoders.image_states(torch.from_numpy(np.array(part["clip_pixels"])))
+            pieces.append(piece)
+        return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 on GPUs that have it, else float32: float16 would need its losses scaled."""
     if name == "auto":
-        modern = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if modern else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
@@ -162,8 +166,8 @@ class TrainingRun:
             self.optimizer.zero_grad(set_to_none=True)
             what = f"the loss is {mean}" if not np.isfinite(mean) else f"the gradient's norm is {grad_norm}"
             raise FloatingPointError(
-                f"step {self.step}: {what}; its rows: {', '.join(everyone)}. The last checkpoint is good: go on from "
-                "it with a lower optimizer.learning_rate, or without these rows"
+                f"step {self.step}: {what}; its rows: {', '.join(everyone)}. Checkpoints of earlier steps are good: go "
+                "on with a lower optimizer.learning_rate, or without these rows"
             )
         take_step(self.optimizer, rate, compiled=self.config.run.compile)
         if self.average is not None:
@@ -178,10 +182,10 @@ class TrainingRun:
         return metrics
 
     def state(self, facts: dict[str, Any]) -> Checkpoint:
-        """The whole state; `facts` for `require_same`. With FSDP2 a collective: every worker calls it."""
+        """The whole state, on the first worker; `facts` for `require_same`. With FSDP2 every worker calls it."""
         moments = moments_of(self.optimizer, self.trained)
         average = {} if self.average is None else self.average.whole()
-        weights = {name: whole(parameter) for name, parameter in self.trained.items()}
+        weights = {name: collected(parameter) for name, parameter in self.trained.items()}
         return Checkpoint(self.step, facts, weights, average, moments)
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -251,11 +255,14 @@ def run_steps(
         if run.workers.rank == 0:
             on_step(metrics)
         if run.step % run.config.run.checkpoint_every == 0 or run.step == run.num_steps:
-            checkpoint = run.state(facts)
-            if run.workers.rank == 0:
+            first = run.workers.rank == 0
+            checkpoint = run.state(facts) if first or run.config.run.strategy == "fsdp" else None
+            if first:
+                assert checkpoint is not None
                 before_checkpoint(run.step)  # the metrics: a checkpoint without them would leave a hole
                 store.save(checkpoint, keep=run.config.run.keep_checkpoints)
                 after_checkpoint(checkpoint)
+            del checkpoint  # gigabytes
     if run.step < run.num_steps:
         raise RuntimeError(f"the rows ended after step {run.step} of {run.num_steps}")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from refadgen.config.train import OptimizerConfig
-from refadgen.training.parallel import local, put, whole
+from refadgen.training.parallel import collected, local, put
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PARTS = ("codes", "scale")
@@ -65,10 +65,7 @@ def take_step(optimizer: Optimizer, learning_rate: float, *, compiled: bool) -> 
 
 
 def moments_of(optimizer: Optimizer, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Both moments by name, on the CPU; of those in 8 bits the codes and each block's scale.
-
-    With FSDP2 a collective.
-    """
+    """Both moments by name, `collected`; of those in 8 bits the codes and each block's scale."""
     found = {}
     for name, parameter in trained.items():
         for kind in _MOMENTS if parameter in optimizer.state else ():
@@ -76,7 +73,7 @@ def moments_of(optimizer: Optimizer, trained: Mapping[str, nn.Parameter]) -> dic
             if hasattr(moment, "codes"):
                 found |= {f"{name}/{kind}/{part}": getattr(moment, part).cpu() for part in _PARTS}
             else:
-                found[f"{name}/{kind}"] = whole(moment)
+                found[f"{name}/{kind}"] = collected(moment)
     return found
 
 
@@ -128,8 +125,8 @@ class MovingAverage:
         torch._foreach_lerp_(averages, [local(p.detach()) for p in trained.values()], 1 - decay)
 
     def whole(self) -> dict[str, Tensor]:
-        """The averaged weights on the CPU; with FSDP2 a collective."""
-        return {name: whole(tensor) for name, tensor in self._weights.items()}
+        """The averaged weights, `collected`."""
+        return {name: collected(tensor) for name, tensor in self._weights.items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Takes over averaged weights."""

@@ -28,6 +28,13 @@ class Workers:
             value /= self.world_size
         return value
 
+    def from_first(self, value: int) -> int:
+        """The first worker's number, on all workers."""
+        found = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(found)
+        return found[0]
+
     def gather(self, values: list[str]) -> list[list[str]]:
         """Each worker's texts, on all workers."""
         if self.world_size == 1:
@@ -53,8 +60,12 @@ def wrap(
         return DistributedDataParallel(
             module, device_ids=[device.index or 0] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
-    gathered = None if dtype == torch.float32 else dtype
-    return fully_shard(module, mp_policy=MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32))
+    policy = MixedPrecisionPolicy(
+        param_dtype=None if dtype == torch.float32 else dtype,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # noise is added in float32; autocast does the arithmetic
+    )
+    return fully_shard(module, mp_policy=policy)
 
 
 @contextmanager
@@ -71,6 +82,14 @@ def synchronized(wrapped: nn.Module, last: bool) -> Iterator[None]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor's full value on the CPU. With FSDP2 every worker must call this, in the same order."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().float().cpu()
+
+
+def collected(tensor: Tensor) -> Tensor:
+    """As `whole`, but on the first worker only; the others keep nothing."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if dist.is_initialized() and dist.get_rank():
+        return torch.empty(0)
+    return full.detach().float().cpu()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -188,16 +188,13 @@ def precompute(config: TrainConfig, uri: str, cache_uri: str, scanned: DatasetSc
     """
     recipe = recipe_of(config)
     storage, _ = triplets.dataset_files(uri)
-    units, names = [], {}
+    units = []
     for file in scanned.files:
         with storage.arrow().open_input_file(storage.path(file.key)) as handle:
             content = footer_digest(handle)
-            count = pq.ParquetFile(handle).num_row_groups
-        for group in range(count):
-            part = unit_name(file.key, content, group, recipe)
-            units.append({"key": file.key, "group": group, "part": part})
-            names[part] = file.key
-    whole = unit_name("whole", "", 0, {"parts": sorted(names)})
+        for group in range(len(file.group_rows)):
+            units.append({"key": file.key, "group": group, "part": unit_name(file.key, content, group, recipe)})
+    whole = unit_name("whole", "", 0, {"parts": [unit["part"] for unit in units]})
     cache = load_cache(cache_uri)
     if cache is not None and cache.fingerprint == whole:
         return dataclasses.replace(cache, uri=cache_uri)
@@ -228,6 +225,7 @@ def precompute(config: TrainConfig, uri: str, cache_uri: str, scanned: DatasetSc
             f"data.path: {len(errors)} rows are bad; mend or remove them:\n" + "\n".join(errors[:_SHOWN_ERRORS]) + more
         )
     encoders = load_parts(config).encoders(config, torch.device("cpu"), torch.float32).prepared()
-    cache = Cache(cache_uri, whole, shapes_of(config, encoders), parts, constants_of(encoders))
+    in_order = {unit["part"]: parts[unit["part"]] for unit in units}
+    cache = Cache(cache_uri, whole, shapes_of(config, encoders), in_order, constants_of(encoders))
     cache.save()
     return cache

@@ -1,6 +1,7 @@
 """What each Ray Train worker runs: loads the networks, goes on from the newest checkpoint, and trains."""
 
 import contextlib
+import json
 import logging
 import tempfile
 import time
@@ -16,10 +17,10 @@ from ray.experimental import tqdm_ray
 from tensorboardX import SummaryWriter
 from torch import Tensor
 
-from refadgen.config import TrainConfig
+from refadgen.config import TrainConfig, to_yaml
 from refadgen.storage import Storage
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
-from refadgen.training.feed import ray_feed
+from refadgen.training.feed import BadRowError, ray_feed
 from refadgen.training.finished import HeldOut, sample_sheet
 from refadgen.training.loop import BatchMaker, MetricsLog, StepMetrics, TrainingRun, run_steps
 from refadgen.training.networks import TrainingModule, load_parts
@@ -27,8 +28,10 @@ from refadgen.training.plan import Plan
 from refadgen.training.rows import CachedRows, RowSource
 
 _SHOWN_EVERY_S = 5.0
-STOPPED = "stopped.txt"
-"""In the output: why a training ended early on purpose."""
+STOPPED = "stopped.json"
+"""In the output: why a training ended early on purpose; `bad_input` where its rows are to blame."""
+SETTINGS = "train.yaml"
+"""In the output: the settings, written by the driver."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,17 @@ def constant_tensors(constants: dict[str, Any]) -> dict[str, Tensor]:
 def train_worker(settings: dict[str, Any]) -> None:
     """One worker of a training. settings: `task`, a reference to a `WorkerTask`.
 
-    A loss that is no number ends all workers alike, without a restart: the first one says why in `stopped.txt`.
+    A loss that is no number ends all workers alike, and the first one says why in `stopped.json`. A bad row is seen by
+    one worker, which says so there and fails; the others are restarted with it, and end when they find the file.
     """
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)  # the progress bar says what matters
     task: WorkerTask = ray.get(settings["task"])
     config = task.config
+    storage = Storage(task.output)
+    if storage.exists(STOPPED):
+        return
+    _require_shared(storage, config)
     torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
     device = ray.train.torch.get_device()
     context = ray.train.get_context()
@@ -75,9 +83,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     online = not isinstance(task.source, CachedRows)
     encoders = parts.encoders(config, device, run.dtype).prepared() if online else None
     store = CheckpointStore(task.output)
-    checkpoint = store.latest()
-    if checkpoint is not None:
-        run.load(checkpoint)
+    resume(run, store)
     feed = ray_feed(
         task.plan,
         task.source,
@@ -102,8 +108,32 @@ def train_worker(settings: dict[str, Any]) -> None:
             )
         except FloatingPointError as error:
             if rank == 0:
-                Storage(task.output).write(STOPPED, str(error).encode())
+                _stop(storage, error, bad_input=False)
+        except BadRowError as error:
+            _stop(storage, error, bad_input=True)
+            raise
     ray.train.report({"step": run.step, "world_size": world_size})
+
+
+def _require_shared(storage: Storage, config: TrainConfig) -> None:
+    """Raises: RuntimeError where this node has another folder of that name than the driver."""
+    if not storage.exists(SETTINGS) or storage.read(SETTINGS).decode() != to_yaml(config):
+        raise RuntimeError(
+            f"--output {storage.uri}: on this node it is not the folder that the driver sees: workers on several nodes "
+            "need a shared one, or s3://"
+        )
+
+
+def resume(run: TrainingRun, store: CheckpointStore) -> None:
+    """Goes on from the newest whole checkpoint that the first worker finds, on all workers."""
+    checkpoint = store.latest() if run.workers.rank == 0 else None
+    step = run.workers.from_first(checkpoint.step if checkpoint is not None else 0)
+    if step:
+        run.load(checkpoint or store.load(step))
+
+
+def _stop(storage: Storage, error: Exception, *, bad_input: bool) -> None:
+    storage.write(STOPPED, json.dumps({"message": str(error), "bad_input": bad_input}).encode())
 
 
 class _Log:

@@ -1,6 +1,6 @@
 """Small networks that judge generated ads, trained on true renders: where is the product, and what is the scene?
 
-Two of them, since they need different things: the mask every pixel, the scene many lights and textures.
+Two of them, since they need different things: the mask every pixel, the scene many steps, which half the size allows.
 """
 
 import itertools
@@ -47,26 +47,24 @@ class Renders:
         return tuple(Renders(self.images[part], self.masks[part], self.words[part]) for part in (first, rest))  # type: ignore[return-value]
 
 
-def true_renders(pool: Executor, num_seeds: int, dressings: int, shrink: int = 1) -> Renders:
+def true_renders(pool: Executor, num_seeds: int, dressings: int) -> Renders:
     """Renders of shapes, views and lights that nothing else uses, in any pair of surface and wall.
 
-    Pairs kept from the models are among them: the judge is to know what is there, not to be surprised by it. shrink:
-    times that they are smaller than ads.
+    Pairs kept from the models are among them: the judge is to know what is there, not to be surprised by it.
     """
     seeds = range(SEED_OFFSET, SEED_OFFSET + num_seeds)
-    found = list(pool.map(partial(_dressed, dressings=dressings, shrink=shrink), seeds))
+    found = list(pool.map(partial(_dressed, dressings=dressings), seeds))
     images, masks, words = (np.concatenate([each[part] for each in found]) for part in range(3))
     return Renders(images, masks, words)
 
 
-def _dressed(seed: int, dressings: int, shrink: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    size = {**SIZE, "width_px": SIZE["width_px"] // shrink, "height_px": SIZE["height_px"] // shrink}
+def _dressed(seed: int, dressings: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     product, view, first = sample_product(seed), sample_view(seed), sample_scene(seed, held_out=None)
     rng = np.random.default_rng(seed)
     scenes = [_other_backdrop(first, rng) for _ in range(dressings)]
     looks = [sample_appearance(rng) for _ in scenes]
-    images = dress_ads(product, view, scenes, looks, **size)
-    mask = silhouette(product.shape, view, width_px=size["width_px"], height_px=size["height_px"]) > 127
+    images = dress_ads(product, view, scenes, looks, **SIZE)
+    mask = silhouette(product.shape, view, width_px=SIZE["width_px"], height_px=SIZE["height_px"]) > 127
     return np.stack(list(images)), np.stack([mask] * dressings), np.array([word_numbers(scene) for scene in scenes])
 
 
@@ -107,7 +105,7 @@ class Segmenter(nn.Module):
 
 
 class SceneClassifier(nn.Module):
-    """Logits of surface, wall and light; sees ads at half their size.
+    """Logits of surface, wall and light; looks at half the size of the ads it is given.
 
     The surface lies below, the wall behind: its heads see a coarse map, not a mean over everything.
     """
@@ -121,7 +119,7 @@ class SceneClassifier(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(48 * places + 128, len(kinds)) for kinds in WORDS)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.features(images)
+        x = self.features(F.avg_pool2d(images, _COARSE))
         seen = torch.cat([self.coarse(x), x.amax((2, 3))], dim=1)
         return [head(seen) for head in self.heads]
 
@@ -183,24 +181,19 @@ def train_judge(pool: Executor, *, speed: int) -> Judge:
     """Renders and learns; `speed` times fewer renders and steps than are good."""
     torch.manual_seed(0)
     segmenter, classifier = Segmenter(), SceneClassifier()
-    own, learned = true_renders(pool, 120 // speed, dressings=12).split()
-    masks = torch.from_numpy(learned.masks).float()
-    _train(
-        segmenter,
-        learned,
-        12,
-        1000 // speed,
-        lambda found, rows: F.binary_cross_entropy_with_logits(found, masks[rows]),
-    )
-    own_iou = float(_overlaps(_found(segmenter, own.images), own.masks).mean())
-    own, learned = true_renders(pool, 480 // speed, dressings=24, shrink=_COARSE).split()
-    words = torch.from_numpy(learned.words)
+    own, learned = true_renders(pool, 480 // speed, dressings=24).split()
+
+    def mask_loss(found: Tensor, rows: np.ndarray) -> Tensor:
+        return F.binary_cross_entropy_with_logits(found, torch.from_numpy(learned.masks[rows]).float())
 
     def scene_loss(found: list[Tensor], rows: np.ndarray) -> Tensor:
-        return torch.stack([F.cross_entropy(each, words[rows, place]) for place, each in enumerate(found)]).sum()
+        words = torch.from_numpy(learned.words[rows])
+        return torch.stack([F.cross_entropy(each, words[:, place]) for place, each in enumerate(found)]).sum()
 
+    _train(segmenter, learned, 12, 1000 // speed, mask_loss)
     _train(classifier, learned, 32, 2000 // speed, scene_loss)
-    right = _guesses(classifier, pixels(own.images)) == own.words
+    own_iou = float(_overlaps(_found(segmenter, own.images), own.masks).mean())
+    right = _guesses(classifier, own.images) == own.words
     return Judge(segmenter, classifier, own_iou, float(right.all(1).mean()))
 
 
@@ -212,9 +205,9 @@ def _found(segmenter: Segmenter, images_u8: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def _guesses(classifier: SceneClassifier, images: Tensor) -> np.ndarray:
-    """Words of images of the classifier's size, int n×3."""
-    return torch.stack([head.argmax(1) for head in classifier(images)], dim=1).numpy()
+def _guesses(classifier: SceneClassifier, images_u8: np.ndarray) -> np.ndarray:
+    """Words, int n×3."""
+    return torch.stack([head.argmax(1) for head in classifier(pixels(images_u8))], dim=1).numpy()
 
 
 def _overlaps(found: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -238,5 +231,5 @@ class Verdict:
 
 def judge_images(judge: Judge, images_u8: np.ndarray, masks: np.ndarray, words: np.ndarray) -> Verdict:
     """images_u8: n×H×W×3; masks: bool n×H×W; words: int n×3."""
-    guesses = _guesses(judge.classifier, F.avg_pool2d(pixels(images_u8), _COARSE))
+    guesses = _guesses(judge.classifier, images_u8)
     return Verdict(_overlaps(_found(judge.segmenter, images_u8), masks), guesses == words)

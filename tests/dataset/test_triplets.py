@@ -17,6 +17,7 @@ from PIL import Image
 
 from refadgen.dataset.triplets import (
     SCHEMA,
+    VARIANT_KINDS,
     Triplet,
     Variant,
     dataset_files,
@@ -194,10 +195,34 @@ def test_scan_counts_rows_by_split_over_all_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not data")
     (tmp_path / ".2.parquet").write_text("half written")
     found = scan(str(tmp_path))
-    assert [(file.key, file.num_rows) for file in found.files] == [("1.parquet", 3), ("sub/2.parquet", 1)]
+    assert [(file.key, file.group_rows) for file in found.files] == [("1.parquet", (3,)), ("sub/2.parquet", (1,))]
     assert [Path(file.uri) for file in found.files] == [tmp_path / "1.parquet", tmp_path / "sub/2.parquet"]
     assert found.rows_of_split == {"train": 3, "test": 1}
     assert found.num_rows == 4
+
+
+def test_the_fingerprint_is_of_rows_in_their_row_groups(tmp_path: Path) -> None:
+    """The order of training follows from both; and not from how the bytes are packed."""
+    table = pa.Table.from_pylist([_row(row_id=name) for name in "abcd"], schema=SCHEMA)
+    prints = []
+    for number, settings in enumerate(({}, {"compression": "gzip"}, {"row_group_size": 2})):
+        pq.write_table(table, tmp_path / f"{number}.parquet", **settings)
+        prints.append(scan(str(tmp_path / f"{number}.parquet")).fingerprint)
+    assert prints[1] == prints[0]
+    assert prints[2] != prints[0]
+
+
+def test_a_training_row_without_a_wanted_variant_is_named(tmp_path: Path) -> None:
+    there = _row()["variants"][0]["kind"]
+    other = next(kind for kind in VARIANT_KINDS if kind != there)
+    only = [{**_row()["variants"][0], "kind": there}]
+    wanted = [{**only[0], "kind": other}, *only]
+    rows = [_row(row_id="a", variants=wanted), _row(row_id="b", variants=only)]
+    rows.append(_row(row_id="c", product_id="else", split="test", variants=only))  # nothing trains on it
+    _rows_file(tmp_path / "1.parquet", rows)
+    assert scan(str(tmp_path), [there]).num_rows == 3
+    with pytest.raises(ValueError, match=rf"^row 'b': variants of kinds \['{there}'\]: none of \['{other}'\] .*; 1 tr"):
+        scan(str(tmp_path), [other])
 
 
 def test_one_file_is_a_data_set(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,17 +188,17 @@ def test_a_full_disk_leaves_the_one_before(
         store.save(checkpoint(4), keep=2)
     before, calls = files_of(tmp_path), []
 
-    def full(method: Callable[..., None]) -> Callable[..., None]:
-        def write(self: Storage, key: str, data: Any) -> None:
+    def full(method: Callable[..., Any]) -> Callable[..., Any]:
+        def write(self: Storage, key: str, *data: Any) -> Any:
             calls.append(key)
             if len(calls) > failing_call:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            method(self, key, data)
+            return method(self, key, *data)
 
         return write
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "put_file", full(Storage.put_file))
+        patch.setattr(Storage, "new_file", full(Storage.new_file))
         patch.setattr(Storage, "write", full(Storage.write))
         with pytest.raises(OSError, match="No space left"):
             store.save(checkpoint(4), keep=1)
@@ -214,17 +215,34 @@ def test_a_full_disk_leaves_the_one_before(
     assert_equal(store.latest(), checkpoint(4))
 
 
-def test_no_half_file_stays_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Below Storage: the copy itself fails half-way."""
-
-    def half(source: Any, destination: str) -> None:
-        Path(destination).write_bytes(Path(source).read_bytes()[:10])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("refadgen.storage.shutil.copyfile", half)
-    with pytest.raises(OSError, match="No space left"):
-        CheckpointStore(str(tmp_path)).save(checkpoint(2), keep=1)
+def test_no_half_file_stays_when_the_disk_is_full(store: CheckpointStore, tmp_path: Path) -> None:
+    """The kernel refuses bytes in the middle of a file: here by its limit of a file's size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"step-00000002/weights\.safetensors: cannot be written: .*File too large"):
+            store.save(checkpoint(2), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert files_of(tmp_path) == {}
+
+
+def test_what_killed_runs_have_left_goes(store: CheckpointStore, tmp_path: Path) -> None:
+    """Half files in a step's folder, and a step's folder without manifest; but no folder of the user's."""
+    for step in (2, 4):
+        place(tmp_path, step).mkdir(parents=True)
+        (place(tmp_path, step) / "weights.safetensors.0123.tmp").write_bytes(b"half")
+    mine = tmp_path / FOLDER / "step-00000002.bak"
+    mine.mkdir()
+    (mine / MANIFEST).write_text("{}")
+    assert store.steps() == []
+    store.save(checkpoint(4), keep=1)
+    assert store.steps() == [4]
+    assert sorted(file.name for file in place(tmp_path, 4).iterdir()) == sorted([*FILES, MANIFEST])
+    assert not place(tmp_path, 2).exists()
+    store.save(checkpoint(6), keep=1)
+    assert not place(tmp_path, 4).exists()
+    assert [file.name for file in mine.iterdir()] == [MANIFEST]
 
 
 def test_the_same_facts_may_go_on() -> None:

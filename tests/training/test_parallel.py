@@ -5,28 +5,32 @@ Each worker is a process of its own. What is compared are changes of weights ove
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tiny_training import random_batch
 from torch import Tensor
 
 from refadgen.config import TrainConfig, load_config
-from refadgen.training import parallel
+from refadgen.training import loop, networks, parallel
+from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.feed import local_feed
 from refadgen.training.job import TINY, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import TrainingModule, load_parts
 from refadgen.training.plan import Plan
 from refadgen.training.rows import Choices, OnlineRows, online_files
+from refadgen.training.worker import resume
 
 pytestmark = pytest.mark.slow
 STEPS, BATCH = 20, 4
 
 
-def _config(base: Path, strategy: str, workers: int) -> TrainConfig:
-    words = [
+def _config(base: Path, strategy: str, workers: int, *words: str) -> TrainConfig:
+    usual = [
         f"data.path={TINY}",
         "data.width_px=64",
         "data.height_px=80",
@@ -41,26 +45,24 @@ def _config(base: Path, strategy: str, workers: int) -> TrainConfig:
         f"run.num_workers={workers}",
         f"run.strategy={strategy}",
     ]
-    return load_config(TrainConfig, None, words)
+    return load_config(TrainConfig, None, [*usual, *words])
 
 
-def _changes(rank: int, world_size: int, base: Path, strategy: str, place: Path, synchronise: bool) -> None:
-    """Trains and saves how far each weight has moved, on the first worker."""
+def _join(rank: int, world_size: int, place: Path) -> None:
     torch.set_num_threads(1)
-    if world_size > 1:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        meeting = (place / "meeting").as_uri()
-        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world_size)
-    config = _config(base, strategy, world_size)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=(place / "meeting").as_uri(), rank=rank, world_size=world_size)
+
+
+def _changes(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
+    """How far all weights move. resumed_at: half-way the training goes on from a checkpoint that is written there."""
+    workers = parallel.Workers()
     parts = load_parts(config)
     module = TrainingModule(parts, config)
     before = {name: parameter.detach().clone() for name, parameter in module.trained().items()}
-    if not synchronise:
-        parallel.wrap = lambda module, *_: module
-        import refadgen.training.loop as loop
-
-        loop.wrap = parallel.wrap
-    run = TrainingRun(config, module, STEPS, torch.device("cpu"))
+    steps = config.run.num_steps
+    assert steps is not None
+    run = TrainingRun(config, module, steps, torch.device("cpu"))
     encoders = parts.encoders(config, torch.device("cpu"), torch.float32).prepared()
     source = OnlineRows(
         config.data.path,
@@ -69,29 +71,39 @@ def _changes(rank: int, world_size: int, base: Path, strategy: str, place: Path,
         Tokenize(parts.tokenizer),
         None,
     )
-    plan = Plan(source.groups("train"), 0, BATCH, STEPS, config.data.shuffle_rows)
+    plan = Plan(source.groups("train"), 0, BATCH, steps, config.data.shuffle_rows)
     empty = encoders.token_ids([""])
     constants = {"empty_token_ids": empty, "empty_text_states": encoders.text_states(empty)}
     make_batch = BatchMaker(config, constants, parts.scheduler.config.num_train_timesteps, run.device, encoders)
     for arrays in local_feed(plan, source, 0):
-        mine = {name: values[rank::world_size] for name, values in arrays.items()}
+        mine = {name: values[workers.rank :: workers.world_size] for name, values in arrays.items()}
         run.train_step(make_batch(mine), [str(row) for row in mine["row_id"]])
+        if resumed_at is not None and run.step == steps // 2:
+            state, store = run.state({}), CheckpointStore(str(resumed_at))
+            if workers.rank == 0:
+                store.save(state, keep=1)
+            run = TrainingRun(config, TrainingModule(load_parts(config), config), steps, torch.device("cpu"))
+            resume(run, store)
     after = {name: parallel.whole(parameter) for name, parameter in run.trained.items()}
+    return torch.cat([(after[name] - before[name]).flatten() for name in before]).double()
+
+
+def _worker(rank: int, base: Path, strategy: str, place: Path, synchronise: bool) -> None:
+    """One of two; the first one saves the changes."""
+    _join(rank, 2, place)
+    if not synchronise:
+        loop.wrap = lambda module, *_: module
+    changes = _changes(_config(base, strategy, 2))
     if rank == 0:
-        torch.save({name: after[name] - before[name] for name in before}, place / "changes.pt")
-    if world_size > 1:
-        dist.destroy_process_group()
+        torch.save(changes, place / "changes.pt")
+    dist.destroy_process_group()
 
 
-def _trained_changes(base: Path, strategy: str, workers: int, place: Path, synchronise: bool = True) -> Tensor:
+def _trained_changes(base: Path, strategy: str, place: Path, synchronise: bool = True) -> Tensor:
     place.mkdir()
-    arguments = (workers, base, strategy, place, synchronise)
-    if workers == 1:
-        _changes(0, *arguments)
-    else:
-        mp.spawn(_changes, arguments, nprocs=workers)
-    changes = torch.load(place / "changes.pt", weights_only=True)
-    return torch.cat([change.flatten() for change in changes.values()]).double()
+    mp.spawn(_worker, (base, strategy, place, synchronise), nprocs=2)
+    changes: Tensor = torch.load(place / "changes.pt", weights_only=True)
+    return changes
 
 
 def _distance(one: Tensor, two: Tensor) -> float:
@@ -99,8 +111,9 @@ def _distance(one: Tensor, two: Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def alone(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Tensor:
-    return _trained_changes(random_model, "ddp", 1, tmp_path_factory.mktemp("alone") / "one")
+def alone(random_model: Path) -> Tensor:
+    torch.set_num_threads(1)
+    return _changes(_config(random_model, "ddp", 1))
 
 
 TOLERANCE = 1e-2
@@ -111,14 +124,61 @@ TOLERANCE = 1e-2
 def test_two_workers_at_half_the_batch_are_one_at_the_whole(
     strategy: str, random_model: Path, alone: Tensor, tmp_path: Path
 ) -> None:
-    together = _trained_changes(random_model, strategy, 2, tmp_path / strategy)
+    together = _trained_changes(random_model, strategy, tmp_path / strategy)
     distance = _distance(alone, together)
     print(f"{strategy}: {distance:.2e}")
     assert distance < TOLERANCE
 
 
+def _resuming_worker(rank: int, base: Path, place: Path) -> None:
+    """Saves the changes without and with a checkpoint half-way, by strategy."""
+    _join(rank, 2, place)
+    changes = {}
+    for strategy in ("ddp", "fsdp"):
+        config = _config(base, strategy, 2, "run.num_steps=4", "run.micro_batch_size=1")
+        changes[strategy] = [_changes(config), _changes(config, resumed_at=place / strategy)]
+    if rank == 0:
+        torch.save(changes, place / "changes.pt")
+    dist.destroy_process_group()
+
+
+def test_two_workers_resume_bit_for_bit(refadgen_base: Path, tmp_path: Path) -> None:
+    mp.spawn(_resuming_worker, (refadgen_base, tmp_path), nprocs=2)
+    for whole, resumed in torch.load(tmp_path / "changes.pt", weights_only=True).values():
+        assert whole.norm() > 0
+        assert torch.equal(resumed, whole)
+
+
+def _noise_schedule(rank: int, base: Path, place: Path) -> None:
+    """Saves what FSDP2 with bfloat16 arithmetic hands to the losses, for rows of the least noise."""
+    _join(rank, 1, place)
+    config = load_config(TrainConfig, None, [f"model.base={base}", "run.strategy=fsdp", "run.dtype=bfloat16"])
+    run = TrainingRun(config, TrainingModule(load_parts(config), config), 1, torch.device("cpu"))
+    losses, seen = networks.diffusion_losses, []
+
+    def watched(*arguments: Any, **settings: Any) -> Tensor:
+        seen.append(arguments[3])
+        return losses(*arguments, **settings)
+
+    networks.diffusion_losses = watched
+    batch = random_batch(2) | {"timesteps": torch.tensor([0, 1])}
+    metrics = run.train_step(batch, ["a", "b"])
+    dtypes = {name: value.dtype for name, value in vars(seen[0]).items() if value.is_floating_point()}
+    torch.save((dtypes, metrics.loss), place / "seen.pt")
+    dist.destroy_process_group()
+
+
+def test_fsdp_adds_noise_in_float32(refadgen_base: Path, tmp_path: Path) -> None:
+    """σ of the first timesteps is below what bfloat16 can tell from 0 in 1 − ᾱ."""
+    mp.spawn(_noise_schedule, (refadgen_base, tmp_path), nprocs=1)
+    dtypes, loss = torch.load(tmp_path / "seen.pt", weights_only=False)
+    assert {"latents", "noise", "reference_latents"} <= dtypes.keys()
+    assert set(dtypes.values()) == {torch.float32}
+    assert loss > 0
+
+
 def test_unsynchronised_gradients_are_seen(random_model: Path, alone: Tensor, tmp_path: Path) -> None:
-    apart = _trained_changes(random_model, "ddp", 2, tmp_path / "apart", synchronise=False)
+    apart = _trained_changes(random_model, "ddp", tmp_path / "apart", synchronise=False)
     distance = _distance(alone, apart)
     print(f"unsynchronised: {distance:.2e}")
     assert distance > 10 * TOLERANCE

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from refadgen.config import TrainConfig, load_config
 from refadgen.dataset import triplets
 from refadgen.training.feed import local_feed
+from refadgen.training.job import ClipPixels, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.plan import Plan
@@ -64,36 +64,14 @@ def random_batch(rows: int, seed: int = 0) -> dict[str, Tensor]:
     }
 
 
-class Words:
-    """Captions to padded token ids, as the job's loading tasks make them."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        length = self._tokenizer.model_max_length
-        padded = self._tokenizer(texts, padding="max_length", max_length=length, truncation=True)
-        return np.array(padded.input_ids, np.int32)
-
-
-class Pixels:
-    """Product images to the image encoder's input."""
-
-    def __init__(self, feature_extractor: Any) -> None:
-        self._feature_extractor = feature_extractor
-
-    def __call__(self, images_u8: np.ndarray) -> np.ndarray:
-        return np.stack(self._feature_extractor(images=list(images_u8), return_tensors="np")["pixel_values"])
-
-
 def online_rows(config: TrainConfig, parts: Parts) -> OnlineRows:
     """The rows of `data.path`, not precomputed."""
     return OnlineRows(
         config.data.path,
         online_files(config.data.path),
         Choices(config.data, config.objective),
-        Words(parts.tokenizer),
-        Pixels(parts.feature_extractor) if parts.image_encoder is not None else None,
+        Tokenize(parts.tokenizer),
+        ClipPixels(parts.feature_extractor) if parts.image_encoder is not None else None,
     )
 
 
