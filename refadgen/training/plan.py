@@ -1,4 +1,5 @@
-"""Which rows each step sees, and everything random about a row: functions of (seed, epoch, row id) and nothing else.
+"""Which rows each step sees: a function of seed, epoch and row groups; all that is random about a row: of (seed, epoch,
+row id).
 
 So a resumed run needs no iterator's state, and a step is the same step on any number of workers.
 """

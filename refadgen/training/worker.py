@@ -72,7 +72,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     storage = Storage(task.output)
     if storage.exists(STOPPED):
         return
-    _require_shared(storage, config)
+    require_shared(storage, config)
     torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
     device = ray.train.torch.get_device()
     context = ray.train.get_context()
@@ -115,7 +115,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     ray.train.report({"step": run.step, "world_size": world_size})
 
 
-def _require_shared(storage: Storage, config: TrainConfig) -> None:
+def require_shared(storage: Storage, config: TrainConfig) -> None:
     """Raises: RuntimeError where this node has another folder of that name than the driver."""
     if not storage.exists(SETTINGS) or storage.read(SETTINGS).decode() != to_yaml(config):
         raise RuntimeError(

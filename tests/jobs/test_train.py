@@ -8,11 +8,14 @@ from pathlib import Path
 
 import job_runs
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import training_runs
 
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
+from refadgen.training.job import TINY
 
 pytestmark = pytest.mark.slow
 STEPS = 12
@@ -122,16 +125,35 @@ def test_with_a_range_of_workers_it_goes_on_without_a_lost_node(
     assert_same_training(uninterrupted, output)
 
 
-def test_a_loss_that_is_no_number_stops_and_names_its_rows(random_model: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_all_workers_and_names_its_rows(random_model: Path, tmp_path: Path) -> None:
+    """The first step is good, and moves the weights so far that the second one's loss is none."""
     output = tmp_path / "nan"
     exploding = ("optimizer.learning_rate=1.0e30", "optimizer.warmup_steps=0", "optimizer.max_grad_norm=1.0e30")
-    finished = training_runs.run(output, random_model, *SLOWER, *exploding, "run.num_workers=1")
+    finished = training_runs.run(output, random_model, *SLOWER, *exploding, "run.checkpoint_every=1")
     assert finished.returncode == 1, finished.stdout[-2000:] + finished.stderr[-2000:]
-    assert "train: stopped: step " in finished.stderr
-    assert "its rows: studio-" in finished.stderr
+    assert "train: stopped: step 1: the loss is nan; its rows: studio-" in finished.stderr
     assert not (output / "model").exists()
-    for step in training_runs.checkpoints(output):
-        assert all(torch.isfinite(tensor).all() for tensor in CheckpointStore(str(output)).load(step).weights.values())
+    assert training_runs.checkpoints(output) == [1]
+    saved = CheckpointStore(str(output)).load(1)
+    assert all(torch.isfinite(tensor).all() for tensor in saved.weights.values())
+
+
+def test_a_bad_row_met_on_the_way_ends_the_run_with_its_name(random_model: Path, tmp_path: Path) -> None:
+    """Nothing is precomputed, so pictures are decoded as steps come to them: those before the bad row's are trained."""
+    table = pq.read_table(TINY)
+    rows = table.to_pylist()
+    bad = next(row["row_id"] for row in reversed(rows) if row["split"] == "train")
+    for row in rows:
+        row["ad_image"] = b"no picture" if row["row_id"] == bad else row["ad_image"]
+    data = tmp_path / "data"
+    data.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), data / "rows.parquet", row_group_size=4)
+    words = (*SLOWER, "--data", str(data), "data.precompute=false", "data.shuffle_rows=4", "run.checkpoint_every=1")
+    finished = training_runs.run(tmp_path / "out", random_model, *words)
+    assert finished.returncode == 2, finished.stdout[-2000:] + finished.stderr[-2000:]
+    assert f"train: row {bad!r}: ad_image: cannot be decoded" in finished.stderr
+    assert "Traceback" not in finished.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "model").exists()
 
 
 def test_a_base_of_another_architecture_is_refused_before_ray_starts(

@@ -1,0 +1,134 @@
+"""The training job before and after Ray: what may go on, which rows samples are of, and what a worker checks first."""
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tiny_training import TINY, Training, config_of
+
+from jobs import train
+from refadgen.config import to_yaml
+from refadgen.dataset.triplets import SCHEMA
+from refadgen.storage import Storage
+from refadgen.training import job as job_module
+from refadgen.training.checkpoints import CheckpointStore
+from refadgen.training.job import TrainingJob, TrainingStopped
+from refadgen.training.worker import SETTINGS, STOPPED, require_shared, resume
+
+
+def checkpoint_of(job: TrainingJob, step: int) -> None:
+    """Puts a checkpoint that `job` may go on from into its output."""
+    training = Training(job.config)
+    training.run.step = step
+    CheckpointStore(job.output).save(training.run.state(job._facts), keep=1)
+
+
+def test_fewer_steps_than_are_done_are_refused(refadgen_base: Path, tmp_path: Path) -> None:
+    checkpoint_of(TrainingJob(config_of(refadgen_base, "run.num_steps=6"), str(tmp_path)), 6)
+    assert "6 done before" in TrainingJob(config_of(refadgen_base, "run.num_steps=6"), str(tmp_path)).describe()
+    with pytest.raises(ValueError, match=r"run\.num_steps, run\.num_epochs: 4 steps, but --output has a .* step 6;"):
+        TrainingJob(config_of(refadgen_base, "run.num_steps=4"), str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["data.precompute=false", "data.shuffle_rows=4", "optimizer.name=adamw_8bit"])
+def test_what_would_change_the_steps_is_refused(word: str, refadgen_base: Path, tmp_path: Path) -> None:
+    checkpoint_of(TrainingJob(config_of(refadgen_base), str(tmp_path)), 2)
+    with pytest.raises(ValueError, match=rf"step 2 there was made with {word.split('=')[0]}="):
+        TrainingJob(config_of(refadgen_base, word), str(tmp_path))
+
+
+def _data_set(folder: Path, splits: list[str]) -> Path:
+    """Rows of the data set that ships, one row group each."""
+    folder.mkdir()
+    rows = pq.read_table(TINY).slice(0, len(splits)).to_pylist()
+    for number, (row, split) in enumerate(zip(rows, splits, strict=True)):
+        row |= {"split": split, "product_id": f"product {number}"}
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / "rows.parquet", row_group_size=1)
+    return folder
+
+
+@pytest.mark.parametrize("num_tests", [0, 1, 2])
+def test_samples_read_the_row_groups_of_held_out_rows_only(
+    num_tests: int, refadgen_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = ["train"] * 4 + ["test"] * num_tests + ["train"] * 2
+    words = (f"data.path={_data_set(tmp_path / 'data', splits)}", "run.sample_every=2", "run.num_samples=2")
+    job = TrainingJob(config_of(refadgen_base, *words), str(tmp_path / "out"))
+    read: list[int] = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def watched(self: Any, index: int, **settings: Any) -> pa.Table:
+        if "columns" not in settings:
+            read.append(index)
+        return read_row_group(self, index, **settings)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", watched)
+    assert len(job._held_out()) == num_tests
+    assert read == [4, 5][:num_tests]
+
+
+def test_a_worker_without_the_drivers_folder_says_so(refadgen_base: Path, tmp_path: Path) -> None:
+    config = config_of(refadgen_base)
+    storage = Storage(str(tmp_path))
+    with pytest.raises(RuntimeError, match=rf"--output {tmp_path}: on this node it is not the folder"):
+        require_shared(storage, config)
+    storage.write(SETTINGS, to_yaml(config).encode())
+    require_shared(storage, config)
+    with pytest.raises(RuntimeError, match="shared one, or s3://"):
+        require_shared(storage, config_of(refadgen_base, "run.seed=1"))
+
+
+def test_the_first_worker_says_where_to_go_on(refadgen_base: Path, tmp_path: Path) -> None:
+    """Another one goes on there, though it has seen a newer checkpoint meanwhile."""
+    training, store = Training(config_of(refadgen_base)), CheckpointStore(str(tmp_path))
+    for step in (2, 4):
+        store.save(dataclasses.replace(training.run.state({}), step=step), keep=5)
+
+    class Second:
+        rank, world_size = 1, 2
+
+        def from_first(self, value: int) -> int:
+            assert value == 0  # it has no opinion
+            return 2
+
+    resume(training.run, store)
+    assert training.run.step == 4
+    training.run.workers = Second()  # type: ignore[assignment]
+    resume(training.run, store)
+    assert training.run.step == 2
+
+
+@pytest.mark.parametrize(("bad_input", "kind"), [(True, ValueError), (False, TrainingStopped)])
+def test_what_a_worker_left_is_told(
+    bad_input: bool, kind: type[Exception], refadgen_base: Path, tmp_path: Path
+) -> None:
+    job = TrainingJob(config_of(refadgen_base), str(tmp_path))
+    job._require_not_stopped()
+    (tmp_path / STOPPED).write_text(json.dumps({"message": "row 'a': it is so", "bad_input": bad_input}))
+    with pytest.raises(kind, match="row 'a': it is so"):
+        job._require_not_stopped()
+
+
+def test_a_full_disk_in_the_driver_is_no_traceback(
+    refadgen_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = Storage.write
+
+    def full(self: Storage, key: str, data: bytes) -> None:
+        if key == SETTINGS:
+            raise OSError(errno.ENOSPC, "No space left on device", self.path(key))
+        write(self, key, data)
+
+    monkeypatch.setattr(Storage, "write", full)
+    monkeypatch.setattr(job_module, "connect_ray", lambda config: None)
+    monkeypatch.setattr(TrainingJob, "require_resources", lambda self: None)
+    words = ["--data", "tiny", "--base", str(refadgen_base), "--output", str(tmp_path), "--config", "debug"]
+    assert train.main([*words, "data.width_px=64", "data.height_px=80"]) == 1
+    assert f"train: --output, data.cache or data.path: [Errno 28] No space left on device: '{tmp_path}/train.yaml'" in (
+        capsys.readouterr().err
+    )
