@@ -65,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except STORE_ERRORS as error:
-        print(f"train: --output, data.cache or data.path: {error}; the same command goes on", file=sys.stderr)
+        print(f"train: {type(error).__name__}: {error}; mended, the same command goes on", file=sys.stderr)
         return 1
     except job.TrainingStopped as error:
         print(f"train: stopped: {error}", file=sys.stderr)
