@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import training_runs
+from PIL import Image
 
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.job import TINY
@@ -30,7 +31,7 @@ TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 @pytest.fixture(scope="module")
 def uninterrupted(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("train") / "whole"
-    finished = training_runs.run(output, random_model, *SLOWER)
+    finished = training_runs.run(output, random_model, *SLOWER, "run.sample_every=12")
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
     assert "trained parameters:" in finished.stdout
     return output
@@ -68,6 +69,15 @@ def test_the_finished_model_loads_everywhere(uninterrupted: Path, tmp_path: Path
     made = job_runs.run(job_runs.CATALOG, tmp_path / "ads", model, "--limit", "1", *job_runs.QUICK)
     assert made.returncode == 0, made.stderr[-2000:]
     assert "done 2, failed 0" in made.stdout
+
+
+def test_a_sheet_of_held_out_samples_lies_beside_the_checkpoint(uninterrupted: Path) -> None:
+    (sheet,) = (uninterrupted / "samples").iterdir()
+    assert sheet.name == "step-00000012.png"
+    with Image.open(sheet) as image:
+        pixels = np.array(image.convert("RGB"))
+    assert pixels.shape == (2 * 80, 4 * 64, 3)  # two products: photograph, mask, sample, ad
+    assert pixels[:, 2 * 64 : 3 * 64].std() > 10
 
 
 def test_the_same_command_again_has_nothing_to_train(uninterrupted: Path, random_model: Path) -> None:

@@ -17,6 +17,7 @@ from refadgen.config import TrainConfig
 from refadgen.dataset.triplets import SCHEMA, dataset_files, decode, scan
 from refadgen.storage import Storage
 from refadgen.training.cache import MANIFEST, Cache, footer_digest, load_cache, part_groups, unit_name, write_part
+from refadgen.training.encoders import Encoders
 from refadgen.training.loop import BatchMaker
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw
@@ -92,6 +93,25 @@ def test_cached_rows_have_the_crop_of_the_first_epoch(refadgen_base: Path, tmp_p
     encoded = batches(online_rows(config, load_parts(config)), config, True, EPOCH)
     torch.testing.assert_close(stored["latents"], encoded["latents"], rtol=2**-10, atol=1e-4)
     assert torch.equal(stored["mask_latents"], encoded["mask_latents"])
+
+
+def test_encoding_on_the_way_takes_few_pictures_at_once(encoder_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the setting says; and what comes out is the same but for rounding by the size of a pass."""
+    seen: list[int] = []
+    latents = Encoders.latents
+
+    def watched(self: Encoders, images_u8: np.ndarray) -> torch.Tensor:
+        seen.append(len(images_u8))
+        return latents(self, images_u8)
+
+    monkeypatch.setattr(Encoders, "latents", watched)
+    made = []
+    for size in (16, 6):
+        config = config_of(encoder_base, f"data.encode_batch_size={size}")
+        made.append(batches(online_rows(config, load_parts(config)), config, True, EPOCH))
+    assert seen == [16, 16, 6, 6, 6, 6, 4, 4]
+    for name, tensor in made[0].items():
+        torch.testing.assert_close(made[1][name], tensor, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_where_the_text_encoder_trains_only_token_ids_are_kept(refadgen_base: Path, tmp_path: Path) -> None:
