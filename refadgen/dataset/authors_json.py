@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from refadgen.dataset.triplets import SPLITS, Triplet, Variant, split_of, write_triplets
-from refadgen.storage import Storage
+from refadgen.storage import STORE_ERRORS, Storage
 
 _FOLDERS = {"original_image": "Ad Image", "mask_image": "Product Image", "mask_npy": "mask_npy"}
 
@@ -286,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         output = Storage(words.output)
         counts = import_authors_json(words.json, output, root=words.root, rows_per_file=words.rows_per_file)
-    except (ValueError, OSError) as error:
+    except (ValueError, *STORE_ERRORS) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"{'category':20} " + " ".join(f"{split:>8}" for split in SPLITS))

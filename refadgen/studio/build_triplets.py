@@ -3,15 +3,18 @@
     python -m refadgen.studio.build_triplets --output triplets --num 2000 --first-seed 0 --dressings 12
     ray job submit -- python -m refadgen.studio.build_triplets --output s3://data/triplets --num 100000
 
-One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all. Each CPU of Ray renders one shard
-at a time. Rows follow `refadgen.dataset.triplets.SCHEMA`.
+One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all; `render.json` says what all shards
+of a folder were rendered with. Each CPU of Ray renders one shard at a time. Rows follow
+`refadgen.dataset.triplets.SCHEMA`. Folders of models and maps must be seen by all nodes.
 """
 
 import argparse
 import dataclasses
+import hashlib
 import json
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,8 @@ from refadgen.studio.glb_models import SUFFIXES
 if TYPE_CHECKING:
     from refadgen.studio.render import Triplet
 
+RECORD = "render.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
@@ -36,7 +41,7 @@ class RenderOptions:
     width_px: int = 128
     height_px: int = 160
     spp: int = 6
-    """Samples per pixel."""
+    """Samples per pixel of ads; product photographs take 6 at most, noise comes on top of them."""
     models: tuple[str, ...] = ()
     """Files of 3D models to photograph in place of parametric products."""
     environments: tuple[str, ...] = ()
@@ -45,6 +50,9 @@ class RenderOptions:
     """Whether every second ad is seen through an open lens."""
 
     def __post_init__(self) -> None:
+        for name, least in (("dressings", 0), ("width_px", 16), ("height_px", 16), ("spp", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if self.dressings and (self.models or self.environments or self.depth_of_field):
             raise ValueError(
                 "--dressings: one render cannot serve many products with --models, --environments or "
@@ -74,7 +82,7 @@ def as_row(triplet: "Triplet") -> triplets.Triplet:
     """The data set's row of a render, with its product images: the ad's own pixels, the photograph as taken and
     degraded, and the turned views, degraded.
     """
-    config = DegradationConfig()
+    config, row_id = DegradationConfig(), f"{triplet.product_id}-{triplet.seed}"
     variants = [
         original_variant(triplet.ad_image, triplet.product_mask),
         Variant("relit", triplet.product_image, triplet.product_mask),
@@ -82,10 +90,10 @@ def as_row(triplet: "Triplet") -> triplets.Triplet:
     views = [("degraded", triplet.product_image, triplet.product_mask)]
     views += [("novel_view", image, mask) for image, mask in triplet.novel_views]
     for index, (kind, image, mask) in enumerate(views):
-        variants.append(Variant(kind, *degrade(image, mask, row_rng(index, triplet.product_id), config)))
+        variants.append(Variant(kind, *degrade(image, mask, row_rng(index, row_id), config)))
     scene = triplet.scene
     return triplets.Triplet(
-        row_id=f"{triplet.product_id}-{triplet.seed}",
+        row_id=row_id,
         product_id=triplet.product_id,
         category=triplet.category,
         split=triplet.split,
@@ -102,7 +110,10 @@ def as_row(triplet: "Triplet") -> triplets.Triplet:
 
 
 def shard_seeds(first_seed: int, num: int, seeds_per_shard: int) -> list[range]:
-    """The seeds of each shard; the last one may be shorter."""
+    """The seeds of each shard; the last one may be shorter. Raises: ValueError."""
+    for option, value, least in (("num", num, 1), ("first-seed", first_seed, 0), ("shard-seeds", seeds_per_shard, 1)):
+        if value < least:
+            raise ValueError(f"--{option} {value}: must be at least {least}")
     end = first_seed + num
     return [range(start, min(start + seeds_per_shard, end)) for start in range(first_seed, end, seeds_per_shard)]
 
@@ -132,13 +143,87 @@ def _render_batch(batch: dict[str, Any], output: str, options: RenderOptions) ->
     return {"rows": rows, "seconds": [(time.monotonic() - started) / len(rows)] * len(rows)}
 
 
+def _look_at(batch: dict[str, Any]) -> dict[str, Any]:
+    """INPUT column file: a model or an environment map. OUTPUT: file, digest, error (empty where it can be read)."""
+    from refadgen.studio.glb_models import load_model
+    from refadgen.studio.mitsuba_scene import environment_picture
+
+    errors, digests = [], []
+    for file in map(str, batch["file"]):
+        try:
+            load_model(Path(file)) if file.lower().endswith(SUFFIXES) else environment_picture(file)
+            errors.append("")
+        except ValueError as error:
+            errors.append(str(error))
+        digests.append(hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16])
+    return {"file": batch["file"], "digest": digests, "error": errors}
+
+
+def with_readable_files(options: RenderOptions) -> tuple[RenderOptions, dict[str, str]]:
+    """The options without the files that cannot be read, which are printed; and the digests of the others. Needs Ray.
+
+    Raises: ValueError where none of a folder is left.
+    """
+    import ray
+
+    files = [*options.models, *options.environments]
+    if not files:
+        return options, {}
+    looked = ray.data.from_items([{"file": file} for file in files]).map_batches(_look_at, batch_size=1).take_all()
+    bad = {row["file"]: row["error"] for row in looked if row["error"]}
+    for error in bad.values():
+        print(f"left out: {error}", flush=True)
+    kept = {name: tuple(f for f in getattr(options, name) if f not in bad) for name in ("models", "environments")}
+    for name, left in kept.items():
+        if getattr(options, name) and not left:
+            raise ValueError(f"--{name}: no file there can be read")
+    return dataclasses.replace(options, **kept), {row["file"]: row["digest"] for row in looked if not row["error"]}
+
+
+def require_same_render(storage: Storage, options: RenderOptions, digests: dict[str, str]) -> None:
+    """Records what shards are rendered with, or compares. Raises: ValueError where the folder's were another way."""
+    record = dataclasses.asdict(options)
+    for name in ("models", "environments"):
+        record[name] = {PurePath(file).name: digests[file] for file in getattr(options, name)}
+    if not storage.exists(RECORD):
+        storage.write(RECORD, json.dumps(record, indent=1).encode())
+        return
+    before = json.loads(storage.read(RECORD))
+    for name, value in record.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"--output: its shards were rendered with {name}={before.get(name)}, now it is {value}; choose another "
+                "folder, or set it back"
+            )
+
+
+def require_no_overlap(keys: Iterable[str], shards: Sequence[range]) -> None:
+    """Raises: ValueError for a shard that is there and has seeds of a planned one without being it."""
+    planned = {shard_key(seeds) for seeds in shards}
+    for key in keys:
+        found = re.fullmatch(r"triplets-(\d+)-(\d+)\.parquet", key)
+        if found and key not in planned:
+            first, last = int(found[1]), int(found[2])
+            if any(seeds.start <= last and first < seeds.stop for seeds in shards):
+                raise ValueError(
+                    f"--output: {key} has seeds that another shard of this run would have too: give the --first-seed "
+                    "and --shard-seeds it was made with, or delete it"
+                )
+
+
 def build(output: str, shards: Sequence[range], options: RenderOptions) -> int:
-    """Renders the shards that `output` does not hold yet. Needs Ray. Returns: the number of new rows."""
+    """Renders the shards that `output` does not hold yet. Needs Ray. Returns: the number of new rows.
+
+    Raises: ValueError where `output` holds what does not go together with them.
+    """
     import ray
     from tqdm import tqdm
 
     storage = Storage(output)
     there = set(storage.keys(suffix=".parquet"))
+    require_no_overlap(there, shards)
+    options, digests = with_readable_files(options)
+    require_same_render(storage, options, digests)
     missing = [seeds for seeds in shards if shard_key(seeds) not in there]
     print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already", flush=True)
     if not missing:
@@ -186,10 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth-of-field", action="store_true", help="every second ad through an open lens")
     words = parser.parse_args(arguments)
 
-    from refadgen import ray_connection
-
-    ray_connection.connect(1)
     try:
+        shards = shard_seeds(words.first_seed, words.num, words.shard_seeds)
         options = RenderOptions(
             dressings=words.dressings,
             width_px=words.width_px,
@@ -201,9 +284,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         parser.error(str(error))
+    from refadgen import ray_connection
+
+    ray_connection.connect(1)
     output = words.output if is_remote(words.output) else local_path(words.output)
     started = time.monotonic()
-    rows = build(output, shard_seeds(words.first_seed, words.num, words.shard_seeds), options)
+    try:
+        rows = build(output, shards, options)
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{rows} new triplets in {time.monotonic() - started:.0f} s, in {output}")
 
 

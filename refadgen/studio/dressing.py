@@ -164,8 +164,9 @@ def render_dressed(
     base, view = sample_product(seed), sample_view(seed)
     first = scenes.sample_scene(seed)
     size = {"width_px": width_px, "height_px": height_px}
-    looks = [sample_appearance(np.random.default_rng([seed, 1, index])) for index in range(num)]
-    places = [_other_backdrop(first, np.random.default_rng([seed, 3, index])) for index in range(num)]
+    # NumPy pads seeds with zeros: [seed, 1, 0] would draw the appearance of the seed's own product.
+    looks = [sample_appearance(np.random.default_rng([seed, 1, index + 1])) for index in range(num)]
+    places = [_other_backdrop(first, np.random.default_rng([seed, 3, index + 1])) for index in range(num)]
     photos, mask = dress_photos(base, view, looks, **size, spp=spp)
     # Half the samples: as product images these get noise on top.
     views = sample_novel_views(seed, view) if novel_views else []

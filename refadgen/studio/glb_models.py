@@ -26,11 +26,6 @@ _CELL_PX = 4
 _CREASE_DEG = 45.0
 
 
-def list_models(folder: Path) -> list[Path]:
-    """All model files below a folder, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-
-
 def load_model(path: Path) -> Shape:
     """The model in a file: on y = 0, centred on x and z, one unit tall; one wider than 1.5 units is made lower.
 

@@ -125,7 +125,7 @@ def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) ->
 
 
 @functools.lru_cache(maxsize=16)
-def _environment_picture(file: str) -> np.ndarray:
+def environment_picture(file: str) -> np.ndarray:
     """An environment map, linear float32 [H, W, 3], brought to a mean of 0.5. Raises: ValueError."""
     try:
         bitmap = mi.Bitmap(file).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
@@ -138,7 +138,7 @@ def _environment_picture(file: str) -> np.ndarray:
 def _environment(file: str, turn_deg: float) -> dict:
     """An environment map as the only light."""
     turn = mi.ScalarTransform4f().rotate([0, 1, 0], 10 * turn_deg)
-    return {"type": "envmap", "bitmap": mi.Bitmap(_environment_picture(file)), "to_world": turn}
+    return {"type": "envmap", "bitmap": mi.Bitmap(environment_picture(file)), "to_world": turn}
 
 
 def _direction(azimuth_deg: float, lift_deg: float) -> np.ndarray:

@@ -7,7 +7,7 @@ Needs the extra `refadgen[studio]`; importing this module selects Mitsuba's `sca
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +61,16 @@ class Triplet:
     """Photographs and masks, as above, of the product turned a little."""
 
 
+def product_id_of(seed: int) -> str:
+    """The id of the product of a seed."""
+    return f"studio-{seed:07d}"
+
+
 def sample_product(seed: int) -> Product:
     """The product of a seed: shape and appearance are drawn independently."""
     shape = sample_shape(np.random.default_rng([seed, 0]))
     appearance = sample_appearance(np.random.default_rng([seed, 1]))
-    return Product(product_id=f"studio-{seed:07d}", category=shape.category, shape=shape, appearance=appearance)
+    return Product(product_id=product_id_of(seed), category=shape.category, shape=shape, appearance=appearance)
 
 
 @functools.lru_cache(maxsize=64)
@@ -75,11 +80,6 @@ def model_product(file: str) -> Product:
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
     look = sample_appearance(np.random.default_rng(int(digest, 16)))  # of parts without colours of their own
     return Product(product_id=f"model-{digest}", category=shape.category, shape=shape, appearance=look)
-
-
-def with_appearance(product: Product, appearance: Appearance) -> Product:
-    """The same silhouette in another product's clothes."""
-    return replace(product, appearance=appearance, product_id=f"{product.product_id}-dressed")
 
 
 def split_of(product_id: str) -> str:

@@ -116,12 +116,6 @@ def with_depth_of_field(scene: Scene, rng: np.random.Generator) -> Scene:
     return replace(scene, aperture=float(rng.uniform(0.06, 0.2)))
 
 
-def caption(category: str, scene: Scene, rng: np.random.Generator) -> str:
-    """One random paraphrase of `captions`."""
-    options = captions(category, scene)
-    return options[int(rng.integers(len(options)))]
-
-
 def captions(category: str, scene: Scene) -> list[str]:
     """All paraphrases of a scene: the plain prompt first, then without category.
 

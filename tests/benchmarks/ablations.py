@@ -4,8 +4,8 @@
 
 All models make the same held-out cases (see `held_out`) with three sampling seeds, once from the product photograph in
 the ad's own pose and once from a photograph of the product turned by 15°. Figures are means over products with 95 %
-bootstrap intervals over products. λ from 0 to 1.5 and 1 to 50 steps are measured on the first model, one seed. Ends
-with one line of JSON.
+bootstrap intervals over products; `less_first` has those of the paired differences to the first model. λ from 0 to 1.5
+and 1 to 50 steps are measured on the first model, one seed. Ends with one line of JSON.
 """
 
 import argparse
@@ -78,16 +78,21 @@ def main() -> None:
     with held_out.two_processes() as pool:
         cases = held_out.cases_of(pool, products, 1)
         judge = judge_at(arguments.judge, pool, speed=arguments.judge_speed)
-    print(f"{time.monotonic() - started:.0f} s: cases and judge are ready", flush=True)
+    own = {"judge_own_iou": judge.own_iou, "judge_own_scene_accuracy": judge.own_scene_accuracy}
+    print(f"{time.monotonic() - started:.0f} s: cases and judge are ready: {json.dumps(own)}", flush=True)
     models = dict(word.split("=", 1) for word in arguments.model)
-    result: dict[str, Any] = {"table4": {}, "fig8": {}, "fig9": {}}
+    result: dict[str, Any] = own | {"table4": {}, "less_first": {}, "fig8": {}, "fig9": {}}
+    first: dict[str, dict[str, np.ndarray]] = {}
     for name, folder in models.items():
         pipeline = RefAdGenPipeline.from_pretrained(folder)
         for pose, held in (("same_pose", products), ("turned", aside)):
             outputs = [generate(pipeline, held, cases, seed=seed) for seed in range(SEEDS)]
             found = [measure(each, cases, held, judge) for each in outputs]
-            figures = {key: interval(np.stack([each[key] for each in found])) for key in found[0]}
+            values = {key: np.stack([each[key] for each in found]) for key in found[0]}
+            of_first = first.setdefault(pose, values)
+            figures = {key: interval(each) for key, each in values.items()}
             result["table4"][f"{name}, {pose}"] = figures
+            result["less_first"][f"{name}, {pose}"] = {key: interval(values[key] - of_first[key]) for key in values}
             print(f"{time.monotonic() - started:.0f} s: {name}, {pose}: {json.dumps(figures)}", flush=True)
             if arguments.sheets:
                 arguments.sheets.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,9 @@ import numpy as np
 from refadgen.studio.appearance import Appearance
 from refadgen.studio.camera import View
 from refadgen.studio.dressing import dress_ads, dress_photos
-from refadgen.studio.render import Product, sample_product, sample_view, split_of
+from refadgen.studio.render import Product, product_id_of, sample_product, sample_view, split_of
 from refadgen.studio.scenes import Scene, sample_scene, scene_prompt
+from refadgen.studio.shapes import NOUNS
 
 SIZE = {"width_px": 128, "height_px": 160, "spp": 6}
 SEED_OFFSET = 1_000_000  # far from the seeds that anything was trained on
@@ -51,14 +52,15 @@ class Case:
 def unseen_products(start: int) -> Iterator[Product]:
     """Products of the test split."""
     for seed in range(start, start + 10**6):
-        product = sample_product(seed)
-        if split_of(product.product_id) == "test":
-            yield product
+        if split_of(product_id_of(seed)) == "test":
+            yield sample_product(seed)
 
 
 def held_out_products(count: int) -> list[HeldOutProduct]:
-    """`count` products, three of each shape, each shape of another kind."""
-    assert count % PER_SHAPE == 0
+    """`count` products, three of each shape, each shape of another kind. Raises: ValueError."""
+    most = PER_SHAPE * len(set(NOUNS))
+    if count % PER_SHAPE or not 0 < count <= most:
+        raise ValueError(f"--products {count}: must be a multiple of {PER_SHAPE}, at most {most}")
     shapes: dict[str, Product] = {}
     for product in unseen_products(SEED_OFFSET):
         if len(shapes) == count // PER_SHAPE:
@@ -71,7 +73,8 @@ def held_out_products(count: int) -> list[HeldOutProduct]:
         mine = looks[PER_SHAPE * number : PER_SHAPE * (number + 1)]
         photos, mask = dress_photos(product, view, mine, **SIZE)
         for place, look in enumerate(mine):
-            worn = replace(product, appearance=look)
+            finish = {"roughness": product.appearance.roughness, "metallic": product.appearance.metallic}
+            worn = replace(product, appearance=replace(look, **finish))  # as it is photographed
             found.append(HeldOutProduct(worn, view, photos[place], photos[(place + 1) % PER_SHAPE], mask))
     return found
 
@@ -83,11 +86,23 @@ def looks_of(count: int) -> list[Appearance]:
 
 
 def cases_of(pool: Executor, products: list[HeldOutProduct], scenes: int) -> list[Case]:
-    """The cases, product by product; each in `scenes` unseen combinations of trained words."""
+    """The cases, product by product; each in `scenes` different unseen combinations of trained words."""
     looks = [each.product.appearance for each in products]
     numbers = [index for index in range(len(products)) for _ in range(scenes)]
-    places = [sample_scene(SEED_OFFSET + number, held_out=True) for number in range(len(numbers))]
+    places = [scene for index in range(len(products)) for scene in scenes_of(index, scenes)]
     return list(pool.map(_case, [products[index] for index in numbers], numbers, places, itertools.repeat(looks)))
+
+
+def scenes_of(index: int, count: int) -> list[Scene]:
+    """`count` scenes of a product, at most nine, no pair of surface and wall twice."""
+    assert count <= 9
+    found: dict[tuple[str, str], Scene] = {}
+    for seed in itertools.count(SEED_OFFSET + 1000 * index):
+        scene = sample_scene(seed, held_out=True)
+        found.setdefault((scene.surface, scene.wall), scene)
+        if len(found) == count:
+            return list(found.values())
+    raise AssertionError
 
 
 def _case(held: HeldOutProduct, index: int, scene: Scene, looks: list[Appearance]) -> Case:

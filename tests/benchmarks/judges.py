@@ -40,9 +40,8 @@ class Renders:
     words: np.ndarray
     """int n×3: surface, wall, light."""
 
-    def split(self, share: float = 0.1) -> tuple["Renders", "Renders"]:
-        """The first ones, of seeds of their own, to be judged; and those to learn from."""
-        own = round(len(self.images) * share)
+    def split(self, own: int) -> tuple["Renders", "Renders"]:
+        """The first `own` ones, to be judged; and those to learn from."""
         first, rest = slice(own), slice(own, None)
         return tuple(Renders(self.images[part], self.masks[part], self.words[part]) for part in (first, rest))  # type: ignore[return-value]
 
@@ -165,12 +164,16 @@ class Judge:
     classifier: SceneClassifier
     own_iou: float
     own_scene_accuracy: float
+    speed: int
 
 
 def judge_at(file: Path | None, pool: Executor, *, speed: int) -> Judge:
-    """The judge that lies in a file; one that is not there is trained, and kept there."""
+    """The judge that lies in a file; one that is not there is trained, and kept there. Raises: ValueError."""
     if file is not None and file.exists():
-        return torch.load(file, weights_only=False)
+        judge: Judge = torch.load(file, weights_only=False)
+        if judge.speed != speed:
+            raise ValueError(f"--judge {file}: was trained with --judge-speed {judge.speed}, not {speed}")
+        return judge
     judge = train_judge(pool, speed=speed)
     if file is not None:
         torch.save(judge, file)
@@ -181,7 +184,8 @@ def train_judge(pool: Executor, *, speed: int) -> Judge:
     """Renders and learns; `speed` times fewer renders and steps than are good."""
     torch.manual_seed(0)
     segmenter, classifier = Segmenter(), SceneClassifier()
-    own, learned = true_renders(pool, 480 // speed, dressings=24).split()
+    seeds, dressings = 480 // speed, 24
+    own, learned = true_renders(pool, seeds, dressings).split(seeds // 10 * dressings)  # shapes are in one of both
 
     def mask_loss(found: Tensor, rows: np.ndarray) -> Tensor:
         return F.binary_cross_entropy_with_logits(found, torch.from_numpy(learned.masks[rows]).float())
@@ -194,7 +198,7 @@ def train_judge(pool: Executor, *, speed: int) -> Judge:
     _train(classifier, learned, 32, 2000 // speed, scene_loss)
     own_iou = float(_overlaps(_found(segmenter, own.images), own.masks).mean())
     right = _guesses(classifier, own.images) == own.words
-    return Judge(segmenter, classifier, own_iou, float(right.all(1).mean()))
+    return Judge(segmenter, classifier, own_iou, float(right.all(1).mean()), speed)
 
 
 @torch.no_grad()
