@@ -6,6 +6,7 @@ Importing it selects the `scalar_rgb` variant for the process: compiled variants
 import functools
 from collections.abc import Callable
 
+import drjit as dr
 import mitsuba as mi
 import numpy as np
 
@@ -127,10 +128,14 @@ def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) ->
 @functools.lru_cache(maxsize=16)
 def environment_picture(file: str) -> np.ndarray:
     """An environment map, linear float32 [H, W, 3], brought to a mean of 0.5. Raises: ValueError."""
+    threads = dr.thread_count()
+    dr.set_thread_count(max(2, threads))  # with one thread, reading OpenEXR waits for ever
     try:
         bitmap = mi.Bitmap(file).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{file}: cannot be read as an environment map: {error}") from error
+    finally:
+        dr.set_thread_count(threads)
     picture = np.nan_to_num(np.array(bitmap), nan=0.0, posinf=1e3).clip(0, 1e3)
     return picture * (0.5 / max(float(picture.mean()), 1e-6))
 

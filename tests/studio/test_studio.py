@@ -28,7 +28,7 @@ from refadgen.studio.build_triplets import (
 from refadgen.studio.camera import View, camera_for, sample_view, silhouette
 from refadgen.studio.dressing import render_dressed
 from refadgen.studio.make_catalog import LISTINGS, Listing, make_catalog
-from refadgen.studio.mitsuba_scene import product_dict, trace
+from refadgen.studio.mitsuba_scene import environment_picture, product_dict, trace
 from refadgen.studio.phone_photo import render_phone_photo
 from refadgen.studio.render import (
     product_id_of,
@@ -361,6 +361,20 @@ def test_an_environment_map_is_wall_and_light(tmp_path):
     (tmp_path / "broken.hdr").write_bytes(b"#?RADIANCE")
     with pytest.raises(ValueError, match=r"broken\.hdr: cannot be read as an environment map"):
         [render_triplet(seed, environments=[str(tmp_path / "broken.hdr")], **size) for seed in range(8)]
+
+
+def test_an_environment_map_is_read_with_one_thread_too(tmp_path):
+    """As in a Ray task of one CPU, where it used to wait for ever; and threads stay as they were."""
+    import drjit
+
+    file, before = _environment_map(tmp_path / "red desert.exr"), drjit.thread_count()
+    drjit.set_thread_count(1)
+    try:
+        environment_picture.cache_clear()
+        assert environment_picture(file).shape == (16, 32, 3)
+        assert drjit.thread_count() == 1
+    finally:
+        drjit.set_thread_count(before)
 
 
 def test_an_open_lens_blurs_the_wall_and_not_the_product():
