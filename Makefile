@@ -39,8 +39,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The built-in model from nothing, into $(WORK)/joint/model: many hours; stopped, it goes on where it was. See
-# refadgen/mini/README.md for what was made by it.
+# The built-in model from nothing, into $(WORK)/joint/model: many hours; stopped, renders and the U-Nets go on where
+# they were, the autoencoder starts anew. See refadgen/mini/README.md for what was made by it.
 WORK ?= work
 mini: setup
 	$(BIN)/python -m refadgen.studio.build_triplets --output $(WORK)/renders --num 1020 --first-seed 30000 \
