@@ -169,7 +169,7 @@ class _Log:
         left = (self._task.plan.num_steps - metrics.step - 1) / rate
         images = rate * self._task.config.run.batch_size
         self._bar.update(1)
-        if time.monotonic() > self._shown + _SHOWN_EVERY_S:
+        if time.monotonic() > self._shown + _SHOWN_EVERY_S or left == 0:
             clock = f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}"
             self._bar.set_description(f"loss {self._loss:.4f}, {images:.1f} images/s, {clock} left")
             self._shown = time.monotonic()
