@@ -75,6 +75,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     require_shared(storage, config)
     torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
     device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # NCCL sends objects through the current one
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     parts = load_parts(config)
