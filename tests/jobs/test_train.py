@@ -148,6 +148,7 @@ def test_a_loss_that_is_no_number_stops_all_workers_and_names_its_rows(random_mo
     assert all(torch.isfinite(tensor).all() for tensor in saved.weights.values())
 
 
+@pytest.mark.long
 def test_a_bad_row_met_on_the_way_ends_the_run_with_its_name(random_model: Path, tmp_path: Path) -> None:
     """Nothing is precomputed, so pictures are decoded as steps come to them: those before the bad row's are trained."""
     table = pq.read_table(TINY)

@@ -15,6 +15,7 @@ from jobs import train
 from refadgen.config import to_yaml
 from refadgen.dataset.triplets import SCHEMA
 from refadgen.storage import Storage
+from refadgen.training import feed
 from refadgen.training import job as job_module
 from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.job import TrainingJob, TrainingStopped
@@ -101,6 +102,23 @@ def test_the_first_worker_says_where_to_go_on(refadgen_base: Path, tmp_path: Pat
     training.run.workers = Second()  # type: ignore[assignment]
     resume(training.run, store)
     assert training.run.step == 2
+
+
+def test_a_loading_task_hands_on_what_is_wrong_with_a_row(refadgen_base: Path) -> None:
+    training = Training(config_of(refadgen_base))
+
+    class Bad:
+        bytes_per_row = 1
+
+        def load(self, *_: Any, **__: Any) -> Any:
+            raise ValueError("row 'a': it is so")
+
+    window = {"epoch": [0], "first_step": [0], "num_steps": [1]}
+    (handed,) = feed._load(window, training.plan, Bad(), rank=0, world_size=1)  # type: ignore[arg-type]
+    assert handed["bad_row"].tolist() == ["row 'a': it is so"]
+    (good,) = feed._load(window, training.plan, training.source, rank=0, world_size=1)
+    assert "bad_row" not in good
+    assert good["step"].tolist() == [0] * 4
 
 
 @pytest.mark.parametrize(("bad_input", "kind"), [(True, ValueError), (False, TrainingStopped)])
