@@ -184,7 +184,8 @@ def require_same_render(storage: Storage, options: RenderOptions, digests: dict[
     """Records what shards are rendered with, or compares. Raises: ValueError where the folder's were another way."""
     record = dataclasses.asdict(options)
     for name in ("models", "environments"):
-        record[name] = {PurePath(file).name: digests[file] for file in getattr(options, name)}
+        # In order, which says whose seed is whose; files of several folders may share a name.
+        record[name] = [[PurePath(file).name, digests[file]] for file in getattr(options, name)]
     if not storage.exists(RECORD):
         storage.write(RECORD, json.dumps(record, indent=1).encode())
         return

@@ -291,7 +291,7 @@ def test_broken_models_and_maps_are_named_and_left_out(tmp_path, capsys):
     assert "broken.hdr: cannot be read as an environment map" in said
     assert triplets.scan(str(tmp_path / "out")).num_rows == 2
     record = json.loads((tmp_path / "out" / build_triplets.RECORD).read_text())
-    assert record["models"].keys() == {"box.glb"}
+    assert [name for name, _ in record["models"]] == ["box.glb"]
     good.unlink()
     with pytest.raises(SystemExit):
         build_triplets.main(command)
@@ -302,6 +302,11 @@ def test_a_folder_holds_one_kind_of_render(tmp_path):
     storage, options = Storage(str(tmp_path)), RenderOptions(models=("a/b.glb",))
     require_same_render(storage, options, {"a/b.glb": "1"})
     require_same_render(storage, replace(options, models=("other/b.glb",)), {"other/b.glb": "1"})
+    two = replace(options, models=("a/b.glb", "c/b.glb"))
+    with pytest.raises(
+        ValueError, match=r"models=\[\['b\.glb', '1'\]\], now it is \[\['b\.glb', '2'\], \['b\.glb', '1'\]\]"
+    ):
+        require_same_render(storage, two, {"a/b.glb": "2", "c/b.glb": "1"})  # one name, two files
     for other, digest in ((replace(options, spp=64), "1"), (replace(options, width_px=64), "1"), (options, "2")):
         with pytest.raises(ValueError, match=r"--output: its shards were rendered with (spp|width_px|models)="):
             require_same_render(storage, other, {"a/b.glb": digest})
