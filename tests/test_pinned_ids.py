@@ -1,5 +1,7 @@
-"""Ids that outputs of earlier versions hold: as long as these stay, an output made before a change is resumed after it."""
+"""Ids that outputs of earlier versions hold. While these stay equal, an output made before a change can be resumed."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +14,7 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import DatasetConfig, GenerateConfig, load_config
 from refadgen.dataset.files import triplets_key
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
-from refadgen.dataset.planning import AdPlanner
+from refadgen.dataset.planning import AdPlanner, triplet_settings
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.publisher import image_key
 from refadgen.generation.wanted import attempt_seed, pixel_settings, wanted_images
@@ -87,9 +89,9 @@ def test_places_of_ledgers(tmp_path: Path) -> None:
     AdLedger(storage).append([{**row, "image_id": 32 * "0"}])
     screening_ledger(storage).append([{**row, "row_id": 32 * "0"}])
     dataset_ledger(storage).append([{**row, "row_id": 32 * "1"}])
-    folders = [key.partition("/")[0] for key in storage.keys()]
+    folders = [key.partition("/")[0] for key in storage.keys("")]
     assert folders == ["ledger", "ledger", "screening"]
-    assert all(key.split("/")[1].startswith("part-") and key.split("-")[2] == "0" for key in storage.keys())
+    assert all(key.split("/")[1].startswith("part-") and key.split("-")[2] == "0" for key in storage.keys(""))
 
 
 def test_names_of_cache_parts_and_draws() -> None:
@@ -99,76 +101,7 @@ def test_names_of_cache_parts_and_draws() -> None:
     assert (drawn.noise_seed, drawn.variant) == (3338298141800774407, 0.28824014897002515)
 
 
-def test_settings_that_outputs_keep() -> None:
-    """What `dataset.json` and a checkpoint's facts compare: names and values."""
-    from refadgen.dataset.planning import triplet_settings
-
-    assert triplet_settings(load_config(DatasetConfig)) == {
-        "filter": {
-            "min_side_px": 256,
-            "max_aspect": 3.0,
-            "duplicate_distance": 4,
-            "duplicate_color": 12.0,
-            "text": False,
-            "max_text_area": 0.02,
-            "min_text_score": 0.6,
-            "unsafe_model": None,
-            "unsafe_labels": ("nsfw", "porn", "hentai", "sexy"),
-            "max_unsafe_score": 0.5,
-            "people": True,
-            "max_person_overlap": 0.1,
-            "max_products": 1,
-        },
-        "caption": {
-            "model": None,
-            "prompts": (
-                "Describe this advertising image in one sentence: product, what it stands on, what is behind it, the light.",
-                "Describe the scene of this advertising photograph in one sentence. Name the product by its kind only.",
-                "Write the prompt, one sentence, that an image generator would need to make this advertising image.",
-                "In one sentence, say where this product is shown, in what surroundings and in what mood.",
-            ),
-            "max_new_tokens": 96,
-            "max_side_px": 768,
-            "min_words": 3,
-            "max_words": 80,
-            "min_latin": 0.8,
-        },
-        "segmentation": {
-            "background_tolerance": 12.0,
-            "grounding_dino": None,
-            "sam2_checkpoint": None,
-            "sam2_config": "configs/sam2.1/sam2.1_hiera_l.yaml",
-            "box_threshold": 0.35,
-            "text_threshold": 0.25,
-            "min_area": 0.005,
-            "max_area": 0.95,
-            "max_edge_contact": 0.2,
-            "max_pieces": 8,
-            "min_piece": 0.02,
-            "min_score": 0.5,
-        },
-        "multi_view": {
-            "depth_model": None,
-            "yaw_deg": (5.0, 20.0),
-            "pitch_deg": (0.0, 5.0),
-            "distance": (0.95, 1.05),
-            "camera_distance": 4.0,
-            "max_holes": 0.01,
-            "max_stretch": 0.1,
-            "num_tries": 4,
-        },
-        "degradation": {
-            "noise": (2.0, 8.0),
-            "shadow": (0.15, 0.6),
-            "warp": (0.01, 0.04),
-            "blur": (0.0, 0.0),
-            "color_cast": (0.0, 0.0),
-            "jpeg": (0.0, 0.0),
-        },
-        "triplet": {
-            "max_side_px": 1024,
-            "variants": ("original", "degraded", "novel_view", "novel_view", "novel_view"),
-            "test_percent": 10,
-            "seed": 0,
-        },
-    }
+def test_settings_that_a_dataset_keeps() -> None:
+    """`dataset.json` holds these names and values; a run with others is refused."""
+    settings = json.dumps(triplet_settings(load_config(DatasetConfig)), sort_keys=True)
+    assert hashlib.sha256(settings.encode()).hexdigest()[:16] == "9a846f456fb6a08d"
