@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import PurePosixPath
 
-from refadgen.catalog.addresses import redact_address
 from refadgen.config import DatasetConfig, load_config
+from refadgen.storage.addresses import redact_address
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

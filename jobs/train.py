@@ -49,7 +49,7 @@ def main(words: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
-    from refadgen.storage import STORE_ERRORS
+    from refadgen.storage.store import STORE_ERRORS
     from refadgen.training import job  # Ray and torch: only after the words are known to be right
 
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refadgen.batch.ledger import now, short_key
 from refadgen.catalog.placement import Placement
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import scan_catalog, unusable_row_id
@@ -18,8 +19,7 @@ from refadgen.dataset.planning import AdPlanner, triplet_settings
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.publisher import image_key
 from refadgen.generation.wanted import attempt_seed, pixel_settings, wanted_images
-from refadgen.ledger import now, short_key
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.training.cache import unit_name
 from refadgen.training.plan import draw
 

@@ -12,12 +12,13 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow.fs
 
-from refadgen.catalog.addresses import redact_address
 from refadgen.catalog.attempts import RETRY_HINT, Attempts, TryAgain
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
-from refadgen.storage import Storage, local_path, split_uri
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.locations import local_path
+from refadgen.storage.store import Storage, split_uri
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):")  # two letters at least: C: is a drive
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)

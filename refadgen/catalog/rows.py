@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refadgen.catalog.addresses import redact_address
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
 from refadgen.catalog.placement import Placement, parse_placement
 from refadgen.errors import RowError
+from refadgen.storage.addresses import redact_address
 
 __all__ = ["COLUMNS", "CatalogRow", "Column", "Placement", "parse_row", "redact_address", "resolve_columns"]
 

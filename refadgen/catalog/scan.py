@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.catalog.addresses import image_identity, redact_address
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
 from refadgen.catalog.rows import CatalogRow, parse_row
 from refadgen.errors import RowError
-from refadgen.storage import Storage, split_uri
+from refadgen.storage.addresses import image_identity, redact_address
+from refadgen.storage.store import Storage, split_uri
 
 _READ_ROWS = 64
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from refadgen.storage import split_uri
+from refadgen.storage.store import split_uri
 
 DEFAULT = "default"
 ANY_PRODUCT = "product"

@@ -18,10 +18,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, NewConnectionError
 from urllib3.util import Retry, Url, make_headers, parse_url
 
-from refadgen.catalog.addresses import is_public_address, redact_address
 from refadgen.catalog.attempts import RETRY_HINT, Attempts, TryAgain
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
+from refadgen.storage.addresses import is_public_address, redact_address
 
 MAX_REDIRECTS = 5
 USER_AGENT = "refadgen/0.1 (product images)"

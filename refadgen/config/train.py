@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from refadgen.config.loading import require
-from refadgen.dataset.triplets import VARIANT_KINDS
+
+VARIANT_KINDS = ("original", "relit", "degraded", "novel_view")
+"""Kinds of product image: the ad's own pixels under its mask, in place; the same view in other light (a product
+photograph); a degraded one; the product turned. The paper has all but `relit`, which only a studio can make."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +15,7 @@ class TrainDataConfig:
     """The triplets and what of them a step sees."""
 
     path: str = ""
-    """Folder or file of triplets, a path or s3:// (see refadgen/dataset/triplets.py); `tiny`: the set that ships."""
+    """Folder or file of triplets, a path or s3:// (see refadgen/triplets/schema.py); `tiny`: the set that ships."""
     width_px: int = 512
     height_px: int = 640
     """Canvas: pictures are resized to cover it and cropped, with one crop for ad, product and mask."""

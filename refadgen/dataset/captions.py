@@ -17,7 +17,7 @@ from PIL import Image
 
 from refadgen.config import CaptionConfig
 from refadgen.errors import RowError
-from refadgen.model_folder import require_all_weights
+from refadgen.model.folder import require_all_weights
 from refadgen.studio.scenes import ANY_PRODUCT
 
 NUM_CAPTIONS = 4

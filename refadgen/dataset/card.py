@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from refadgen.dataset.triplets import SPLITS
-from refadgen.ledger import Ledger
-from refadgen.storage import Storage
+from refadgen.batch.ledger import Ledger
+from refadgen.storage.store import Storage
+from refadgen.triplets.schema import SPLITS
 
 KEY = "README.md"
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from refadgen.config import FilterConfig
 from refadgen.errors import RowError
-from refadgen.model_folder import require_all_weights
+from refadgen.model.folder import require_all_weights
 
 if TYPE_CHECKING:
     from refadgen.segmentation.networks import FoundObject

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from refadgen.dataset.triplets import write_rows
-from refadgen.ledger import Ledger
-from refadgen.storage import Storage
+from refadgen.batch.ledger import Ledger
+from refadgen.storage.store import Storage
+from refadgen.triplets.schema import write_rows
 
 _THREADS = 16
 _OWN_KEY = re.compile(r"data/(train|test)/triplets-[0-9a-f]{16}\.parquet")

@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.catalog.addresses import redact_address
-from refadgen.dataset.authors_json import read_authors_ads
-from refadgen.dataset.triplets import png_bytes
-from refadgen.storage import Storage, is_remote, local_path
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.locations import is_remote, local_path
+from refadgen.storage.store import Storage
+from refadgen.triplets.authors_json import read_authors_ads
+from refadgen.triplets.schema import png_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2")
 _GROUP_ROWS = 1024
@@ -74,7 +75,7 @@ def _image_rows(storage: Storage, keys: Iterable[str]) -> Iterator[dict[str, Any
 def _authors_rows(file: str) -> Iterator[dict[str, Any]]:
     """One row an ad of the authors' JSON, with its own mask and captions; their product images are made anew.
 
-    `refadgen.dataset.authors_json` takes their product images over instead.
+    `refadgen.triplets.authors_json` takes their product images over instead.
     """
     for ad in read_authors_ads(file):
         yield {

@@ -25,12 +25,13 @@ from ray.data import Dataset
 from ray.exceptions import RayTaskError
 from tqdm import tqdm
 
-from refadgen import ray_connection
-from refadgen.actor_pools import num_cpus, require_resources, with_stage
-from refadgen.catalog.addresses import redact_address
+from refadgen.batch import ray_connection
+from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
+from refadgen.batch.ledger import Ledger, LedgerWriter, ledger_rows, now, short_keys
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
+from refadgen.config.paths import whole_fetch, whole_path_or_id, whole_segmentation
 from refadgen.dataset.card import write_card
 from refadgen.dataset.files import sweep
 from refadgen.dataset.importers import as_catalog
@@ -39,9 +40,8 @@ from refadgen.dataset.planning import AdPlanner, Keys, fragments_as_items, plan_
 from refadgen.dataset.report import write_report
 from refadgen.dataset.settling import settle
 from refadgen.dataset.stages import AdDescriber, AdFetcher, AdScreener, ProductExtractor, TripletBuilder
-from refadgen.ledger import Ledger, LedgerWriter, ledger_rows, now, short_keys
-from refadgen.storage import Storage
-from refadgen.whole_paths import whole_fetch, whole_path_or_id, whole_segmentation
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.store import Storage
 
 _SCREENED_ROWS = 64
 """Ads in one block of the first pass."""

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from refadgen.ledger import LIFTABLE_REASONS, Ledger
-from refadgen.storage import Storage
+from refadgen.batch.ledger import LIFTABLE_REASONS, Ledger
+from refadgen.storage.store import Storage
 
 SCREENING_SCHEMA = pa.schema(
     [

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from refadgen.catalog.addresses import image_identity
+from refadgen.batch.ledger import is_settled, short_key
+from refadgen.batch.stage_rows import error_json, to_table
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
 from refadgen.config import DatasetConfig, as_dict
 from refadgen.errors import RowError
-from refadgen.ledger import is_settled, short_key
-from refadgen.stage_rows import error_json, to_table
+from refadgen.storage.addresses import image_identity
 
 Keys = npt.NDArray[np.uint64]
 

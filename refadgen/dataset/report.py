@@ -16,15 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from refadgen.batch.ledger import Ledger, short_keys
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image
 from refadgen.config import FetchConfig
 from refadgen.dataset.card import category_counts
 from refadgen.dataset.ledgers import NEAR_DUPLICATE
 from refadgen.dataset.planning import Keys
-from refadgen.dataset.triplets import SPLITS, Triplet, decode
-from refadgen.ledger import Ledger, short_keys
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
+from refadgen.triplets.schema import SPLITS, Triplet, decode
 
 KEY = "report.html"
 SHEET_KEY = "variants.webp"

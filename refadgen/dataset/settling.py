@@ -7,12 +7,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from refadgen.batch.ledger import Ledger, LedgerWriter, ledger_rows, short_keys
 from refadgen.config import FilterConfig
 from refadgen.dataset.ledgers import NEAR_DUPLICATE, REPLACED, SCHEMA, dataset_ledger, screening_ledger
 from refadgen.dataset.near_duplicates import find_near_duplicates
 from refadgen.dataset.planning import Keys
-from refadgen.ledger import Ledger, LedgerWriter, ledger_rows, short_keys
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 _MARKS = ("perceptual_hash", "thumbnail")
 _FREED = (NEAR_DUPLICATE, REPLACED)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from refadgen.catalog.addresses import redact_address
+from refadgen.batch.stage_rows import error_json, guarded, to_table
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import DatasetConfig
@@ -25,11 +25,11 @@ from refadgen.dataset import ledgers
 from refadgen.dataset.files import triplets_key
 from refadgen.dataset.near_duplicates import perceptual_hash, thumbnail
 from refadgen.dataset.planning import PLAN_SCHEMA
-from refadgen.dataset.triplets import SCHEMA as TRIPLET_SCHEMA
-from refadgen.dataset.triplets import Triplet, encode, original_variant, split_of, write_rows
 from refadgen.errors import RowError
-from refadgen.stage_rows import error_json, guarded, to_table
-from refadgen.storage import Storage
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.store import Storage
+from refadgen.triplets.schema import SCHEMA as TRIPLET_SCHEMA
+from refadgen.triplets.schema import Triplet, encode, original_variant, split_of, write_rows
 
 _THREADS = 8
 """Of one fetching actor: enough to hide latency, and a bound on how many ads are decoded at once."""

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from refadgen.config import DatasetConfig
-from refadgen.dataset.degradation import degrade, row_rng
-from refadgen.dataset.triplets import Variant
+from refadgen.triplets.degradation import degrade, row_rng
+from refadgen.triplets.schema import Variant
 
 if TYPE_CHECKING:
     from refadgen.dataset.multi_view import NovelView, NovelViews

@@ -10,7 +10,7 @@ from itertools import groupby
 from PIL import Image
 
 from refadgen.generation.ledger import AdLedger
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 _GAP_PX = 4
 

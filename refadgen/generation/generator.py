@@ -15,14 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from refadgen.batch.stage_rows import error_json, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
 from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
 from refadgen.generation.stages import SEGMENT_SCHEMA
 from refadgen.generation.wanted import WantedImage, attempt_seed
-from refadgen.model_folder import find_model
-from refadgen.stage_rows import error_json, to_table
+from refadgen.model.folder import find_model
 
 if TYPE_CHECKING:
     from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures

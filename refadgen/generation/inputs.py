@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from refadgen.ledger import Ledger, short_key
+from refadgen.batch.ledger import Ledger, short_key
 
 Keys = npt.NDArray[np.uint64]
 

@@ -24,12 +24,13 @@ import ray
 from ray.data import Dataset
 from tqdm import tqdm
 
-from refadgen import ray_connection
-from refadgen.actor_pools import num_cpus, require_resources, with_stage
-from refadgen.catalog.addresses import redact_address
+from refadgen.batch import ray_connection
+from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
+from refadgen.batch.ledger import LedgerWriter, ledger_rows, now
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
+from refadgen.config.paths import whole_fetch, whole_path, whole_path_or_id, whole_segmentation
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
@@ -39,10 +40,10 @@ from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
-from refadgen.ledger import LedgerWriter, ledger_rows, now
-from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
-from refadgen.storage import Storage, is_remote
-from refadgen.whole_paths import whole_fetch, whole_path, whole_path_or_id, whole_segmentation
+from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.locations import is_remote
+from refadgen.storage.store import Storage
 
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
 

@@ -1,9 +1,9 @@
-"""The ledger of the main job: one row per wanted image (see refadgen/ledger.py)."""
+"""The ledger of the main job: one row per wanted image (see refadgen/batch/ledger.py)."""
 
 import pyarrow as pa
 
-from refadgen.ledger import Ledger
-from refadgen.storage import Storage
+from refadgen.batch.ledger import Ledger
+from refadgen.storage.store import Storage
 
 SCHEMA = pa.schema(
     [

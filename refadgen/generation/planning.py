@@ -14,6 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
+from refadgen.batch.ledger import is_settled
+from refadgen.batch.stage_rows import error_json, to_table
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
@@ -21,8 +23,6 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
 from refadgen.generation.wanted import PixelSettings, WantedImage, wanted_images
-from refadgen.ledger import is_settled
-from refadgen.stage_rows import error_json, to_table
 
 PLAN_SCHEMA = pa.schema(
     [

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from refadgen.catalog.addresses import redact_address
+from refadgen.batch.stage_rows import to_table
 from refadgen.config import GenerateConfig
 from refadgen.generation import ledger
 from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product, generation_record
-from refadgen.stage_rows import to_table
-from refadgen.storage import Storage
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.store import Storage
 
 
 def image_key(image_id: str, format: str) -> str:

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from refadgen.batch.ledger import Ledger
 from refadgen.generation.ledger import SCHEMA
-from refadgen.ledger import Ledger
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 KEY = "report.html"
 

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from refadgen.batch.stage_rows import guarded, to_table
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.catalog.layout import place
 from refadgen.config import GenerateConfig, LayoutConfig
 from refadgen.generation.planning import PLAN_SCHEMA
-from refadgen.stage_rows import guarded, to_table
 
 _DONE_WITH = ("image_bytes", "mask", "mask_bytes")
 _THREADS = 16

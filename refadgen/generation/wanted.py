@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refadgen.catalog.addresses import image_identity
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
 from refadgen.config import GenerateConfig, as_dict
+from refadgen.storage.addresses import image_identity
 
 
 @dataclass(frozen=True, kw_only=True)

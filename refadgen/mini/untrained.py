@@ -15,14 +15,14 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from refadgen.dataset import triplets
 from refadgen.mini.architecture import MAX_TOKENS, make_scheduler, make_text_encoder, make_unet, make_vae
+from refadgen.mini.autoencoder import train_autoencoder
 from refadgen.mini.vocabulary import learn_tokenizer
 from refadgen.studio.scenes import LIGHTS, SURFACES, WALLS, captions, make_scene
 from refadgen.studio.shapes import NOUNS
-from refadgen.training.autoencoder import train_autoencoder
 from refadgen.training.finished import make_text_to_image_pipeline
 from refadgen.training.networks import Parts
+from refadgen.triplets import schema as triplets
 
 
 def make_tokenizer() -> CLIPTokenizer:

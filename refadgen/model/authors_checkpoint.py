@@ -25,10 +25,10 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithP
 
 from refadgen.model.attention_fusion import self_attention_layers
 from refadgen.model.checkpoint import check_keys, load_model, load_processor
+from refadgen.model.folder import find_model
 from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.pipeline import RefAdGenPipeline
 from refadgen.model.unets import make_generation_unet, make_reference_unet
-from refadgen.model_folder import find_model
 
 SETTINGS = {
     "prompt_suffix": ", best quality, high quality",

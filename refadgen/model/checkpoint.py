@@ -19,8 +19,8 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from transformers.utils import logging as transformers_logging
 
 from refadgen.model.attention_fusion import attach_capture, attach_fusion, detached, fusion_processors
+from refadgen.model.folder import find_model, read_index, require_refadgen
 from refadgen.model.image_projection import ProductImageProjection
-from refadgen.model_folder import find_model, read_index, require_refadgen
 
 if TYPE_CHECKING:
     from refadgen.model.pipeline import RefAdGenPipeline

@@ -15,7 +15,7 @@ import torch
 
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
-from refadgen.model_folder import require_all_weights
+from refadgen.model.folder import require_all_weights
 
 ANY_PRODUCT = "product"
 DETECTORS = ("grounding-dino", "mm-grounding-dino")

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
 from refadgen.config import GenerateConfig, ServeConfig
+from refadgen.engine.cache import ByteBoundedCache
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
 from refadgen.serving import metrics
-from refadgen.serving.cache import ByteBoundedCache
 from refadgen.serving.errors import ApiError
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd

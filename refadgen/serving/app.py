@@ -15,10 +15,10 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import ServeConfig, dotted, load_config
 from refadgen.config.serve import ReplicasConfig
 from refadgen.generation.job import with_model_defaults
-from refadgen.model_folder import find_model, fingerprint, read_index, require_refadgen
+from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen
 from refadgen.serving.ads import ModelFacts
 from refadgen.serving.deployments import AdGeneration, AdIngress, ProductSegmentation
-from refadgen.storage import is_remote, local_path
+from refadgen.storage.locations import is_remote, local_path
 
 _MOST_OPEN = 1000
 """Requests that one ingress replica holds open: nearly all of them only wait."""

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from refadgen import ray_connection
+from refadgen.batch import ray_connection
 from refadgen.config import GenerateConfig, load_config
 from refadgen.generation.job import CatalogJob
 from refadgen.serving.catalog_runs import VARIABLE

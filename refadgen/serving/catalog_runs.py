@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from refadgen.config import GenerateConfig, ServeConfig, as_words, load_config
 from refadgen.serving.errors import ApiError
 from refadgen.serving.schema import Job, JobRequest
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 T = TypeVar("T")
 _log = logging.getLogger("ray.serve")

@@ -17,15 +17,16 @@ from ray.serve.handle import DeploymentHandle
 
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
+from refadgen.engine.orders import AdOrder
+from refadgen.engine.step_engine import Denoiser, Event, Failed, Finished, QueueFullError, StepEngine
 from refadgen.errors import RowError
 from refadgen.generation.encoding import encode_ad, generation_record
 from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
 from refadgen.serving import metrics
 from refadgen.serving.ads import AdService, ModelFacts
-from refadgen.serving.engine import Denoiser, Event, Failed, Finished, QueueFullError, StepEngine
 from refadgen.serving.errors import ApiError, from_row_error
-from refadgen.serving.orders import AdOrder, AdResult, ImageOrder, StepDone
+from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
 
@@ -70,7 +71,7 @@ class AdGeneration:
     def _make_denoiser(self, config: ServeConfig) -> Denoiser:
         """The model, warm."""
         # Only here: the controller imports this module without waiting for torch.
-        from refadgen.serving.denoiser import AdDenoiser
+        from refadgen.engine.denoiser import AdDenoiser
 
         denoiser = AdDenoiser(config, lambda hit: metrics.count("reference_cache", hit=hit))
         denoiser.warm_up()

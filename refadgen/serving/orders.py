@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from refadgen.config import GenerateConfig
 from refadgen.generation.wanted import WantedImage
 from refadgen.serving.products import PlacedAd
@@ -45,26 +42,3 @@ class StepDone:
 
     step: int
     preview: bytes | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdOrder:
-    """One image to denoise.
-
-    canvas: uint8 H×W×3, the product placed on white. mask: uint8 H×W, M′. product_key: the same for the same canvas.
-    """
-
-    canvas: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.uint8]
-    product_key: str
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    fusion_scale: float
-    guidance_scale: float
-    num_inference_steps: int
-
-    @property
-    def shape(self) -> tuple[int, int, bool]:
-        """Orders of one shape share batches: canvas, and whether guidance runs two branches."""
-        return (*self.mask.shape, self.guidance_scale > 1)

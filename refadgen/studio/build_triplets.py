@@ -5,7 +5,7 @@
 
 One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all; `render.json` says what all shards
 of a folder were rendered with. Each CPU of Ray renders one shard at a time. Rows follow
-`refadgen.dataset.triplets.SCHEMA`. Folders of models and maps must be seen by all nodes.
+`refadgen.triplets.schema.SCHEMA`. Folders of models and maps must be seen by all nodes.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from refadgen.config import DegradationConfig
-from refadgen.dataset import triplets
-from refadgen.dataset.degradation import degrade, row_rng
-from refadgen.dataset.triplets import Variant, original_variant
-from refadgen.storage import Storage, is_remote, local_path
+from refadgen.storage.locations import is_remote, local_path
+from refadgen.storage.store import Storage
 from refadgen.studio.glb_models import SUFFIXES
+from refadgen.triplets import schema as triplets
+from refadgen.triplets.degradation import degrade, row_rng
+from refadgen.triplets.schema import Variant, original_variant
 
 if TYPE_CHECKING:
     from refadgen.studio.render import Triplet
@@ -285,7 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         parser.error(str(error))
-    from refadgen import ray_connection
+    from refadgen.batch import ray_connection
 
     ray_connection.connect(1)
     output = words.output if is_remote(words.output) else local_path(words.output)

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from refadgen.dataset.triplets import png_bytes
 from refadgen.studio.camera import sample_view
 from refadgen.studio.render import Product, render_ad, sample_product
 from refadgen.studio.scenes import sample_scene
+from refadgen.triplets.schema import png_bytes
 
 WIDTH_PX, HEIGHT_PX = 256, 320
 NUM_ADS = 36

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from refadgen.dataset.triplets import png_bytes
 from refadgen.studio.camera import View
 from refadgen.studio.phone_photo import render_phone_photo
 from refadgen.studio.render import Product, render_product_photo, sample_product, split_of
 from refadgen.studio.scenes import scene_prompt
+from refadgen.triplets.schema import png_bytes
 
 WIDTH_PX, HEIGHT_PX = 480, 600
 _VIEW = View(yaw_deg=18.0, pitch_deg=6.0, height_share=0.8, center_x=0.5, base_y=0.9)

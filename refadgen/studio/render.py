@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from refadgen.dataset import triplets
 from refadgen.studio import scenes
 from refadgen.studio.appearance import Appearance, sample_appearance
 from refadgen.studio.camera import Pinhole, View, camera_for, nearby_view, sample_view, silhouette
@@ -21,6 +20,7 @@ from refadgen.studio.mitsuba_scene import backdrop_dict, product_dict, trace
 from refadgen.studio.scenes import Scene
 from refadgen.studio.shapes import Shape, sample_shape
 from refadgen.studio.textures import sky_picture
+from refadgen.triplets import schema as triplets
 
 WIDTH_PX, HEIGHT_PX = 128, 160
 PHOTO_SPP, AD_SPP = 6, 6

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.dataset.triplets import SPLITS
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.training.plan import RowGroup
+from refadgen.triplets.schema import SPLITS
 
 MANIFEST = "cache.json"
 ROWS_PER_GROUP = 64

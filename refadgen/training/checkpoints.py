@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 FOLDER = "checkpoints"
 MANIFEST = "checkpoint.json"

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from refadgen.config import TrainConfig, to_yaml
-from refadgen.dataset.geometry import CoverCrop
-from refadgen.dataset.triplets import Triplet
 from refadgen.model import RefAdGenPipeline
-from refadgen.storage import is_remote
+from refadgen.storage.locations import is_remote
 from refadgen.training.checkpoints import Checkpoint
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.parallel import put
+from refadgen.triplets.geometry import CoverCrop
+from refadgen.triplets.schema import Triplet
 
 _PLAIN_GUIDANCE = 7.5
 """Of text-to-image samples where the configuration does not say."""

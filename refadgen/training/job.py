@@ -26,12 +26,11 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from refadgen import ray_connection
+from refadgen.batch import ray_connection
 from refadgen.config import TrainConfig, to_yaml
-from refadgen.dataset import triplets
-from refadgen.dataset.triplets import DatasetScan
-from refadgen.model_folder import find_model, fingerprint
-from refadgen.storage import Storage, is_remote, local_path
+from refadgen.model.folder import find_model, fingerprint
+from refadgen.storage.locations import is_remote, local_path
+from refadgen.storage.store import Storage
 from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.finished import HeldOut, export, held_out, model_card
 from refadgen.training.loop import read_metrics, require_same
@@ -41,6 +40,8 @@ from refadgen.training.plan import Plan
 from refadgen.training.precompute import constants_of, precompute
 from refadgen.training.rows import CachedRows, Choices, OnlineRows, RowSource, online_files
 from refadgen.training.worker import SETTINGS, STOPPED, WorkerTask, train_worker
+from refadgen.triplets import schema as triplets
+from refadgen.triplets.schema import DatasetScan
 
 TINY = Path(triplets.__file__).parent / "tiny" / "triplets.parquet"
 """The data set `tiny`."""

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from refadgen.config import TrainConfig
-from refadgen.storage import Storage
+from refadgen.model.encoders import Encoders
+from refadgen.storage.store import Storage
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
-from refadgen.training.encoders import Encoders
 from refadgen.training.networks import TrainingModule
 from refadgen.training.objective import draw_noise
 from refadgen.training.optimization import (

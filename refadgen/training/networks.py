@@ -17,6 +17,8 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from refadgen.config import TrainConfig
 from refadgen.model import checkpoint
+from refadgen.model.encoders import Encoders
+from refadgen.model.folder import find_model, read_index
 from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.unets import (
     make_generation_unet,
@@ -24,8 +26,6 @@ from refadgen.model.unets import (
     parameters_without_gradient,
     trainable_parameters,
 )
-from refadgen.model_folder import find_model, read_index
-from refadgen.training.encoders import Encoders
 from refadgen.training.objective import TrainingBatch, diffusion_losses, min_snr_weights, target, weighted_mean_square
 
 

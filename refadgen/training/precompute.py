@@ -13,17 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from refadgen.config import TrainConfig
-from refadgen.dataset import triplets
-from refadgen.dataset.geometry import CoverCrop
-from refadgen.dataset.triplets import DatasetScan, Triplet
 from refadgen.model.devices import resolve_device
-from refadgen.model_folder import find_model, fingerprint
-from refadgen.storage import Storage
+from refadgen.model.encoders import Encoders
+from refadgen.model.folder import find_model, fingerprint
+from refadgen.storage.store import Storage
 from refadgen.training.cache import Cache, CacheShapes, footer_digest, load_cache, part_groups, unit_name, write_part
-from refadgen.training.encoders import Encoders
 from refadgen.training.loop import training_dtype
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import draw
+from refadgen.triplets import schema as triplets
+from refadgen.triplets.geometry import CoverCrop
+from refadgen.triplets.schema import DatasetScan, Triplet
 
 _SHOWN_ERRORS = 10
 

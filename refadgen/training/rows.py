@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from refadgen.config.train import ObjectiveConfig, TrainDataConfig
-from refadgen.dataset import triplets
-from refadgen.dataset.geometry import CoverCrop
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.training.cache import Cache
 from refadgen.training.plan import Plan, PlannedRow, RowDraw, RowGroup, Segment, draw
+from refadgen.triplets import schema as triplets
+from refadgen.triplets.geometry import CoverCrop
 
 Arrays = dict[str, np.ndarray]
 

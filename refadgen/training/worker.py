@@ -18,7 +18,7 @@ from tensorboardX import SummaryWriter
 from torch import Tensor
 
 from refadgen.config import TrainConfig, to_yaml
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.feed import BadRowError, ray_feed
 from refadgen.training.finished import HeldOut, sample_sheet

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import held_out
 import numpy as np
-from judges import Judge, judge_at, judge_images
 from mini_quality import generate, words_of, write_sheet
 
+from refadgen.evaluation import held_out
+from refadgen.evaluation.judges import Judge, judge_at, judge_images
 from refadgen.model import RefAdGenPipeline
 from refadgen.studio.dressing import dress_photos
 

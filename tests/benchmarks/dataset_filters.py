@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from refadgen.dataset.ledgers import dataset_ledger
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 PROJECT = Path(__file__).resolve().parents[2]
 GROUP_ROWS = 1000

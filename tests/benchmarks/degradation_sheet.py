@@ -17,8 +17,8 @@ from PIL import Image
 
 from refadgen.config import DegradationConfig
 from refadgen.config.dataset import DEGRADATION_LIMITS
-from refadgen.dataset.degradation import degrade
-from refadgen.dataset.triplets import original_variant
+from refadgen.triplets.degradation import degrade
+from refadgen.triplets.schema import original_variant
 
 ADS = Path(__file__).resolve().parents[2] / "catalogs" / "ads.parquet"
 COLUMNS = 6

@@ -14,11 +14,11 @@ import json
 import time
 from pathlib import Path
 
-import held_out
 import numpy as np
-from judges import judge_at, judge_images, word_numbers
 from PIL import Image
 
+from refadgen.evaluation import held_out
+from refadgen.evaluation.judges import judge_at, judge_images, word_numbers
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.pipeline import DenoisingRow
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from held_out import inmask_ssim
 from PIL import Image
 
 from refadgen.config import MultiViewConfig
 from refadgen.dataset.multi_view import NovelViews
+from refadgen.evaluation.held_out import inmask_ssim
 from refadgen.studio.appearance import sample_appearance
 from refadgen.studio.camera import View, camera_for
 from refadgen.studio.render import Product, render_product_photo, sample_view

@@ -40,10 +40,10 @@ from PIL import Image, ImageDraw
 from ray import serve
 
 from refadgen.config import ServeConfig
+from refadgen.engine.step_engine import Event, Finished, Progress, StepEngine
 from refadgen.serving.ads import ModelFacts
 from refadgen.serving.app import assemble, build
 from refadgen.serving.deployments import AdGeneration
-from refadgen.serving.engine import Event, Finished, Progress, StepEngine
 
 A_S, B_S, BATCH, STEPS = 0.004, 0.0005, 8, 20
 """A step of the stand-in takes A_S + B_S · rows; batches are padded to BATCH, as the model's are."""
@@ -406,7 +406,7 @@ def killed_replica(http: urllib3.PoolManager) -> dict[str, Any]:
 def measure_mini() -> dict[str, Any]:
     import torch
 
-    from refadgen.serving.denoiser import AdDenoiser, AdOrder
+    from refadgen.engine.denoiser import AdDenoiser, AdOrder
 
     torch.set_num_threads(1)
     canvas = np.full((160, 128, 3), 255, np.uint8)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from ablations import interval
-from held_out import inmask_ssim, nearest, scenes_of
-from judges import Renders
 
+from refadgen.evaluation.held_out import inmask_ssim, nearest, scenes_of
+from refadgen.evaluation.judges import Renders
 from refadgen.studio.scenes import is_held_out_combination
 
 RNG = np.random.default_rng(0)

@@ -10,11 +10,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from refadgen.batch.ledger import LIFTABLE_REASONS
 from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
-from refadgen.ledger import LIFTABLE_REASONS
 
 CONFIG = FetchConfig(max_bytes=100_000, num_retries=0, allow_private_addresses=True)
 IMAGE = b"a picture"  # the fetcher looks into nothing

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from refadgen.batch.ledger import LIFTABLE_REASONS
 from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
-from refadgen.ledger import LIFTABLE_REASONS
 
 CONFIG = FetchConfig()
 RED = (200, 30, 40)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from refadgen.batch.ledger import LIFTABLE_REASONS
 from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
-from refadgen.ledger import LIFTABLE_REASONS
 
 FAST = FetchConfig(
     timeout_s=1.0, total_timeout_s=2.0, num_retries=2, backoff_s=0.05, max_bytes=100_000, allow_private_addresses=True

@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refadgen.batch.ledger import now
 from refadgen.dataset.files import sweep, triplets_key
 from refadgen.dataset.ledgers import dataset_ledger
-from refadgen.ledger import now
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 
 def row_id(number: int) -> str:

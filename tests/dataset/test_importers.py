@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from refadgen.dataset.importers import as_catalog
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 
 def picture(path: Path, size: tuple[int, int] = (20, 30)) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refadgen.batch.ledger import now, short_key
 from refadgen.config import FilterConfig
 from refadgen.dataset.ledgers import SCHEMA, SCREENING_SCHEMA, dataset_ledger, screening_ledger
 from refadgen.dataset.settling import settle
-from refadgen.ledger import now, short_key
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 RULES = FilterConfig(duplicate_distance=4)
 HASH = 0x0F0F_3333_5555_AAAA

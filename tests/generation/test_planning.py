@@ -12,7 +12,7 @@ from refadgen.config import GenerateConfig
 from refadgen.generation.ledger import SCHEMA, AdLedger
 from refadgen.generation.planning import Planner
 from refadgen.generation.wanted import pixel_settings
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 NOTHING_SETTLED = np.array([], dtype=np.uint64)
 

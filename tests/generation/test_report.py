@@ -14,7 +14,7 @@ import pytest
 
 from refadgen.generation.ledger import SCHEMA, AdLedger
 from refadgen.generation.report import relative_link, select_rows, write_report
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 HOSTILE = (
     "<img src=x onerror=\"document.documentElement.id='pwned'\">'\"\n</script><script>document.documentElement.id="

@@ -19,7 +19,7 @@ import pytest
 
 from refadgen.config import DatasetConfig, load_config
 from refadgen.dataset.job import DatasetJob
-from refadgen.dataset.triplets import decode, scan
+from refadgen.triplets.schema import decode, scan
 
 pytestmark = pytest.mark.slow
 GOOD = 14

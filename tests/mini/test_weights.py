@@ -13,7 +13,7 @@ from refadgen.catalog.layout import PlacedProduct, place
 from refadgen.config import FetchConfig, LayoutConfig, SegmentationConfig
 from refadgen.generation.scores import score_fidelity
 from refadgen.model import RefAdGenPipeline
-from refadgen.model_folder import MINI
+from refadgen.model.folder import MINI
 from refadgen.segmentation import ProductMasker
 
 CATALOG = Path(__file__).parents[2] / "catalogs" / "demo.parquet"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import make_pipeline, product, run, start, write_base
 
 from refadgen.model import RefAdGenPipeline
-from refadgen.model_folder import find_model, fingerprint
+from refadgen.model.folder import find_model, fingerprint
 
 FUSION = "generation_unet/attention_fusion.safetensors"
 UNET = "generation_unet/diffusion_pytorch_model.safetensors"

@@ -16,7 +16,7 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, ServeConfig, load_config
 from refadgen.errors import RowError
 from refadgen.generation.job import with_model_defaults
-from refadgen.model_folder import find_model, fingerprint, read_index
+from refadgen.model.folder import find_model, fingerprint, read_index
 from refadgen.serving.ads import AdService, ModelFacts
 from refadgen.serving.api import make_app
 from refadgen.serving.deployments import AdGeneration
@@ -67,7 +67,7 @@ class LocalBackend:
     """Both deployments' work in this process."""
 
     def __init__(self, config: ServeConfig, denoiser: QuickDenoiser, mark: str) -> None:
-        from refadgen.serving.engine import StepEngine
+        from refadgen.engine.step_engine import StepEngine
 
         self._placer = ProductPlacer(config)
         self.denoiser = denoiser

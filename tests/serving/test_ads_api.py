@@ -20,9 +20,9 @@ from PIL import Image
 
 from refadgen.catalog.rows import CatalogRow
 from refadgen.config import GenerateConfig
+from refadgen.engine.step_engine import StepEngine
 from refadgen.generation.encoding import read_record
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
-from refadgen.serving.engine import StepEngine
 
 FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),

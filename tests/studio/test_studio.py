@@ -13,9 +13,7 @@ pytest.importorskip("mitsuba", reason="needs the extra refadgen[studio]")
 from PIL import Image
 
 from refadgen.config import DegradationConfig
-from refadgen.dataset import triplets
-from refadgen.dataset.degradation import degrade, row_rng
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.studio import build_triplets, scenes
 from refadgen.studio.appearance import LOGOS, PATTERNS, sample_appearance
 from refadgen.studio.build_triplets import (
@@ -39,6 +37,8 @@ from refadgen.studio.render import (
     split_of,
 )
 from refadgen.studio.shapes import CATEGORIES
+from refadgen.triplets import schema as triplets
+from refadgen.triplets.degradation import degrade, row_rng
 
 SMALL = {"width_px": 64, "height_px": 80, "spp": 2}
 
@@ -221,7 +221,7 @@ def test_a_shard_cut_off_while_it_is_written_is_not_there(tmp_path, monkeypatch)
         assert Path(source).stat().st_size > 1000, "the bytes are written"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("refadgen.storage.os.replace", killed)
+    monkeypatch.setattr("refadgen.storage.store.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_shard(str(tmp_path), range(10, 11), RenderOptions(width_px=32, height_px=40, spp=1))
     assert not list(tmp_path.glob("*.parquet"))
@@ -331,7 +331,7 @@ def test_shards_of_another_grid_are_refused():
     ],
 )
 def test_wrong_numbers_are_named_before_ray_starts(word, value, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("refadgen.ray_connection.connect", lambda cpus: pytest.fail("Ray was started"))
+    monkeypatch.setattr("refadgen.batch.ray_connection.connect", lambda cpus: pytest.fail("Ray was started"))
     with pytest.raises(SystemExit):
         build_triplets.main(["--output", str(tmp_path), word, value])
     assert f"{word} {value}: must be at least" in capsys.readouterr().err

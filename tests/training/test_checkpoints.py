@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.training.checkpoints import FOLDER, MANIFEST, Checkpoint, CheckpointStore
 from refadgen.training.loop import require_same
 

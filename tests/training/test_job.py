@@ -13,13 +13,13 @@ from tiny_training import TINY, Training, config_of
 
 from jobs import train
 from refadgen.config import to_yaml
-from refadgen.dataset.triplets import SCHEMA
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 from refadgen.training import feed
 from refadgen.training import job as job_module
 from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.job import TrainingJob, TrainingStopped
 from refadgen.training.worker import SETTINGS, STOPPED, require_shared, resume
+from refadgen.triplets.schema import SCHEMA
 
 
 def checkpoint_of(job: TrainingJob, step: int) -> None:

@@ -14,15 +14,15 @@ import torch
 from tiny_training import LATENTS, TINY, config_of, online_rows, plan_of
 
 from refadgen.config import TrainConfig
-from refadgen.dataset.triplets import SCHEMA, dataset_files, decode, scan
-from refadgen.storage import Storage
+from refadgen.model.encoders import Encoders
+from refadgen.storage.store import Storage
 from refadgen.training.cache import MANIFEST, Cache, footer_digest, load_cache, part_groups, unit_name, write_part
-from refadgen.training.encoders import Encoders
 from refadgen.training.loop import BatchMaker
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw
 from refadgen.training.precompute import TripletEncoder, constants_of, precompute, recipe_of, shapes_of
 from refadgen.training.rows import CachedRows, Choices
+from refadgen.triplets.schema import SCHEMA, dataset_files, decode, scan
 
 EPOCH = Segment(0, 0, 4)
 """All 16 training rows of the data set that ships, at 4 rows a step."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from refadgen.config import TrainConfig, load_config
-from refadgen.dataset import triplets
 from refadgen.training.feed import local_feed
 from refadgen.training.job import ClipPixels, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.plan import Plan
 from refadgen.training.rows import Arrays, Choices, OnlineRows, RowSource, online_files
+from refadgen.triplets import schema as triplets
 
 TINY = Path(triplets.__file__).parent / "tiny" / "triplets.parquet"
 """16 training and 4 test rows of 64×80 px."""

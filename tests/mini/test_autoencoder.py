@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_models import make_vae
 
-from refadgen.training.autoencoder import encode_images, reconstruction_loss, train_autoencoder
+from refadgen.mini.autoencoder import encode_images, reconstruction_loss, train_autoencoder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import os
 import re
 
 from refadgen.config import FetchConfig, SegmentationConfig
-from refadgen.storage import local_path
+from refadgen.storage.locations import local_path
 
 
 def whole_path(field: str, path: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from refadgen.serving.engine import Event, Failed, Finished, Progress, QueueFullError, StepEngine, Ticket
+from refadgen.engine.step_engine import Event, Failed, Finished, Progress, QueueFullError, StepEngine, Ticket
 
 SOON_S = 10.0
 

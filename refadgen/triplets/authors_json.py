@@ -1,6 +1,6 @@
 """The authors' data layout as triplets: one row per ad, its product images the variants.
 
-    python -m refadgen.dataset.authors_json train_sd.json --root data_sources --output triplets
+    python -m refadgen.triplets.authors_json train_sd.json --root data_sources --output triplets
 
 The JSON is a list of entries, one per product image; `--root`, by default the JSON's folder, holds the files:
 
@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refadgen.dataset.triplets import SPLITS, Triplet, Variant, split_of, write_triplets
-from refadgen.storage import STORE_ERRORS, Storage
+from refadgen.storage.store import STORE_ERRORS, Storage
+from refadgen.triplets.schema import SPLITS, Triplet, Variant, split_of, write_triplets
 
 _FOLDERS = {"original_image": "Ad Image", "mask_image": "Product Image", "mask_npy": "mask_npy"}
 

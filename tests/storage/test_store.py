@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from refadgen.storage import Storage, local_path, split_uri
+from refadgen.storage.locations import local_path
+from refadgen.storage.store import Storage, split_uri
 
 
 def test_a_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

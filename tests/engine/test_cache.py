@@ -2,7 +2,7 @@
 
 import threading
 
-from refadgen.serving.cache import ByteBoundedCache
+from refadgen.engine.cache import ByteBoundedCache
 
 
 def filled(*sizes: int, max_bytes: int = 10) -> ByteBoundedCache[str]:

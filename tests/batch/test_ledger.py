@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from refadgen.batch.ledger import Ledger, LedgerWriter, is_settled, short_key, short_keys
 from refadgen.generation.ledger import SCHEMA, AdLedger
-from refadgen.ledger import Ledger, LedgerWriter, is_settled, short_key, short_keys
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

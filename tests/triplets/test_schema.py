@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from refadgen.dataset.triplets import (
+from refadgen.storage.store import Storage
+from refadgen.triplets.schema import (
     SCHEMA,
     VARIANT_KINDS,
     Triplet,
@@ -29,7 +30,6 @@ from refadgen.dataset.triplets import (
     split_of,
     write_triplets,
 )
-from refadgen.storage import Storage
 
 HEIGHT, WIDTH = 20, 16
 

@@ -7,8 +7,8 @@ import pytest
 
 from refadgen.config import DegradationConfig
 from refadgen.config.dataset import DEGRADATION_LIMITS
-from refadgen.dataset import degradation
-from refadgen.dataset.degradation import degrade, row_rng
+from refadgen.triplets import degradation
+from refadgen.triplets.degradation import degrade, row_rng
 
 HEIGHT, WIDTH = 80, 64
 OFF = {"noise": (0, 0), "shadow": (0, 0), "warp": (0, 0)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refadgen.catalog.addresses import is_public_address, redact_address, unsigned_address
+from refadgen.storage.addresses import is_public_address, redact_address, unsigned_address
 
 
 @pytest.mark.parametrize(

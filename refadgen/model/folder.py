@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MINI = Path(__file__).parent / "mini" / "weights"
+MINI = Path(__file__).parents[1] / "mini" / "weights"
 """The built-in model."""
 
 

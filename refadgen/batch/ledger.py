@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from refadgen.storage import Storage
+from refadgen.storage.store import Storage
 
 _SETTLED = ("done", "rejected")
 LIFTABLE_REASONS = (

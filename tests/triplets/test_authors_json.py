@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from refadgen.dataset import authors_json
-from refadgen.dataset.authors_json import main, read_authors_json
-from refadgen.dataset.triplets import Triplet, decode, scan, split_of
+from refadgen.triplets import authors_json
+from refadgen.triplets.authors_json import main, read_authors_json
+from refadgen.triplets.schema import Triplet, decode, scan, split_of
 
 HEIGHT, WIDTH = 40, 32
 TEXTS = ["A person with a green backpack.", "A backpack outdoors.", "Ein Rucksack.", "a green bag"]

@@ -5,7 +5,6 @@ place and renamed; an object is put whole), and listings. Credentials come from 
 """
 
 import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -13,31 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pyarrow.fs
 from botocore.exceptions import BotoCoreError, ClientError
 
-from refadgen.catalog.addresses import redact_address
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.locations import is_remote, local_path
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError)
 """What a full disk or a store that is out of reach raises."""
-
-
-def is_remote(uri: str) -> bool:
-    """Whether `uri` names an object store (`scheme://…`) rather than a local path or `file:`."""
-    return bool(re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+://", uri)) and not uri.lower().startswith("file://")
-
-
-def local_path(uri: str) -> str:
-    """The absolute local path of a plain path or `file:` address. Raises: ValueError for an address with a host."""
-    if uri.lower().startswith("file:"):
-        parts = urlsplit(uri)
-        if parts.netloc not in ("", "localhost"):
-            raise ValueError(f"{uri!r}: a file: address names no host")
-        uri = unquote(parts.path)
-    return os.path.abspath(os.path.expanduser(uri))
 
 
 class Storage:

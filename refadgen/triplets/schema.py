@@ -16,11 +16,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from refadgen.storage import Storage, split_uri
-
-VARIANT_KINDS = ("original", "relit", "degraded", "novel_view")
-"""What a product image is: the ad's own pixels under its mask, in place; the same view in other light (a product
-photograph); a degraded one; the product turned. The paper has all but `relit`, which only a studio can make."""
+from refadgen.config.train import VARIANT_KINDS
+from refadgen.storage.store import Storage, split_uri
 
 SPLITS = ("train", "test")
 

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from refadgen.config import ServeConfig
+from refadgen.engine.cache import ByteBoundedCache
+from refadgen.engine.orders import AdOrder
 from refadgen.errors import RowError
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
 from refadgen.model.devices import resolve_device, resolve_dtype
+from refadgen.model.folder import find_model
 from refadgen.model.pipeline import DenoisingBatch, DenoisingRow
-from refadgen.model_folder import find_model
-from refadgen.serving.cache import ByteBoundedCache
-from refadgen.serving.orders import AdOrder
 
 _PROMPTS_KEPT = 64
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from held_out import SIZE
 from torch import Tensor, nn
 
+from refadgen.evaluation.held_out import SIZE
 from refadgen.studio.appearance import sample_appearance
 from refadgen.studio.camera import silhouette
 from refadgen.studio.dressing import dress_ads

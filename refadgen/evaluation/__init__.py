@@ -1,0 +1,1 @@
+"""Judges of generated ads, and held-out products and scenes with their truth."""

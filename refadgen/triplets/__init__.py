@@ -1,0 +1,1 @@
+"""The training example: its schema, its geometry, degradations of product images, importers."""
