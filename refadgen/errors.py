@@ -1,23 +1,139 @@
-"""The one exception that a row may end in: it becomes a ledger row and never leaves its stage."""
+"""The one exception that a row may end in, and every reason for it.
 
+A `RowError` becomes a ledger row and never leaves its stage. `REASONS` is the only list of reasons: whether the same
+input may work another time, which setting lifts a rejection, and which field of the input it is about.
+"""
+
+from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["failed", "rejected"]
+RETRY_HINT = "then run again with --retry-failed"
+"""Ends the ledger's detail of a rejection that a setting, a permission or a fresh signature lifts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """What is known of a reason, whatever the row.
+
+    status: `failed` (the same input may work another time) or `rejected` (the input must change).
+    field: the field of the input that it is about; None: none, or one that the error itself names.
+    lifted_by: the setting or permission that lifts it while the input stays as it is; `--retry-failed` retries it.
+    lifted_by_new_file: whether another file at the same address lifts it.
+    """
+
+    status: Status
+    field: str | None = None
+    lifted_by: str | None = None
+    lifted_by_new_file: bool = False
+
+
+def _rejected(field: str | None = None, lifted_by: str | None = None, *, new_file: bool = False) -> Reason:
+    return Reason(status="rejected", field=field, lifted_by=lifted_by, lifted_by_new_file=new_file)
+
+
+def _failed(field: str | None = None) -> Reason:
+    return Reason(status="failed", field=field)
+
+
+REASONS: dict[str, Reason] = {
+    # Reading the row.
+    "bad_text": _rejected(),
+    "duplicate_sku": _rejected("sku"),
+    "empty_sku": _rejected("sku"),
+    "sku_too_long": _rejected("sku"),
+    "missing_image": _rejected("image"),
+    "wrong_type": _rejected(),
+    "bad_num_variants": _rejected("num_variants"),
+    "bad_seed": _rejected("seed"),
+    "bad_placement": _rejected("placement"),
+    "empty_prompt": _rejected("prompt"),
+    "too_many_prompts": _rejected("prompt"),
+    # Fetching.
+    "bad_address": _rejected("image"),
+    "bad_certificate": _rejected("image"),
+    "file_outside_roots": _rejected("image", "fetch.file_roots"),
+    "image_not_found": _rejected("image", new_file=True),
+    "image_refused": _rejected("image", "a permission or a fresh signature"),
+    "image_server_error": _failed("image"),
+    "image_timeout": _failed("image"),
+    "image_unreachable": _failed("image"),
+    "private_address": _rejected("image", "fetch.allow_private_addresses"),
+    "too_many_redirects": _rejected("image"),
+    "unknown_scheme": _rejected("image"),
+    # Decoding.
+    "animated_image": _rejected("image", new_file=True),
+    "fully_transparent": _rejected("image", new_file=True),
+    "image_too_large": _rejected("image", "fetch.max_bytes or fetch.max_pixels"),
+    "image_too_small": _rejected("image", "fetch.min_side_px"),
+    "not_an_image": _rejected("image", new_file=True),
+    "out_of_memory": _failed("image"),
+    "truncated_image": _rejected("image", new_file=True),
+    "unreadable_image": _rejected("image", new_file=True),
+    # The product's mask.
+    "empty_mask": _rejected("mask", new_file=True),
+    "mask_size_mismatch": _rejected("mask", new_file=True),
+    "mask_empty": _rejected("image"),
+    "mask_area_too_small": _rejected("image"),
+    "mask_area_too_large": _rejected("image"),
+    "mask_in_pieces": _rejected("image"),
+    "mask_low_score": _rejected("image"),
+    "mask_touches_edge": _rejected("image"),
+    "no_plain_background": _rejected("image"),
+    "product_not_found": _rejected("image"),
+    # Generating and publishing.
+    "prompt_too_long": _rejected("prompt"),
+    "negative_prompt_too_long": _rejected("negative_prompt"),
+    "generation_error": _failed(),
+    "internal_error": _failed(),
+    "low_fidelity": _failed(),
+    "publish_failed": _failed(),
+    "queue_full": _failed(),
+    # Ads that are no training examples.
+    "caption_empty": _rejected(),
+    "caption_failed": _failed(),
+    "embedded_text": _rejected("image"),
+    "extreme_shape": _rejected("image", new_file=True),
+    "low_resolution": _rejected("image", new_file=True),
+    "near_duplicate": _rejected("image"),
+    "person_in_front": _rejected("image"),
+    "replaced": _rejected(),
+    "several_products": _rejected("image"),
+    "unsafe_content": _rejected("image"),
+}
+"""By code: short and stable, for filters and counts."""
 
 
 class RowError(Exception):
     """A catalogue row, or one of its images, that cannot be made.
 
-    status: `failed` (the same input may work another time) or `rejected` (the input must change).
-    reason: a short stable code such as `image_not_found`, for filters and counts.
-    detail: one sentence for a person: what is wrong and what to do. Holds no secrets: see `redact_address`.
+    reason: a key of `REASONS`. problem: one sentence for a person: what is wrong and what to change; holds no secrets
+    (see `redact_address`). field: the field it is about, where that differs from the reason's.
     """
 
-    def __init__(self, status: Status, reason: str, detail: str) -> None:
-        super().__init__(f"{status} {reason}: {detail}")
-        self.status: Status = status
+    def __init__(self, reason: str, problem: str, *, field: str | None = None) -> None:
+        known = REASONS[reason]
+        super().__init__(f"{known.status} {reason}: {problem}")
+        self.status: Status = known.status
         self.reason = reason
-        self.detail = detail
+        self.problem = problem
+        self.field = known.field if field is None else field
 
-    def __reduce__(self) -> tuple[type["RowError"], tuple[Status, str, str]]:
-        return RowError, (self.status, self.reason, self.detail)
+    @property
+    def detail(self) -> str:
+        """The problem as the ledger has it: with the way to retry where a setting lifts the rejection."""
+        return f"{self.problem}, {RETRY_HINT}" if REASONS[self.reason].lifted_by else self.problem
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unpickle, (self.reason, self.problem, self.field)
+
+
+def _unpickle(reason: str, problem: str, field: str | None) -> RowError:
+    return RowError(reason, problem, field=field)
+
+
+def retried_reasons(*, new_files: bool = False) -> tuple[str, ...]:
+    """Rejections that `--retry-failed` retries: those a setting lifts and, with `new_files`, a new file as well."""
+    return tuple(
+        code for code, reason in REASONS.items() if reason.lifted_by or (new_files and reason.lifted_by_new_file)
+    )

@@ -19,18 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from refadgen.errors import retried_reasons
 from refadgen.storage.store import Storage
 
 _SETTLED = ("done", "rejected")
-LIFTABLE_REASONS = (
-    "file_outside_roots",
-    "image_refused",
-    "image_too_large",
-    "image_too_small",
-    "private_address",
-)
-"""Rejections that another setting, permission or signature lifts without the input changing: `--retry-failed` takes
-them up as well."""
 
 _FOLD = 64
 _LEVELS = 3
@@ -47,7 +39,7 @@ class Ledger:
         schema: pa.Schema,
         folder: str = "ledger",
         *,
-        retried: Sequence[str] = LIFTABLE_REASONS,
+        retried: Sequence[str] = retried_reasons(),
     ) -> None:
         """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`.
 

@@ -27,4 +27,4 @@ def guarded(step: Callable[[dict[str, Any]], dict[str, Any]], row: dict[str, Any
         return {"error": error_json(error)}
     except Exception as error:  # a fault of ours or of a library: the row may work with the next version
         detail = f"row {row['row']}: {type(error).__name__}: {str(error)[:200]}"
-        return {"error": error_json(RowError("failed", "internal_error", detail))}
+        return {"error": error_json(RowError("internal_error", detail))}

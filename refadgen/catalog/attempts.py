@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 
-RETRY_HINT = "then run again with --retry-failed"
-"""Ends the detail of a rejection that a setting, a permission or a fresh signature lifts."""
-
 
 class TryAgain(Exception):
     """An attempt failed in a way that another may not.
@@ -45,7 +42,7 @@ class Attempts:
             except TryAgain as error:
                 if number == attempts - 1:
                     times = f"after {attempts} attempts" if attempts > 1 else "at the only attempt"
-                    raise RowError("failed", error.reason, f"{error.detail} ({times})") from error
+                    raise RowError(error.reason, f"{error.detail} ({times})") from error
                 asked = min(error.retry_after_s, self._config.timeout_s)
                 time.sleep(max(self._config.backoff_s * 2**number, asked))
         raise AssertionError("unreachable")

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import pyarrow.fs
 
-from refadgen.catalog.attempts import RETRY_HINT, Attempts, TryAgain
+from refadgen.catalog.attempts import Attempts, TryAgain
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
@@ -61,10 +61,10 @@ class ImageFetcher:
                 raise
             except Exception as error:  # s3fs, botocore, aiohttp raise many kinds; their texts may hold secrets
                 raise RowError(
-                    "failed", "image_unreachable", f"image: {shown}: cannot be read ({type(error).__name__})"
+                    "image_unreachable", f"image: {shown}: cannot be read ({type(error).__name__})"
                 ) from None
         if not data:
-            raise RowError("rejected", "not_an_image", f"image: {shown}: is empty")
+            raise RowError("not_an_image", f"image: {shown}: is empty")
         if len(data) > self._config.max_bytes:
             raise self._too_large(shown, len(data))
         return data
@@ -73,7 +73,7 @@ class ImageFetcher:
         found = _SCHEME.match(image)
         scheme = found[1].lower() if found else ""
         if "\0" in image:
-            raise RowError("rejected", "bad_address", f"image: {shown}: holds a NUL character")
+            raise RowError("bad_address", f"image: {shown}: holds a NUL character")
         if scheme in ("http", "https"):
             return self._web.read(image)
         if scheme == "s3":
@@ -84,7 +84,6 @@ class ImageFetcher:
             return self._read_file(_file_path(image, shown), shown)
         if scheme or image.startswith("//"):
             raise RowError(
-                "rejected",
                 "unknown_scheme",
                 f"image: {shown}: use a path, file:, http:, https:, s3: or data: (a file name with a colon: ./a:b)",
             )
@@ -98,38 +97,36 @@ class ImageFetcher:
         real = os.path.realpath(path)
         if not any(os.path.commonpath([real, root]) == root for root in self._roots):
             raise RowError(
-                "rejected",
                 "file_outside_roots",
-                f"image: {shown}: lies outside the catalogue's folder; add its folder to fetch.file_roots, "
-                f"{RETRY_HINT}",
+                f"image: {shown}: lies outside the catalogue's folder; add its folder to fetch.file_roots",
             )
         try:
             with open(real, "rb", opener=_open_resolved) as file:
                 info = os.fstat(file.fileno())
                 if not stat.S_ISREG(info.st_mode):
-                    raise RowError("rejected", "not_an_image", f"image: {shown}: is not a file")
+                    raise RowError("not_an_image", f"image: {shown}: is not a file")
                 if info.st_size > self._config.max_bytes:
                     raise self._too_large(shown, info.st_size)
                 return file.read(self._config.max_bytes + 1)
         except IsADirectoryError as error:
-            raise RowError("rejected", "not_an_image", f"image: {shown}: is a folder") from error
+            raise RowError("not_an_image", f"image: {shown}: is a folder") from error
         except PermissionError as error:
             raise _refused(shown) from error
         except OSError as error:
             if error.errno in _NOTHING_THERE:
-                raise RowError("rejected", "image_not_found", f"image: {shown}: {error.strerror}") from error
+                raise RowError("image_not_found", f"image: {shown}: {error.strerror}") from error
             # A disk or network share with a problem of its own: the file may be there another time.
-            raise RowError("failed", "image_unreachable", f"image: {shown}: {error.strerror}") from error
+            raise RowError("image_unreachable", f"image: {shown}: {error.strerror}") from error
 
     def _read_s3(self, uri: str, shown: str) -> bytes:
         # Only the full form: anything less would be a local path to Storage.
         if not _S3_OBJECT.match(uri):
-            raise RowError("rejected", "bad_address", f"image: {shown}: write it as s3://bucket/key")
+            raise RowError("bad_address", f"image: {shown}: write it as s3://bucket/key")
         try:
             storage, name = split_uri(uri, timeout_s=self._config.timeout_s)
             path = storage.path(name)
         except ValueError as error:
-            raise RowError("rejected", "bad_address", f"image: {shown}: not a bucket and a key") from error
+            raise RowError("bad_address", f"image: {shown}: not a bucket and a key") from error
         bucket = path.partition("/")[0]
         return self._s3_attempts.run(lambda: self._attempt_s3(storage, name, bucket, shown))
 
@@ -143,10 +140,10 @@ class ImageFetcher:
                 if info.type == pyarrow.fs.FileType.File and (info.size or 0) > self._config.max_bytes:
                     raise self._too_large(shown, info.size)
                 if info.type == pyarrow.fs.FileType.Directory:
-                    raise RowError("rejected", "not_an_image", f"image: {shown}: is a folder")
+                    raise RowError("not_an_image", f"image: {shown}: is a folder")
                 return storage.read(name)
         except FileNotFoundError as error:
-            raise RowError("rejected", "image_not_found", f"image: {shown}: no such object") from error
+            raise RowError("image_not_found", f"image: {shown}: no such object") from error
         except PermissionError as error:
             raise _refused(shown) from error
         except (OSError, *S3_RETRYABLE_ERRORS) as error:
@@ -162,15 +159,14 @@ class ImageFetcher:
         bucket, _, prefix = self._remote_folder.partition("/")
         key = posixpath.normpath(posixpath.join(prefix, image))
         if key.startswith("..") or key == ".":
-            raise RowError("rejected", "bad_address", f"image: {shown}: climbs out of the catalogue's bucket")
+            raise RowError("bad_address", f"image: {shown}: climbs out of the catalogue's bucket")
         return f"s3://{bucket}/{key}"
 
     def _too_large(self, shown: str, size: int) -> RowError:
         limit = self._config.max_bytes
         return RowError(
-            "rejected",
             "image_too_large",
-            f"image: {shown}: {size} bytes is more than fetch.max_bytes={limit}; raise it, {RETRY_HINT}",
+            f"image: {shown}: {size} bytes is more than fetch.max_bytes={limit}; raise it",
         )
 
 
@@ -180,7 +176,7 @@ def _folder_of(path: str) -> str:
 
 
 def _refused(shown: str) -> RowError:
-    return RowError("rejected", "image_refused", f"image: {shown}: no permission to read it; give it, {RETRY_HINT}")
+    return RowError("image_refused", f"image: {shown}: no permission to read it; give it")
 
 
 def _open_resolved(path: str, flags: int) -> int:
@@ -192,7 +188,7 @@ def _file_path(address: str, shown: str) -> str:
     try:
         return local_path(address)
     except ValueError as error:
-        raise RowError("rejected", "bad_address", f"image: {shown}: a file: address names no host") from error
+        raise RowError("bad_address", f"image: {shown}: a file: address names no host") from error
 
 
 def _read_data(address: str, shown: str) -> bytes:
@@ -206,4 +202,4 @@ def _read_data(address: str, shown: str) -> bytes:
             return base64.b64decode(b"".join(raw.split()), validate=True)
         return raw
     except (binascii.Error, ValueError) as error:
-        raise RowError("rejected", "not_an_image", f"image: {shown}: not a valid data: address") from error
+        raise RowError("not_an_image", f"image: {shown}: not a valid data: address") from error

@@ -12,7 +12,6 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.pixels import orientation_of, to_8bit, upright
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
@@ -32,7 +31,7 @@ def decode_image(data: bytes, config: FetchConfig) -> Image.Image:
     """
     image = _decode(data, config, "image")
     if image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0:
-        raise RowError("rejected", "fully_transparent", "image: every pixel is transparent; there is no product")
+        raise RowError("fully_transparent", "image: every pixel is transparent; there is no product")
     return image
 
 
@@ -47,7 +46,6 @@ def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.n
     aspect = (image.width * size[1]) / (image.height * size[0])
     if abs(aspect - 1) > MASK_ASPECT_TOLERANCE:
         raise RowError(
-            "rejected",
             "mask_size_mismatch",
             f"mask: is {image.width}×{image.height} px, the image {size[0]}×{size[1]}: must have the same shape",
         )
@@ -58,7 +56,6 @@ def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.n
     mask = np.where(values >= 128, 255, 0).astype(np.uint8)
     if not mask.any():
         raise RowError(
-            "rejected",
             "empty_mask",
             f"mask: no pixel reaches half brightness (the brightest is {values.max()} of 255): paint the product white",
         )
@@ -76,7 +73,7 @@ def encode_png(image: Image.Image | np.ndarray) -> bytes:
 def _decode(data: bytes, config: FetchConfig, what: str) -> Image.Image:
     """Header checks, decoding, conversion; `what` (image, mask) begins every complaint."""
     if not data:
-        raise RowError("rejected", "not_an_image", f"{what}: the file is empty")
+        raise _error(what, "not_an_image", "the file is empty")
     try:
         with _open(data) as opened:
             _check_header(opened, config, what)
@@ -87,7 +84,7 @@ def _decode(data: bytes, config: FetchConfig, what: str) -> Image.Image:
     except RowError:
         raise
     except MemoryError as error:
-        raise RowError("failed", "out_of_memory", f"{what}: no memory left to decode it") from error
+        raise _error(what, "out_of_memory", "no memory left to decode it") from error
     except Exception as error:  # Pillow's decoders raise nearly every kind there is
         raise _rejection(error, data, what) from error
     image.info = {}
@@ -106,23 +103,22 @@ def _check_header(image: Image.Image, config: FetchConfig, what: str) -> None:
     _check_size(image.size, config, what)
     # Phones put previews and gain maps behind an MPO file's first picture, which is the photograph.
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise RowError("rejected", "animated_image", f"{what}: holds several frames or pages; must hold one picture")
+        raise _error(what, "animated_image", "holds several frames or pages; must hold one picture")
 
 
 def _check_size(size: tuple[int, int], config: FetchConfig, what: str) -> None:
     width, height = size
     if width * height > config.max_pixels:
-        raise RowError(
-            "rejected",
+        raise _error(
+            what,
             "image_too_large",
-            f"{what}: {width}×{height} px is more than fetch.max_pixels={config.max_pixels}; raise it, {RETRY_HINT}",
+            f"{width}×{height} px is more than fetch.max_pixels={config.max_pixels}; raise it",
         )
     if min(width, height) < config.min_side_px:
-        raise RowError(
-            "rejected",
+        raise _error(
+            what,
             "image_too_small",
-            f"{what}: the shorter side of {width}×{height} px is below fetch.min_side_px={config.min_side_px}; "
-            f"lower it, {RETRY_HINT}",
+            f"the shorter side of {width}×{height} px is below fetch.min_side_px={config.min_side_px}; lower it",
         )
 
 
@@ -131,14 +127,19 @@ def _rejection(error: Exception, data: bytes, what: str) -> RowError:
     message = " ".join(str(error).split())[:200]
     if isinstance(error, Image.DecompressionBombError):
         # Pillow's own bound, above any sensible fetch.max_pixels: no setting lifts it.
-        return RowError("rejected", "image_too_large", f"{what}: {message.rstrip('.')}; make it smaller, {RETRY_HINT}")
+        return _error(what, "image_too_large", f"{message.rstrip('.')}; make it smaller")
     if "truncat" in message.lower() or isinstance(error, EOFError) or _ends_early(data):
-        return RowError("rejected", "truncated_image", f"{what}: the file ends too early: copy or upload it again")
+        return _error(what, "truncated_image", "the file ends too early: copy or upload it again")
     if isinstance(error, UnidentifiedImageError) and not _looks_like_image(data):
-        return RowError("rejected", "not_an_image", f"{what}: not an image in one of the formats {', '.join(FORMATS)}")
+        return _error(what, "not_an_image", f"not an image in one of the formats {', '.join(FORMATS)}")
     if isinstance(error, UnidentifiedImageError):
         message = "its header is damaged"
-    return RowError("rejected", "unreadable_image", f"{what}: cannot be decoded: {type(error).__name__}: {message}")
+    return _error(what, "unreadable_image", f"cannot be decoded: {type(error).__name__}: {message}")
+
+
+def _error(what: str, reason: str, rule: str) -> RowError:
+    """what: image or mask, the field that the error is about."""
+    return RowError(reason, f"{what}: {rule}", field=what)
 
 
 def _looks_like_image(data: bytes) -> bool:

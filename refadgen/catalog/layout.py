@@ -51,7 +51,7 @@ def place(
     rows = np.flatnonzero((product_mask >= _HALF).any(axis=1))
     columns = np.flatnonzero((product_mask >= _HALF).any(axis=0))
     if not len(rows):
-        raise RowError("rejected", "empty_mask", "mask: no product in it")
+        raise RowError("empty_mask", "mask: no product in it")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     left, top, width, height = _standing_box(box[2] - box[0], box[3] - box[1], layout, width_px, height_px)
     cutout = _resampled(image, product_mask, box, (width, height))
@@ -65,7 +65,7 @@ def place(
     canvas[y0:y1, x0:x1] = np.minimum(over_white, 255).astype(np.uint8)
     alpha[y0:y1, x0:x1] = visible[..., 3]
     if not alpha.any():
-        raise RowError("rejected", "empty_mask", "mask: the image is transparent where the mask says product")
+        raise RowError("empty_mask", "mask: the image is transparent where the mask says product")
     # A hair-thin product covers half of no pixel: its mask then follows its densest parts.
     threshold = min(_HALF, max(1, int(alpha.max()) // 2))
     return PlacedProduct(canvas=canvas, mask=np.where(alpha >= threshold, 255, 0).astype(np.uint8))

@@ -86,7 +86,7 @@ class _RowReader:
 
     def error(self, field: str, reason: str, rule: str) -> RowError:
         """The rejection of this row for `field`."""
-        return RowError("rejected", reason, f"row {self._row}: {field} {rule}")
+        return RowError(reason, f"row {self._row}: {field} {rule}", field=field)
 
     def _wrong_type(self, field: str, value: object, accepted: str) -> RowError:
         return self.error(field, "wrong_type", f"is of type {type(value).__name__}; must be {accepted}")

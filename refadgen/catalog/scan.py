@@ -189,12 +189,12 @@ def parsed_rows(
             for name, value in values.items():
                 if isinstance(value, BadText):
                     message = f"row {row_number}: {name}: is not UTF-8 text; write it as UTF-8"
-                    raise RowError("rejected", "bad_text", message)
+                    raise RowError("bad_text", message, field=name)
             row = parse_row(row_number, values)
             first = first_rows.get(row.sku, row_number)
             if first != row_number:
                 message = f"row {row_number}: sku is that of row {first}, which keeps it"
-                raise RowError("rejected", "duplicate_sku", message)
+                raise RowError("duplicate_sku", message)
             yield row_number, values, row
         except RowError as error:
             yield row_number, values, error

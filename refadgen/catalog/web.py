@@ -18,7 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, NewConnectionError
 from urllib3.util import Retry, Url, make_headers, parse_url
 
-from refadgen.catalog.attempts import RETRY_HINT, Attempts, TryAgain
+from refadgen.catalog.attempts import Attempts, TryAgain
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 from refadgen.storage.addresses import is_public_address, redact_address
@@ -64,7 +64,7 @@ class WebReader:
             if body is not None:
                 return body
             address = _joined(url.url, location)
-        raise RowError("rejected", "too_many_redirects", f"image: {redact_address(address)}: over {MAX_REDIRECTS}")
+        raise RowError("too_many_redirects", f"image: {redact_address(address)}: over {MAX_REDIRECTS}")
 
 
 class _Request:
@@ -120,7 +120,7 @@ class _Request:
         if status in (404, 410):
             raise self._rejected("image_not_found", f"answered {status}")
         if not 200 <= status < 300:
-            remedy = f"have it allowed or the address signed afresh, {RETRY_HINT}"
+            remedy = "have it allowed or the address signed afresh"
             raise self._rejected("image_refused", f"answered {status}; {remedy}")
         return self._body(response), ""
 
@@ -177,8 +177,7 @@ class _Request:
         if not self._config.allow_private_addresses and not all(map(is_public_address, addresses)):
             raise self._rejected(
                 "private_address",
-                "leads to an address that is not of the public internet; set fetch.allow_private_addresses=true, "
-                f"{RETRY_HINT}",
+                "leads to an address that is not of the public internet; set fetch.allow_private_addresses=true",
             )
         return addresses
 
@@ -199,10 +198,10 @@ class _Request:
 
     def _too_large(self, size: str) -> RowError:
         limit = self._config.max_bytes
-        return self._rejected("image_too_large", f"{size} more than fetch.max_bytes={limit}; raise it, {RETRY_HINT}")
+        return self._rejected("image_too_large", f"{size} more than fetch.max_bytes={limit}; raise it")
 
     def _rejected(self, reason: str, what: str) -> RowError:
-        return RowError("rejected", reason, f"image: {self._shown}: {what}")
+        return RowError(reason, f"image: {self._shown}: {what}")
 
 
 def _parsed(address: str) -> Url:
@@ -214,7 +213,7 @@ def _parsed(address: str) -> Url:
             return url._replace(fragment=None)
     except (LocationParseError, ValueError):
         problem = "not a valid address"
-    raise RowError("rejected", "bad_address", f"image: {redact_address(address)}: {problem}")
+    raise RowError("bad_address", f"image: {redact_address(address)}: {problem}")
 
 
 def _joined(address: str, location: str) -> str:
@@ -222,7 +221,7 @@ def _joined(address: str, location: str) -> str:
     try:
         return urljoin(address, location)
     except ValueError as error:
-        raise RowError("rejected", "bad_address", f"image: {redact_address(address)}: redirects nowhere") from error
+        raise RowError("bad_address", f"image: {redact_address(address)}: redirects nowhere") from error
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:

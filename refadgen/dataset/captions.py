@@ -332,7 +332,7 @@ def check_captions(texts: Sequence[str], config: CaptionConfig) -> list[str]:
     if good:
         return good
     if not problems:
-        raise RowError("rejected", "caption_empty", "there is no caption: none was asked for in caption.prompts")
+        raise RowError("caption_empty", "there is no caption: none was asked for in caption.prompts")
     reason, count = Counter(reason for reason, _ in problems).most_common(1)[0]
     rule = {
         "caption_empty": "say nothing (caption.model and caption.prompts, or the row's own)",
@@ -342,7 +342,7 @@ def check_captions(texts: Sequence[str], config: CaptionConfig) -> list[str]:
     }[reason]
     example = next((text for why, text in problems if why == reason and text), "")
     shown = f", such as {example[:60] + ('…' if len(example) > 60 else '')!r}" if example else ""
-    raise RowError("rejected", reason, f"no caption is usable: {count} of {len(texts)} {rule}{shown}")
+    raise RowError(reason, f"no caption is usable: {count} of {len(texts)} {rule}{shown}")
 
 
 def _judged(texts: Sequence[str], config: CaptionConfig) -> tuple[list[str], list[tuple[str, str]]]:

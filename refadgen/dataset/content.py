@@ -222,7 +222,6 @@ def embedded_text(finding: TextFinding, config: FilterConfig) -> RowError | None
     if finding.area <= config.max_text_area:
         return None
     return RowError(
-        "rejected",
         "embedded_text",
         f"text covers {finding.area:.1%} of the picture beside the product, more than {config.max_text_area:.1%} "
         f"(filter.max_text_area); the largest piece is {finding.words!r}",
@@ -234,7 +233,7 @@ def unsafe_content(score: float, config: FilterConfig) -> RowError | None:
     if score <= config.max_unsafe_score:
         return None
     detail = f"score {score:.2f} of the classifier is above {config.max_unsafe_score:g} (filter.max_unsafe_score)"
-    return RowError("rejected", "unsafe_content", detail)
+    return RowError("unsafe_content", detail)
 
 
 def blocking_person(product_box: np.ndarray, people: Sequence["FoundObject"], max_overlap: float) -> RowError | None:
@@ -261,7 +260,6 @@ def blocking_person(product_box: np.ndarray, people: Sequence["FoundObject"], ma
     if share <= max_overlap:
         return None
     return RowError(
-        "rejected",
         "person_in_front",
         f"people or hands cover {share:.0%} of the product's box, more than {max_overlap:.0%} "
         "(filter.max_person_overlap)",
@@ -285,7 +283,7 @@ def too_many_products(boxes: Sequence[np.ndarray], max_products: int) -> RowErro
     detail = (
         f"{len(groups)} products of the category are in the picture, more than {max_products} (filter.max_products)"
     )
-    return RowError("rejected", "several_products", detail)
+    return RowError("several_products", detail)
 
 
 def _is_one_thing(one: np.ndarray, other: np.ndarray) -> bool:

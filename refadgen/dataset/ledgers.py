@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from refadgen.batch.ledger import LIFTABLE_REASONS, Ledger
+from refadgen.batch.ledger import Ledger
+from refadgen.errors import retried_reasons
 from refadgen.storage.store import Storage
 
 SCREENING_SCHEMA = pa.schema(
@@ -50,27 +51,13 @@ SCHEMA = pa.schema(
 NEAR_DUPLICATE = "near_duplicate"
 REPLACED = "replaced"
 """An ad that was done, and whose row of the input says something else now."""
-_RETRIED = (
-    *LIFTABLE_REASONS,
-    "animated_image",
-    "empty_mask",
-    "extreme_shape",
-    "fully_transparent",
-    "image_not_found",
-    "low_resolution",
-    "mask_size_mismatch",
-    "not_an_image",
-    "truncated_image",
-    "unreadable_image",
-)
-"""What another file at the same place lifts as well."""
 
 
 def screening_ledger(storage: Storage) -> Ledger:
     """Of the first pass."""
-    return Ledger(storage, SCREENING_SCHEMA, "screening", retried=_RETRIED)
+    return Ledger(storage, SCREENING_SCHEMA, "screening", retried=retried_reasons(new_files=True))
 
 
 def dataset_ledger(storage: Storage) -> Ledger:
     """Of every ad."""
-    return Ledger(storage, SCHEMA, retried=_RETRIED)
+    return Ledger(storage, SCHEMA, retried=retried_reasons(new_files=True))

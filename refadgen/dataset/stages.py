@@ -105,10 +105,10 @@ class AdScreener:
         shorter, longer = min(width, height), max(width, height)
         if shorter < rules.min_side_px:
             detail = f"{width}×{height} px: the shorter side is below {rules.min_side_px} px (filter.min_side_px)"
-            return RowError("rejected", "low_resolution", detail)
+            return RowError("low_resolution", detail)
         if longer > rules.max_aspect * shorter:
             detail = f"{width}×{height} px: is longer than {rules.max_aspect:g} to 1 (filter.max_aspect)"
-            return RowError("rejected", "extreme_shape", detail)
+            return RowError("extreme_shape", detail)
         return None
 
 
@@ -227,7 +227,7 @@ class AdDescriber:
             texts = self._captioner.describe(ads)
         except Exception as error:  # of a whole batch: another run may have the memory
             detail = f"the captioner failed ({type(error).__name__}: {str(error)[:200]})"
-            return [{"error": error_json(RowError("failed", "caption_failed", detail))} for _ in rows]
+            return [{"error": error_json(RowError("caption_failed", detail))} for _ in rows]
         return [
             guarded(lambda row: {"captions": check_captions(row["texts"], self._config)}, {"texts": each, **row})
             for each, row in zip(texts, rows, strict=True)

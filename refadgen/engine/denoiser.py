@@ -93,7 +93,7 @@ class AdDenoiser:
             count = self._pipeline.num_tokens(order.prompt)
             field = "prompt" if count > limit else "negative_prompt"
             detail = f"{field}: too long: the model takes {limit} tokens"  # of its text nothing: errors are logged
-            raise RowError("rejected", f"{field}_too_long", detail) from error
+            raise RowError(f"{field}_too_long", detail) from error
 
     def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: who else is in the batch changes no pixel."""

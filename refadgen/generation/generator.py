@@ -130,7 +130,7 @@ class AdGenerator:
                     prompt = self._encode_prompt(image.prompt, row["negative_prompt"])
                     tasks.append(_Task(row, image, canvas, mask, reference, prompt))
                 except ValueError as problem:
-                    problem_json = error_json(RowError("rejected", "prompt_too_long", f"row {row['row']}: {problem}"))
+                    problem_json = error_json(RowError("prompt_too_long", f"row {row['row']}: {problem}"))
                 except Exception as problem:
                     problem_json = _internal_error(problem)
             if problem_json:
@@ -177,7 +177,7 @@ class AdGenerator:
             output = self._output(task.row, task.wanted, task)
             if problem_text:
                 detail = f"{problem_text} after {task.attempts} attempts"
-                output |= {"error": error_json(RowError("failed", "low_fidelity", detail)), "ad": b""}
+                output |= {"error": error_json(RowError("low_fidelity", detail)), "ad": b""}
             outputs.append(output)
         return outputs, again
 
@@ -201,4 +201,4 @@ def _image(png: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _internal_error(problem: Exception) -> str:
-    return error_json(RowError("failed", "generation_error", f"{type(problem).__name__}: {str(problem)[:200]}"))
+    return error_json(RowError("generation_error", f"{type(problem).__name__}: {str(problem)[:200]}"))

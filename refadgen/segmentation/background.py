@@ -146,7 +146,7 @@ def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backd
 
 def _refusal(why: str) -> RowError:
     detail = f"no plain background: {why} (segmentation.background_tolerance)"
-    return RowError("rejected", "no_plain_background", detail)
+    return RowError("no_plain_background", detail)
 
 
 def _distance(lab: np.ndarray, backdrop: Backdrop) -> np.ndarray:

@@ -83,7 +83,6 @@ class GroundedSegmenter:
         )
         if box is None:
             raise RowError(
-                "rejected",
                 "product_not_found",
                 f"no {text.rstrip('.')!r} found above the scores {self.config.box_threshold:g} "
                 f"(segmentation.box_threshold) and {self.config.text_threshold:g} (segmentation.text_threshold)",

@@ -62,7 +62,7 @@ class ProductMasker:
         if image.mode == "RGBA":
             alpha = np.asarray(image)[..., 3]
             if alpha.max() < 16:
-                raise RowError("rejected", "mask_empty", "the image is fully transparent")
+                raise RowError("mask_empty", "the image is fully transparent")
             if (alpha < 16).mean() >= MIN_TRANSPARENT and (alpha > 239).any():
                 return self._checked(alpha.copy(), "alpha", 1.0)
         image_u8 = np.asarray(image.convert("RGB"))
@@ -71,7 +71,7 @@ class ProductMasker:
             return self._checked(cut.alpha, "plain_background", cut.score)
         except RowError as error:
             if self.networks is None:
-                raise RowError("rejected", error.reason, f"{error.detail}; {CONFIGURE}") from error
+                raise RowError(error.reason, f"{error.detail}; {CONFIGURE}") from error
         alpha, score = self.networks.segment(image_u8, category)
         return self._checked(alpha, "sam2", score)
 
@@ -90,5 +90,5 @@ class ProductMasker:
         given = source in ("own_mask", "alpha")
         weakness: Weakness | None = find_weakness(measurements, score, self.config, trimmed_is_whole=given)
         if weakness is not None:
-            raise RowError("rejected", weakness.reason, weakness.detail)
+            raise RowError(weakness.reason, weakness.detail)
         return Segmentation(mask, alpha, source, score, measurements)

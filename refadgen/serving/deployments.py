@@ -169,9 +169,9 @@ def _row_error(error: Exception) -> RowError:
     if isinstance(error, RowError):
         return error
     if isinstance(error, QueueFullError):
-        return RowError("failed", "queue_full", str(error))
+        return RowError("queue_full", str(error))
     _log.error("an image failed: %s", type(error).__name__)
-    return RowError("failed", "generation_error", f"the image could not be made ({type(error).__name__}); try again")
+    return RowError("generation_error", f"the image could not be made ({type(error).__name__}); try again")
 
 
 class DeploymentBackend:

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.errors import RowError
 
 _TYPES = {
@@ -13,8 +12,8 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_FIELDS = ("image", "mask", "prompt", "negative_prompt")
-"""What the detail of a RowError begins with, where it is about one of them."""
+_FIELDS = ("mask", "prompt", "negative_prompt")
+"""Fields that a request has under the same name; the image has several."""
 
 
 class ApiError(Exception):
@@ -49,11 +48,9 @@ class ApiError(Exception):
 
 def from_row_error(error: RowError, *, image_field: str = "image", mask_given: bool = False) -> ApiError:
     """422 for what the client must change; 503 for what may work another time. image_field: what held the image."""
-    detail = error.detail.replace(f", {RETRY_HINT}", "")  # which is said to who runs the job
-    field = detail.partition(":")[0]
-    param = field if field in _FIELDS and field != "image" else image_field
+    param = error.field if error.field in _FIELDS else image_field
     if mask_given and error.reason.startswith("mask_"):
         param = "mask"
     if error.reason in ("out_of_memory", "internal_error", "generation_error"):
-        return ApiError(503, error.reason, detail, param=param, retry_after_s=1)
-    return ApiError(422, error.reason, detail, param=param)
+        return ApiError(503, error.reason, error.problem, param=param, retry_after_s=1)
+    return ApiError(422, error.reason, error.problem, param=param)

@@ -10,11 +10,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from refadgen.batch.ledger import LIFTABLE_REASONS
-from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.config import FetchConfig
-from refadgen.errors import RowError
+from refadgen.errors import RETRY_HINT, RowError, retried_reasons
 
 CONFIG = FetchConfig(max_bytes=100_000, num_retries=0, allow_private_addresses=True)
 IMAGE = b"a picture"  # the fetcher looks into nothing
@@ -40,7 +38,7 @@ def _error(fetcher: ImageFetcher, image: str | bytes) -> RowError:
     with pytest.raises(RowError) as error:
         fetcher.fetch(image)
     assert error.value.detail.startswith("image: ")
-    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in retried_reasons())
     return error.value
 
 

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from refadgen.batch.ledger import LIFTABLE_REASONS
-from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import FetchConfig
-from refadgen.errors import RowError
+from refadgen.errors import RETRY_HINT, RowError, retried_reasons
 
 CONFIG = FetchConfig()
 RED = (200, 30, 40)
@@ -32,7 +30,7 @@ def _reason(data: bytes, config: FetchConfig = CONFIG) -> str:
         decode_image(data, config)
     assert error.value.status == "rejected"
     assert error.value.detail.startswith("image: ")
-    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in retried_reasons())
     return error.value.reason
 
 
@@ -327,7 +325,7 @@ def _mask_reason(image: Image.Image, size: tuple[int, int]) -> str:
         decode_mask(_encoded(image), CONFIG, size)
     assert error.value.status == "rejected"
     assert error.value.detail.startswith("mask: ")
-    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in retried_reasons())
     return error.value.reason
 
 

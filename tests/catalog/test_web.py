@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 
-from refadgen.batch.ledger import LIFTABLE_REASONS
-from refadgen.catalog.attempts import RETRY_HINT
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
-from refadgen.errors import RowError
+from refadgen.errors import RETRY_HINT, RowError, retried_reasons
 
 FAST = FetchConfig(
     timeout_s=1.0, total_timeout_s=2.0, num_retries=2, backoff_s=0.05, max_bytes=100_000, allow_private_addresses=True
@@ -27,7 +25,7 @@ def _error(reader: WebReader, address: str) -> RowError:
     with pytest.raises(RowError) as error:
         reader.read(address)
     assert error.value.detail.startswith("image: ")
-    assert (RETRY_HINT in error.value.detail) == (error.value.reason in LIFTABLE_REASONS)
+    assert (RETRY_HINT in error.value.detail) == (error.value.reason in retried_reasons())
     return error.value
 
 

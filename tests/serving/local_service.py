@@ -39,7 +39,7 @@ class QuickDenoiser:
 
     def start(self, order):
         if "far too long" in order.prompt:
-            raise RowError("rejected", "prompt_too_long", "prompt: too long")
+            raise RowError("prompt_too_long", "prompt: too long")
         return {"order": order, "left": order.num_inference_steps}
 
     def step(self, rows):
