@@ -92,6 +92,9 @@ REASONS: dict[str, Reason] = {
     # Ads that are no training examples.
     "caption_empty": _rejected(),
     "caption_failed": _failed(),
+    "caption_language": _rejected(),
+    "caption_too_long": _rejected(),
+    "caption_too_short": _rejected(),
     "embedded_text": _rejected("image"),
     "extreme_shape": _rejected("image", new_file=True),
     "low_resolution": _rejected("image", new_file=True),
