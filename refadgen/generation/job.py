@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,19 +27,18 @@ from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import LedgerWriter, ledger_rows, now
 from refadgen.catalog.scan import CatalogScan, scan_catalog
-from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
 from refadgen.config.paths import whole_fetch, whole_path, whole_path_or_id, whole_segmentation
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
+from refadgen.generation.model_settings import with_model_settings
 from refadgen.generation.planning import Planner, count_fragments, plan_fragments
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
-from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.locations import is_remote
 from refadgen.storage.store import Storage
@@ -107,13 +105,8 @@ class CatalogJob:
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
         self._check_inputs = check_inputs
-        load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
-        folder = find_model(config.model.path)
-        index = read_index(folder)
-        require_refadgen(folder, index)
-        self._fingerprint = fingerprint(folder)
-        self._model = f"{config.model.path}@{self._fingerprint}"
-        self._config = with_model_defaults(config, index, folder)
+        self._config, model = with_model_settings(config)
+        self._fingerprint, self._model = model.fingerprint, model.label
         self._stage_config = with_whole_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
         self._storage.check_writable("--output")
@@ -260,19 +253,6 @@ class CatalogJob:
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
         require_resources(self._config.stages)
-
-
-def with_model_defaults(config: GenerateConfig, index: dict[str, Any], folder: Path) -> GenerateConfig:
-    """The configuration with the checkpoint's own settings (its `model_index.json`) where it leaves them open.
-
-    Raises: ValueError naming the setting that neither of them has.
-    """
-    names = ("guidance_scale", "reference_in_uncond", "width_px", "height_px")
-    own: dict[str, Any] = {name: index.get(name) for name in names if getattr(config.sampling, name) is None}
-    for name, value in own.items():
-        if value is None:
-            raise ValueError(f"sampling.{name}: neither set nor in {folder / 'model_index.json'}")
-    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **own))
 
 
 def with_whole_paths(config: GenerateConfig) -> GenerateConfig:

@@ -13,6 +13,7 @@ from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
 from refadgen.config import GenerateConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
+from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
 from refadgen.serving import metrics
 from refadgen.serving.errors import ApiError
@@ -23,14 +24,6 @@ from refadgen.serving.schema import AdFields
 
 _ALL_SCENES = 100
 _NEXT_TRY_S = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """Of the model that is served. label: as in a ledger, path and fingerprint."""
-
-    fingerprint: str
-    label: str
 
 
 class Backend(Protocol):
@@ -77,7 +70,7 @@ class Wanted:
 class AdService:
     """Follows requests; one for each ingress replica."""
 
-    def __init__(self, config: ServeConfig, model: ModelFacts, scenes: Scenes, backend: Backend) -> None:
+    def __init__(self, config: ServeConfig, model: ModelIdentity, scenes: Scenes, backend: Backend) -> None:
         """config: with the model's own settings filled in."""
         self.config = config
         self.model = model

@@ -11,12 +11,9 @@ from typing import Any
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
-from refadgen.catalog.scenes import load_scenes
 from refadgen.config import ServeConfig, dotted, load_config
 from refadgen.config.serve import ReplicasConfig
-from refadgen.generation.job import with_model_defaults
-from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen
-from refadgen.serving.ads import ModelFacts
+from refadgen.generation.model_settings import ModelIdentity, with_model_settings
 from refadgen.serving.deployments import AdGeneration, AdIngress, ProductSegmentation
 from refadgen.storage.locations import is_remote, local_path
 
@@ -30,17 +27,11 @@ def build(arguments: dict[str, Any]) -> Application:
     Raises: ValueError naming what is wrong with a setting or the model, before anything starts.
     """
     config = configuration(arguments)
-    folder = find_model(config.model.path)
-    index = read_index(folder)
-    require_refadgen(folder, index)
-    load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
-    sampling = with_model_defaults(config.generation(), index, folder).sampling
-    mark = fingerprint(folder)
-    model = ModelFacts(fingerprint=mark, label=f"{config.model.path}@{mark}")
-    return assemble(dataclasses.replace(config, sampling=sampling), model)
+    resolved, model = with_model_settings(config.generation())
+    return assemble(dataclasses.replace(config, sampling=resolved.sampling), model)
 
 
-def assemble(config: ServeConfig, model: ModelFacts, generation: Deployment = AdGeneration) -> Application:
+def assemble(config: ServeConfig, model: ModelIdentity, generation: Deployment = AdGeneration) -> Application:
     """The deployments, bound to each other. config: with the model's own settings filled in."""
     batch_size = config.sampling.batch_size
     segmenting = ProductSegmentation.options(**_scaling(config.deployments.segmentation, target=4)).bind(config)

@@ -21,10 +21,11 @@ from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import Denoiser, Event, Failed, Finished, QueueFullError, StepEngine
 from refadgen.errors import RowError
 from refadgen.generation.encoding import encode_ad, generation_record
+from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
 from refadgen.serving import metrics
-from refadgen.serving.ads import AdService, ModelFacts
+from refadgen.serving.ads import AdService
 from refadgen.serving.errors import ApiError, from_row_error
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd, ProductPlacer
@@ -238,7 +239,7 @@ class AdIngress:
     """HTTP. The ASGI application is built in each replica, from the configuration."""
 
     def __init__(
-        self, config: ServeConfig, model: ModelFacts, segmentation: DeploymentHandle, generation: DeploymentHandle
+        self, config: ServeConfig, model: ModelIdentity, segmentation: DeploymentHandle, generation: DeploymentHandle
     ) -> None:
         scenes = load_scenes(config.catalog.scenes_file)
         self._service = AdService(config, model, scenes, DeploymentBackend(segmentation, generation))

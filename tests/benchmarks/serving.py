@@ -41,7 +41,7 @@ from ray import serve
 
 from refadgen.config import ServeConfig
 from refadgen.engine.step_engine import Event, Finished, Progress, StepEngine
-from refadgen.serving.ads import ModelFacts
+from refadgen.generation.model_settings import ModelIdentity
 from refadgen.serving.app import assemble, build
 from refadgen.serving.deployments import AdGeneration
 
@@ -279,7 +279,7 @@ def measure_stand_in() -> dict[str, Any]:
     found["empty_application_ms"] = hits_ms(http)
     serve.delete("bench")
     deployment = serve.deployment(StandInGeneration, name="AdGeneration")
-    start(assemble(config, ModelFacts(fingerprint="stand-in", label="stand-in"), deployment))
+    start(assemble(config, ModelIdentity(fingerprint="stand-in", label="stand-in"), deployment))
     ask(http, seed=0)
 
     # Overhead: the bare model takes 20 steps; the rest is HTTP, Ray Serve, scoring, encoding.
@@ -307,7 +307,7 @@ def measure_stand_in() -> dict[str, Any]:
     found["killed_replica"] = killed_replica(http)
     serve.delete("bench")
     deployment = serve.deployment(SlowStandInGeneration, name="AdGeneration")
-    start(assemble(config, ModelFacts(fingerprint="stand-in", label="stand-in"), deployment))
+    start(assemble(config, ModelIdentity(fingerprint="stand-in", label="stand-in"), deployment))
     found["overload"] = overload(http)
     serve.delete("bench")
     return found

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from refadgen.config import GenerateConfig, load_config
-from refadgen.generation.job import CatalogJob, with_model_defaults, with_whole_paths
+from refadgen.generation.job import CatalogJob, with_whole_paths
+from refadgen.generation.model_settings import with_model_defaults
 
 CATALOG = str(Path(__file__).parents[2] / "catalogs" / "demo.parquet")
 

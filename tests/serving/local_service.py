@@ -15,9 +15,8 @@ import uvicorn
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, ServeConfig, load_config
 from refadgen.errors import RowError
-from refadgen.generation.job import with_model_defaults
-from refadgen.model.folder import find_model, fingerprint, read_index
-from refadgen.serving.ads import AdService, ModelFacts
+from refadgen.generation.model_settings import with_model_settings
+from refadgen.serving.ads import AdService
 from refadgen.serving.api import make_app
 from refadgen.serving.deployments import AdGeneration
 from refadgen.serving.errors import ApiError, from_row_error
@@ -109,12 +108,10 @@ def make_service(
     *words: str, denoiser: QuickDenoiser | None = None, model: str = "mini"
 ) -> tuple[AdService, LocalBackend]:
     config = load_config(ServeConfig, None, [f"model.path={model}", "sampling.num_inference_steps=4", *words])
-    folder = find_model(model)
-    sampling = with_model_defaults(config.generation(), read_index(folder), folder).sampling
-    config = dataclasses.replace(config, sampling=sampling)
-    mark = fingerprint(folder)
-    backend = LocalBackend(config, denoiser or QuickDenoiser(), mark)
-    service = AdService(config, ModelFacts(fingerprint=mark, label=f"{model}@{mark}"), load_scenes(None), backend)
+    resolved, identity = with_model_settings(config.generation())
+    config = dataclasses.replace(config, sampling=resolved.sampling)
+    backend = LocalBackend(config, denoiser or QuickDenoiser(), identity.fingerprint)
+    service = AdService(config, identity, load_scenes(None), backend)
     return service, backend
 
 

@@ -1,0 +1,52 @@
+"""The model of a run, checked before anything starts: its identity, and the settings that it recommends.
+
+The catalogue job and the endpoint both start here, so that the same settings mean the same images in both.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refadgen.catalog.scenes import load_scenes
+from refadgen.config import GenerateConfig
+from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """The name of a model in ids and ledgers."""
+
+    fingerprint: str
+    """Hash of the model's files (16 hexadecimal digits): part of every image_id."""
+    label: str
+    """`path@fingerprint`, the ledger's `model` column."""
+
+
+def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelIdentity]:
+    """The configuration with the model's recommended settings, and the model's identity.
+
+    Raises: ValueError naming the setting where the scene file or the model cannot be used.
+    """
+    # Scenes are a small file: a mistake there is reported before a model of some gigabytes is hashed.
+    load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
+    folder = find_model(config.model.path)
+    index = read_index(folder)
+    require_refadgen(folder, index)
+    resolved = with_model_defaults(config, index, folder)
+    mark = fingerprint(folder)
+    return resolved, ModelIdentity(fingerprint=mark, label=f"{config.model.path}@{mark}")
+
+
+def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder: Path) -> GenerateConfig:
+    """Fills sampling settings that are None from the checkpoint's `model_index.json`.
+
+    index: the entries of that file. folder: only for the error. Raises: ValueError naming a setting that both lack.
+    """
+    names = ("guidance_scale", "reference_in_uncond", "width_px", "height_px")
+    own: dict[str, Any] = {name: index.get(name) for name in names if getattr(config.sampling, name) is None}
+    for name, value in own.items():
+        if value is None:
+            raise ValueError(f"sampling.{name}: neither set nor in {folder / 'model_index.json'}")
+    return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **own))
