@@ -10,30 +10,33 @@ MINI = Path(__file__).parents[1] / "mini" / "weights"
 """The built-in model."""
 
 
-def find_model(path_or_id: str | Path, patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt")) -> Path:
+def find_model(
+    path_or_id: str | Path,
+    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt"),
+    *,
+    field: str = "model.path",
+) -> Path:
     """The local folder of a model: `mini`, a folder, or a hub id (downloaded: the user asked for it by name).
 
-    patterns: of the files to download. Raises: ValueError when it is none of them.
+    patterns: of the files to download. field: the setting that errors name. Raises: ValueError when it is none of them.
     """
     if path_or_id == "mini":
         if not MINI.is_dir():
             raise ValueError(
-                f"model.path=mini: its weights are not in {MINI}; refadgen/mini/README.md tells how to make them"
+                f"{field}=mini: its weights are not in {MINI}; refadgen/mini/README.md tells how to make them"
             )
         return MINI
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
     if path.is_absolute() or str(path_or_id).count("/") != 1 or str(path_or_id).startswith("."):
-        raise ValueError(
-            f"model.path={str(path_or_id)!r}: no such folder, and not of the form of a hub id (owner/name)"
-        )
+        raise ValueError(f"{field}={str(path_or_id)!r}: no such folder, and not of the form of a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(path_or_id), allow_patterns=list(patterns)))
     except Exception as error:  # the hub's client raises its own, requests' and OS errors
-        raise ValueError(f"model.path={str(path_or_id)!r}: neither a folder nor a reachable hub id: {error}") from error
+        raise ValueError(f"{field}={str(path_or_id)!r}: neither a folder nor a reachable hub id: {error}") from error
 
 
 def read_index(folder: Path) -> dict[str, Any]:

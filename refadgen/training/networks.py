@@ -84,26 +84,25 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
     """The base's parts, with both U-Nets made from its one where it is a Stable Diffusion. Raises: ValueError."""
     if not config.model.base:
         raise ValueError("model.base: name a Stable Diffusion 1.5 folder or hub id, or a RefAdGen one")
-    with _named("model.base", config.model.base):
-        parts = _load_base(config, find_model(config.model.base), dtype)
+    folder = find_model(config.model.base, field="model.base")
+    with _errors_name("model.base", config.model.base):
+        parts = _load_base(config, folder, dtype)
     if config.model.image_encoder is not None:
-        with _named("model.image_encoder", config.model.image_encoder):
-            _add_image_encoder(parts, find_model(config.model.image_encoder), dtype)
+        folder = find_model(config.model.image_encoder, field="model.image_encoder")
+        with _errors_name("model.image_encoder", config.model.image_encoder):
+            _add_image_encoder(parts, folder, dtype)
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
     parts.scheduler = make_scheduler(parts.scheduler, config)
     return parts
 
 
 @contextmanager
-def _named(field_name: str, value: str) -> Iterator[None]:
-    """Errors inside name the setting that is wrong."""
+def _errors_name(setting: str, value: str) -> Iterator[None]:
+    """Puts a setting and its value before the text of a ValueError: folders know their path, not who asked for them."""
     try:
         yield
     except ValueError as error:
-        text = str(error)
-        if text.startswith("model.path="):
-            raise ValueError(text.replace("model.path", field_name, 1)) from error
-        raise ValueError(f"{field_name}={value!r}: {text}") from error
+        raise ValueError(f"{setting}={value!r}: {error}") from error
 
 
 def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:

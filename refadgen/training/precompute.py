@@ -30,13 +30,13 @@ _SHOWN_ERRORS = 10
 
 def recipe_of(config: TrainConfig) -> dict[str, Any]:
     """Everything besides the source that a cached row depends on."""
-    folder = find_model(config.model.base)
+    folder = find_model(config.model.base, field="model.base")
     names = ["vae", "tokenizer"] + (["text_encoder"] if config.model.trains == "product" else [])
     recipe: dict[str, Any] = {name: fingerprint(folder / name) for name in names}
     encoder = config.model.image_encoder
     if config.model.trains != "text_to_image":
         if encoder is not None:
-            recipe["image_encoder"] = fingerprint(find_model(encoder))
+            recipe["image_encoder"] = fingerprint(find_model(encoder, field="model.image_encoder"))
         elif (folder / "image_encoder").is_dir():
             for name in ("image_encoder", "feature_extractor"):
                 recipe[name] = fingerprint(folder / name)
