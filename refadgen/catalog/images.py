@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from refadgen.catalog.pixels import orientation_of, to_8bit, upright
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
+from refadgen.storage.pictures import to_png
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MASK_ASPECT_TOLERANCE = 0.01  # a mask exported at another resolution differs by its rounding
@@ -64,10 +65,7 @@ def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.n
 
 def encode_png(image: Image.Image | np.ndarray) -> bytes:
     """PNG bytes, compressed little: they only travel between stages."""
-    buffer = io.BytesIO()
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return to_png(image, compress_level=1)
 
 
 def _decode(data: bytes, config: FetchConfig, what: str) -> Image.Image:

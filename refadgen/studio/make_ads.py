@@ -7,7 +7,6 @@ small, and one without a mask, whose product only segmentation networks could fi
 """
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from refadgen.storage.pictures import to_jpeg
 from refadgen.studio.camera import sample_view
 from refadgen.studio.render import Product, render_ad, sample_product
 from refadgen.studio.scenes import sample_scene
@@ -38,12 +37,6 @@ SCHEMA = pa.schema(
         ("mask", pa.binary()),
     ]
 )
-
-
-def _jpeg_bytes(rgb: np.ndarray, quality: int = 90) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="JPEG", quality=quality, optimize=True)
-    return buffer.getvalue()
 
 
 def _products(count: int) -> list[tuple[int, Product]]:
@@ -68,7 +61,7 @@ def make_ads(path: Path, *, spp: int = 12, num_ads: int = NUM_ADS) -> Path:
 
     def add(rgb: np.ndarray, category: str, mask: np.ndarray | None, quality: int = 90) -> None:
         mask_png = None if mask is None else png_bytes(mask)
-        image = _jpeg_bytes(rgb, quality)
+        image = to_jpeg(rgb, quality=quality)
         rows.append({"id": f"ad-{len(rows) + 1:03d}", "image": image, "category": category, "mask": mask_png})
 
     for seed, product in _products(num_ads + 2):

@@ -6,7 +6,6 @@ Ten lie as JPEG on white, one is a PNG with a transparent background, one is a p
 """
 
 import argparse
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
+from refadgen.storage.pictures import to_jpeg
 from refadgen.studio.camera import View
 from refadgen.studio.phone_photo import render_phone_photo
 from refadgen.studio.render import Product, render_product_photo, sample_product, split_of
@@ -96,21 +95,15 @@ LISTINGS = (
 )
 
 
-def _jpeg_bytes(rgb: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, format="JPEG", quality=90, optimize=True)
-    return buffer.getvalue()
-
-
 def _photograph(listing: Listing, product: Product, *, spp: int) -> dict[str, bytes]:
     """The listing's files by name: the picture first, then the mask of a phone photograph."""
     if listing.kind == "phone":
         rgb, mask = render_phone_photo(product, listing.phone_seed, spp=spp)
-        return {f"{listing.name}.jpg": _jpeg_bytes(rgb), f"{listing.name}-mask.png": png_bytes(mask)}
+        return {f"{listing.name}.jpg": to_jpeg(rgb, quality=90), f"{listing.name}-mask.png": png_bytes(mask)}
     rgb, mask = render_product_photo(product, _VIEW, width_px=WIDTH_PX, height_px=HEIGHT_PX, spp=spp)
     if listing.kind == "cutout":
         return {f"{listing.name}.png": png_bytes(np.dstack([rgb, mask]))}
-    return {f"{listing.name}.jpg": _jpeg_bytes(rgb)}
+    return {f"{listing.name}.jpg": to_jpeg(rgb, quality=90)}
 
 
 def make_catalog(output: Path, *, spp: int = 12, listings: Sequence[Listing] = LISTINGS) -> Path:

@@ -1,1 +1,1 @@
-"""The training example: its schema, its geometry, degradations of product images, importers."""
+"""The training example: its parquet schema, its crop, degraded product images, an importer of the authors' layout."""

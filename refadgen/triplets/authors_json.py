@@ -1,19 +1,23 @@
-"""The authors' data layout as triplets: one row per ad, its product images the variants.
+"""Imports the authors' data layout: one triplet per ad, with its product images as variants.
 
     python -m refadgen.triplets.authors_json train_sd.json --root data_sources --output triplets
 
-The JSON is a list of entries, one per product image; `--root`, by default the JSON's folder, holds the files:
+The JSON is a list of entries, one per product image. `--root` (default: the JSON's folder) holds the files:
 
     {"image_type": "backpack", "original_image": "17_52.png", "mask_image": "17_52_03.png",
      "mask_npy": "17_52_gs.npy", "image_text": ["A person …", …]}
 
     Ad Image/17_52.png   Product Image/17_52_00.png … 17_52_04.png   mask_npy/17_52.npy, 17_52_gs.npy
 
-Product image 00 with the ad's own mask is `original`, others with it are `degraded`, those with the `_gs` mask are
-`novel_view`. Of what does not fit the schema: product images and masks are resized to the ad's size; outside of its
-mask a product image becomes pure white, as the schema has it; an ad is its own product, so its name is row and product
-id, and decides the split; categories begin with a capital, as in the paper's Table 1. The JSON is read whole, pictures
-one ad at a time.
+Product image 00 with the ad's own mask becomes `original`, the others with it `degraded`, and those with the `_gs` mask
+`novel_view`. Adjustments to our schema:
+
+* Product images and masks are resized to the ad's size. Outside of its mask a product image becomes pure white.
+* The layout knows no products. Each ad is taken as a product of its own: its name is row id and product id and decides
+  the split.
+* Categories begin with a capital, as in the paper's Table 1.
+
+The complete JSON is held in memory, images one ad at a time.
 """
 
 import argparse
@@ -25,7 +29,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,20 +41,22 @@ _FOLDERS = {"original_image": "Ad Image", "mask_image": "Product Image", "mask_n
 
 @dataclass(frozen=True)
 class _Entry:
-    """One entry of the JSON, its texts checked."""
+    """One entry of the JSON with its texts checked; its files are not opened yet."""
 
     name: str
-    """`entry N`, from 0, for messages."""
+    """`entry N`, counted from 0, for messages."""
     category: str
     captions: list[str]
     files: dict[str, str]
-    """The file names under the keys of _FOLDERS."""
+    """File names by the keys of _FOLDERS."""
 
     @property
     def ad(self) -> str:
+        """The ad's id: the stem of its file name."""
         return Path(self.files["original_image"]).stem
 
     def bad(self, field: str, why: str) -> ValueError:
+        """The error that names entry, field and file."""
         return ValueError(f"{self.name}: {field}={self.files[field]!r}: {why}")
 
 
@@ -63,11 +68,11 @@ class AuthorsAd:
     category: str
     captions: list[str]
     mask: Image.Image | None
-    """8-bit grey, 0 or 255; None: the JSON has none of the ad itself."""
+    """8-bit grey, 0 or 255. None: no entry has the ad's own mask."""
 
 
 def read_authors_ads(json_path: str | Path, root: str | Path | None = None) -> Iterator[AuthorsAd]:
-    """The ads, each once, in the order in which they first appear. Arguments and errors as of `read_authors_json`."""
+    """The ads, each once, in the order in which they first appear. Arguments and errors as in `read_authors_json`."""
     json_path = Path(json_path)
     folder = (json_path.parent if root is None else Path(root)).resolve()
     for entries in _entries_of_ads(json_path):
@@ -80,9 +85,10 @@ def read_authors_ads(json_path: str | Path, root: str | Path | None = None) -> I
 def read_authors_json(json_path: str | Path, root: str | Path | None = None) -> Iterator[Triplet]:
     """One triplet per ad, in the order in which the ads first appear.
 
-    root: the folder of `Ad Image/`, `Product Image/` and `mask_npy/`; None: the JSON's. Files outside are refused.
-    Raises: ValueError naming the entry (counted from 0), the field and what to do; for the JSON and the texts of all
-    entries before the first triplet, for files at their ad.
+    root: the folder of `Ad Image/`, `Product Image/` and `mask_npy/`; None: the JSON's folder. Files outside of it are
+    refused.
+    Raises: ValueError naming the entry (counted from 0), the field and what to do. The texts of all entries are checked
+    before the first triplet; the files of an ad are checked when its turn comes.
     """
     json_path = Path(json_path)
     folder = (json_path.parent if root is None else Path(root)).resolve()
@@ -91,15 +97,16 @@ def read_authors_json(json_path: str | Path, root: str | Path | None = None) -> 
 
 
 def _entries_of_ads(json_path: Path) -> list[list[_Entry]]:
+    """The entries grouped by ad. Raises: ValueError."""
     try:
-        content = json.loads(json_path.read_bytes())
+        content: object = json.loads(json_path.read_bytes())
     except OSError as error:
         raise ValueError(f"{json_path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{json_path}: not JSON: {error}; give the authors' list of entries") from error
     if not isinstance(content, list) or not content:
-        holds = "nothing" if content == [] else f"a {type(content).__name__}"
-        raise ValueError(f"{json_path}: must be a list of entries, holds {holds}")
+        found = "an empty list" if content == [] else f"a {type(content).__name__}"
+        raise ValueError(f"{json_path}: must be a list of entries, is {found}")
     ads: dict[str, list[_Entry]] = {}
     for index, values in enumerate(content):
         entry = _entry(f"entry {index}", values)
@@ -108,18 +115,18 @@ def _entries_of_ads(json_path: Path) -> list[list[_Entry]]:
         first, product_images = entries[0], set()
         for entry in entries:
             if entry.files["original_image"] != first.files["original_image"]:
-                why = f"{first.name} has {first.files['original_image']!r}, of the same id; rename one of the ads"
+                why = f"{first.name} has {first.files['original_image']!r}, which gives the same id; rename one ad"
                 raise entry.bad("original_image", why)
             if entry.category != first.category:
                 why = f"{first.name} of the same ad has {first.category!r}; an ad has one category"
                 raise ValueError(f"{entry.name}: image_type={entry.category!r}: {why}")
             if entry.files["mask_image"] in product_images:
-                raise entry.bad("mask_image", "an entry before has it; drop one of them")
+                raise entry.bad("mask_image", "an earlier entry has the same file; drop one of them")
             product_images.add(entry.files["mask_image"])
     return list(ads.values())
 
 
-def _entry(name: str, values: Any) -> _Entry:
+def _entry(name: str, values: object) -> _Entry:
     if not isinstance(values, dict):
         raise ValueError(f"{name}: must be an object with {', '.join(_KEYS)}, is a {type(values).__name__}")
     for key in _KEYS:
@@ -127,7 +134,7 @@ def _entry(name: str, values: Any) -> _Entry:
             raise ValueError(f"{name}: {key} is missing; add it or drop the entry")
     for key in ("image_type", *_FOLDERS):
         if not isinstance(values[key], str) or not values[key].strip():
-            raise ValueError(f"{name}: {key}={values[key]!r}: must be a text; add it or drop the entry")
+            raise ValueError(f"{name}: {key}={values[key]!r}: must be a non-empty text; add it or drop the entry")
     texts = values["image_text"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{name}: image_text={texts!r}: must be a list of captions")
@@ -188,7 +195,7 @@ def _kind(entry: _Entry) -> str:
 
 
 def _same_ratio(size: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether one size is a multiple of the other, but for the rounding to whole pixels."""
+    """Whether one size is a multiple of the other, up to rounding to integer pixels."""
     scale = max(size[0] / other[0], size[1] / other[1])
     return all(abs(a - b * scale) <= max(1, scale) for a, b in zip(size, other, strict=True))
 
@@ -198,16 +205,17 @@ def _px(size: tuple[int, int]) -> str:
 
 
 def _path(entry: _Entry, field: str, folder: Path) -> Path:
-    """The file of a field. An absolute name is taken as it is, any other in the field's folder."""
+    """The absolute path of a field's file. A relative name counts from the field's folder. Raises: ValueError."""
     name = Path(entry.files[field])
     try:
         path = (folder / _FOLDERS[field] / name).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a ring of links
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of symbolic links
         raise entry.bad(field, f"not a file name: {error}") from error
+    # The JSON comes from elsewhere: it must not reach files outside of the root, not by links either.
     if ".." in name.parts or not path.is_relative_to(folder):
-        raise entry.bad(field, f"leaves the root {folder}; files lie below the root, see --root")
+        raise entry.bad(field, f"leads outside of {folder}; files must lie below --root")
     if not path.is_file():
-        raise entry.bad(field, f"there is no file {path}; add it, drop the entry or give another --root")
+        raise entry.bad(field, f"no such file: {path}; add it, drop the entry or give another --root")
     return path
 
 
@@ -221,24 +229,29 @@ def _read_image(entry: _Entry, field: str, folder: Path) -> Image.Image:
 
 
 def _read_mask(entry: _Entry, folder: Path) -> Image.Image:
-    """An array H×W or 1×H×W of 0…1 or 0…255 as 8-bit grey of 0 and 255, cut at half of its range."""
+    """The mask of an entry as 8-bit grey, 0 or 255.
+
+    The file holds an array H×W or 1×H×W, bool, uint8 or float, of 0…1 or 0…255; it is cut at half of that range.
+    Raises: ValueError.
+    """
     path = _path(entry, "mask_npy", folder)
     try:
-        # Mapped, a file whose header promises more than it holds is refused before anything is reserved for it.
+        # Mapped: a file whose header claims more than it holds is refused before memory is reserved for it. No pickles,
+        # which would run code.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, OverflowError) as error:
-        raise entry.bad("mask_npy", f"not a readable .npy array: {error}; make it again") from error
+        raise entry.bad("mask_npy", f"not a readable .npy array: {error}; save it again") from error
     if not isinstance(array, np.ndarray):
         array.close()
-        raise entry.bad("mask_npy", "an .npz archive; save the one array as .npy")
+        raise entry.bad("mask_npy", "an .npz archive; save its array as .npy")
     shape = array.shape[1:] if array.ndim == 3 and array.shape[0] == 1 else array.shape
     if len(shape) != 2 or 0 in shape:
-        raise entry.bad("mask_npy", f"of shape {'×'.join(map(str, array.shape))}; must be H×W or 1×H×W")
+        raise entry.bad("mask_npy", f"shape {'×'.join(map(str, array.shape))}: must be H×W or 1×H×W")
     if not (array.dtype == bool or array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
-        raise entry.bad("mask_npy", f"of type {array.dtype}; must be bool, uint8 or float")
+        raise entry.bad("mask_npy", f"type {array.dtype}: must be bool, uint8 or float")
     values = np.asarray(array).reshape(shape)
     lowest, highest = values.min(), values.max()
-    if not 0 <= lowest <= highest <= 255:  # not a number is neither
+    if not 0 <= lowest <= highest <= 255:  # also refuses NaN, which compares false
         raise entry.bad("mask_npy", f"values from {lowest} to {highest}; must be 0…1 or 0…255")
     half = 0.5 if highest <= 1 else 127.5
     return Image.fromarray(np.where(values > half, 255, 0).astype(np.uint8))
@@ -247,15 +260,15 @@ def _read_mask(entry: _Entry, folder: Path) -> Image.Image:
 def import_authors_json(
     json_path: str | Path, output: Storage, *, root: str | Path | None = None, rows_per_file: int = 256
 ) -> Counter[tuple[str, str]]:
-    """Writes `triplets-00000.parquet` … and returns the rows by category and split.
+    """Writes `triplets-00000.parquet` … and returns the number of rows by category and split.
 
-    What was written goes again when an entry is bad, so that `output` holds all rows or none.
-    Raises: ValueError as of `read_authors_json`, and where `output` holds parquet files already.
+    `output` holds all rows or none: an error removes the files that were written before it.
+    Raises: ValueError as in `read_authors_json`, and where `output` holds parquet files already.
     """
     if rows_per_file < 1:
         raise ValueError(f"--rows-per-file={rows_per_file}: must be 1 or more")
     if any(output.keys(suffix=".parquet")):
-        raise ValueError(f"--output {output.uri}: holds .parquet files already; give the name of a new folder")
+        raise ValueError(f"--output {output.uri}: holds .parquet files already; give a new folder")
     counts: Counter[tuple[str, str]] = Counter()
 
     def counted(triplets: Iterator[Triplet]) -> Iterator[Triplet]:
@@ -270,7 +283,7 @@ def import_authors_json(
             key = f"triplets-{len(written):05d}.parquet"
             write_triplets(output, key, itertools.chain([first], itertools.islice(triplets, rows_per_file - 1)))
             written.append(key)
-    except BaseException:
+    except BaseException:  # Ctrl-C included: a partial data set looks like a complete one
         output.delete(written)
         raise
     return counts
@@ -280,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", type=Path, help="the authors' list of entries")
     parser.add_argument("--output", required=True, help="folder of the triplets, a path or s3://")
-    parser.add_argument("--root", type=Path, help="folder of Ad Image/, Product Image/ and mask_npy/; default: JSON's")
+    parser.add_argument(
+        "--root", type=Path, help="folder of Ad Image/, Product Image/ and mask_npy/; default: the JSON's"
+    )
     parser.add_argument("--rows-per-file", type=int, default=256)
     words = parser.parse_args(arguments)
     try:

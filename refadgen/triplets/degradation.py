@@ -1,9 +1,9 @@
-"""Image degradation, one half of the paper's dual augmentation: a product image as a careless photograph shows it.
+"""Image degradation: a product image as a careless photograph shows it. One half of the paper's "Dual Augmentation".
 
-Noise, shadows and small warps are the paper's ("Dual Augmentation"), which gives no strengths; blur, colour cast and
-JPEG are options. A product image (uint8 H×W×3, pure white outside of its mask) and its mask (uint8 H×W, 0 or 255) go
-in and come out as the same kind of pair, of the same size. One function per degradation takes its strength as it is;
-`degrade` draws the strengths of a `DegradationConfig` and puts the functions in the order of a camera.
+The paper names noise, shadows and small warps and gives no strengths. Blur, colour cast and JPEG are our additions,
+off by default. Every function takes a product image (uint8 H×W×3, pure white outside of its mask) with its mask (uint8
+H×W, 0 or 255) and keeps size, type and white background. `degrade` draws the strengths from a `DegradationConfig` and
+applies the functions in the order in which a camera does.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _DEFAULT = DegradationConfig()
 
 
 def row_rng(seed: int, *names: str) -> np.random.Generator:
-    """A generator that depends on `seed` and `names` alone, so that a row is the same in any order and any batch."""
+    """A generator that depends on `seed` and `names` alone, so that a row's bytes do not depend on order or batch."""
     digest = hashlib.sha256(json.dumps([seed, *names]).encode()).digest()
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
@@ -30,12 +30,13 @@ def row_rng(seed: int, *names: str) -> np.random.Generator:
 def degrade(
     image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, config: DegradationConfig = _DEFAULT
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The product as another, worse photograph shows it.
+    """A worse photograph of the product.
 
-    image_u8: uint8 H×W×3; mask: uint8 H×W, 0 or 255, not empty. Returns: the same of both, the image exactly white
-    outside of the new mask, the mask not empty. The same state of `rng` gives the same bytes.
+    image_u8: uint8 H×W×3. mask: uint8 H×W, 0 or 255, not empty.
+    Returns: image and mask of the same shapes; the image is exactly white outside of the new mask, which is not empty.
+    The same state of `rng` gives the same bytes.
     """
-    # Each degradation has a generator of its own: turning an option on leaves the others as they were.
+    # Each degradation has its own generator, so that turning on an option does not change what the others draw.
     seeds = rng.integers(2**63, size=len(DEGRADATION_LIMITS))
     own = {name: np.random.default_rng(seed) for name, seed in zip(DEGRADATION_LIMITS, seeds, strict=True)}
     strength = {name: float(own[name].uniform(*getattr(config, name))) for name in own}
@@ -49,19 +50,17 @@ def degrade(
 
 
 def add_noise(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
-    """Sensor noise; sigma: its standard deviation at mid-grey, in grey levels of 255. Shapes as of `degrade`.
-
-    A third of the variance at mid-grey is the sensor's own, the rest grows with the light, as photons do.
-    """
+    """Sensor noise. sigma: its standard deviation at mid-grey, in grey levels (0 … 255). Shapes as in `degrade`."""
     value = image_u8.astype(np.float32)
+    # A third of the variance at mid-grey is read noise; the rest is photon noise, which grows with the light.
     grain = rng.standard_normal(value.shape, dtype=np.float32)
     return _on_white(value + sigma * np.sqrt(1 / 3 + 2 / 3 * value / 127.5) * grain, mask)
 
 
 def vary_shadow(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """A fall-off of the light and the soft edge of a cast shadow, both across the product. Shapes as of `degrade`.
+    """A fall-off of the light and the soft edge of a cast shadow, both across the product. Shapes as in `degrade`.
 
-    strength: share of the light that the product's darkest place loses, 0…1; its brightest place loses none.
+    strength: share of the light that the product's darkest pixel loses, 0 … 1; its brightest pixel loses none.
     """
     left, top, right, bottom = _box(mask)
     half = max(right - left, bottom - top) / 2
@@ -74,7 +73,8 @@ def vary_shadow(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator
     inside = shade[mask > 127]
     shade = (shade - inside.min()) / max(float(np.ptp(inside)), 1e-6)
     light = 1 - strength * np.clip(shade, 0, 1)
-    return _on_white(image_u8 * light[..., None] ** (1 / 2.2), mask)  # light of 1/2.2 on encoded pixels is linear light
+    # Pixels are gamma-encoded: a factor on linear light is its power of 1/2.2 on them.
+    return _on_white(image_u8 * light[..., None] ** (1 / 2.2), mask)
 
 
 def _along(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -86,10 +86,11 @@ def _along(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray
 def warp(
     image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, extent: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A small affine map and perspective of image and mask together. Shapes as of `degrade`.
+    """A small affine and perspective map of image and mask together. Shapes as in `degrade`.
 
-    extent: the farthest way of a corner of the product's box, as a share of the box's longer side. A product inside of
-    the picture stays inside, moved back if need be; one too small to come through the new sampling stays as it is.
+    extent: the largest displacement of a corner of the product's box, as a share of the box's longer side.
+    The result is shifted so that the product stays in the image. A product that would vanish when resampled is left
+    unchanged.
     """
     height, width = mask.shape
     left, top, right, bottom = _box(mask)
@@ -102,9 +103,9 @@ def warp(
         return _on_white(image_u8, mask), mask.copy()
     target = corners + way
     target += np.maximum(0, -target.min(axis=0)) - np.maximum(0, target.max(axis=0) - (width, height))
-    # OpenCV's coordinates are those of pixel centres.
+    # The box counts pixel edges, OpenCV pixel centres: half a pixel less.
     matrix = cv2.getPerspectiveTransform((corners - 0.5).astype(np.float32), (target - 0.5).astype(np.float32))
-    # Colours weighted by the mask: the white around the product must not come in over its edge.
+    # Colours are weighted by the mask, else the white around the product would bleed in over its edge.
     alpha = (mask > 127).astype(np.float32)
     weighted = np.dstack([image_u8 * alpha[..., None], alpha])
     moved = cv2.warpPerspective(weighted, matrix, (width, height), flags=cv2.INTER_LINEAR)
@@ -115,13 +116,14 @@ def warp(
 
 
 def blur(image_u8: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
-    """A lens out of focus; sigma: standard deviation, as a share of the image's height. Shapes as of `degrade`.
+    """A lens out of focus. sigma: standard deviation as a share of the image's height. Shapes as in `degrade`.
 
-    The edge of the mask stays sharp and takes in nothing of the white around it.
+    The mask's edge stays sharp.
     """
     sigma_px = sigma * mask.shape[0]
-    if sigma_px < 0.05:  # smaller than what changes a pixel
+    if sigma_px < 0.05:  # too small to change a pixel
         return _on_white(image_u8, mask)
+    # Weighted as in `warp`: no white bleeds in.
     alpha = (mask > 127).astype(np.float32)
     weighted = np.dstack([image_u8 * alpha[..., None], alpha])
     soft = cv2.GaussianBlur(weighted, (0, 0), sigmaX=sigma_px)
@@ -129,7 +131,7 @@ def blur(image_u8: np.ndarray, mask: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def cast_color(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """White balance that is off: warm or cold, with a little green or magenta. Shapes as of `degrade`.
+    """A wrong white balance: warm or cold, with a little green or magenta. Shapes as in `degrade`.
 
     strength: the largest change of a channel, as a share of its value.
     """
@@ -138,7 +140,7 @@ def cast_color(image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator,
 
 
 def jpeg(image_u8: np.ndarray, mask: np.ndarray, loss: int) -> np.ndarray:
-    """Through JPEG with halved colour; loss: 100 minus the quality, 0: untouched. Shapes as of `degrade`."""
+    """JPEG artefacts, colour at half resolution. loss: 100 minus the quality; 0: unchanged. Shapes as in `degrade`."""
     if not loss:
         return _on_white(image_u8, mask)
     buffer = io.BytesIO()
@@ -148,12 +150,12 @@ def jpeg(image_u8: np.ndarray, mask: np.ndarray, loss: int) -> np.ndarray:
 
 
 def _on_white(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Numbers 0…255 [H, W, 3] as uint8, pure white outside of the mask."""
+    """Values 0 … 255 (clipped), H×W×3, as uint8 with pure white outside of the mask."""
     return np.where(mask[..., None] > 127, np.clip(np.rint(image), 0, 255), 255).astype(np.uint8)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of the product."""
-    assert mask.any(), "a mask without a product"
+    """Left, top, right, bottom of the product in pixels; right and bottom are exclusive."""
+    assert mask.any(), "the mask is empty"
     rows, columns = np.flatnonzero((mask > 127).any(axis=1)), np.flatnonzero((mask > 127).any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,22 +1,25 @@
-"""The triplet schema: one parquet row per ad image, with its product images and captions. Every source writes it.
+"""The triplet schema: one parquet row per ad image, with its product images and captions.
 
-A data set is a folder of parquet files, local or `s3://`, or one file. `scan` checks what can be checked without
-decoding; `decode` turns one row into arrays and names the row and the field that is wrong.
+The studio, the dataset job and the importers write it; training reads it. A data set is one parquet file or a folder
+of them, local or on `s3://`. `scan` reads the small columns and checks them. `decode` turns one row into arrays; its
+errors name the row and the field.
 """
 
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from refadgen.config.train import VARIANT_KINDS
+from refadgen.storage.pictures import to_png
 from refadgen.storage.store import Storage, split_uri
 
 SPLITS = ("train", "test")
@@ -37,8 +40,32 @@ SCHEMA = pa.schema(
         pa.field("facts", pa.string()),
     ]
 )
-"""`ad_image` and a variant's `image`: encoded RGB pictures of one size, the product on white; `mask`: 8-bit grey, 0 or
-255, of that image's product. `facts`: JSON with what the source knows besides."""
+"""The columns of a triplet file.
+
+`ad_image` and each variant's `image` are encoded RGB pictures of one size; a variant shows the product on white. `mask`
+is 8-bit grey, 0 or 255, and marks the product in that variant's image. `facts` is JSON with the source's metadata.
+"""
+
+
+class VariantRow(TypedDict):
+    """One element of the column `variants`, as files hold it. `encode` writes no None; other writers may."""
+
+    kind: str | None
+    image: bytes | None
+    mask: bytes | None
+
+
+class TripletRow(TypedDict):
+    """One row of SCHEMA, as files hold it. `encode` writes no None; other writers may, also for non-null columns."""
+
+    row_id: str
+    product_id: str
+    category: str | None
+    split: str
+    captions: Sequence[str | None] | None
+    ad_image: bytes | None
+    variants: Sequence[VariantRow | None] | None
+    facts: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -47,10 +74,10 @@ class Variant:
 
     kind: str
     """One of VARIANT_KINDS."""
-    image: np.ndarray
-    """uint8 H×W×3, white outside of the mask."""
-    mask: np.ndarray
-    """uint8 H×W, 0 or 255."""
+    image: npt.NDArray[np.uint8]
+    """H×W×3, 255 outside of the mask."""
+    mask: npt.NDArray[np.uint8]
+    """H×W, 0 or 255."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +86,34 @@ class Triplet:
 
     row_id: str
     product_id: str
+    """Rows that share it show the same product and lie in the same split."""
     category: str
+    """"" where the source names none."""
     split: str
+    """One of SPLITS."""
     captions: list[str]
-    ad_image: np.ndarray
-    """uint8 H×W×3."""
+    """At least one; training draws one of them per step."""
+    ad_image: npt.NDArray[np.uint8]
+    """H×W×3."""
     variants: list[Variant]
+    """At least one; all of the ad's size."""
     facts: str = "{}"
+    """JSON object; its keys are the source's own."""
 
 
-def original_variant(ad_image: np.ndarray, mask: np.ndarray) -> Variant:
-    """The ad's own pixels under the product's mask, in place on white. Shapes as of `Variant`."""
+def original_variant(ad_image: npt.NDArray[np.uint8], mask: npt.NDArray[np.uint8]) -> Variant:
+    """The ad's own pixels under the product's mask, in place on white. Shapes as in `Variant`."""
     return Variant("original", np.where(mask[..., None] > 127, ad_image, 255).astype(np.uint8), mask)
 
 
-def png_bytes(pixels: np.ndarray) -> bytes:
-    """A picture uint8 [H, W] or [H, W, C] as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=2)
-    return buffer.getvalue()
+def png_bytes(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """An image uint8 H×W or H×W×C as PNG, in the compression of data sets."""
+    # Above the level 1 of columns between stages, since these bytes are kept. A retried task must write the same bytes.
+    return to_png(pixels, compress_level=2)
 
 
-def encode(triplet: Triplet) -> dict[str, Any]:
-    """A row of SCHEMA, pictures as PNG."""
+def encode(triplet: Triplet) -> TripletRow:
+    """The row of SCHEMA for a triplet, with its images as PNG."""
     return {
         "row_id": triplet.row_id,
         "product_id": triplet.product_id,
@@ -97,8 +129,13 @@ def encode(triplet: Triplet) -> dict[str, Any]:
     }
 
 
-def decode(row: dict[str, Any]) -> Triplet:
-    """The arrays of one row of SCHEMA. Raises: ValueError naming the row and the field."""
+def decode(row: TripletRow) -> Triplet:
+    """The arrays of one row of SCHEMA.
+
+    Masks are cut at half brightness and captions without text are dropped.
+    Raises: ValueError naming the row and the field, for a row without captions or variants, an image that cannot be
+    decoded or has another size than the ad, an unknown kind, and an empty mask.
+    """
     name = f"row {row['row_id']!r}"
     captions = [text for text in row["captions"] or [] if text and text.strip()]
     if not captions:
@@ -109,18 +146,19 @@ def decode(row: dict[str, Any]) -> Triplet:
         field = f"{name}: variants[{index}]"
         if entry is None:
             raise ValueError(f"{field}: no value")
-        if entry["kind"] not in VARIANT_KINDS:
-            raise ValueError(f"{field}.kind={entry['kind']!r}: must be one of {', '.join(VARIANT_KINDS)}")
+        kind = entry["kind"]
+        if kind is None or kind not in VARIANT_KINDS:
+            raise ValueError(f"{field}.kind={kind!r}: must be one of {', '.join(VARIANT_KINDS)}")
         image = _pixels(entry["image"], "RGB", f"{field}.image")
         mask = np.where(_pixels(entry["mask"], "L", f"{field}.mask") > 127, 255, 0).astype(np.uint8)
-        for what, array in (("image", image), ("mask", mask)):
+        for part, array in (("image", image), ("mask", mask)):
             if array.shape[:2] != ad_image.shape[:2]:
-                raise ValueError(f"{field}.{what}: {_size(array)} px, but ad_image is {_size(ad_image)} px")
+                raise ValueError(f"{field}.{part}: {_size(array)} px, but ad_image is {_size(ad_image)} px")
         if not mask.any():
-            raise ValueError(f"{field}.mask: empty")
-        variants.append(Variant(entry["kind"], image, mask))
+            raise ValueError(f"{field}.mask: empty; no pixel is above 127")
+        variants.append(Variant(kind, image, mask))
     if not variants:
-        raise ValueError(f"{name}: variants: none")
+        raise ValueError(f"{name}: variants: none; a triplet needs at least one product image")
     return Triplet(
         row_id=row["row_id"],
         product_id=row["product_id"],
@@ -133,28 +171,31 @@ def decode(row: dict[str, Any]) -> Triplet:
     )
 
 
-def _pixels(data: bytes | None, mode: str, field: str) -> np.ndarray:
+def _pixels(data: bytes | None, mode: str, field: str) -> npt.NDArray[np.uint8]:
+    """mode: Pillow's, "RGB" or "L". Raises: ValueError that begins with `field`."""
     if not data:
         raise ValueError(f"{field}: no bytes")
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image.convert(mode))
+    # Pillow raises SyntaxError and ValueError for damaged PNG chunks; a bomb is a header that claims a huge size.
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{field}: cannot be decoded: {error}") from error
 
 
-def _size(array: np.ndarray) -> str:
+def _size(array: npt.NDArray[np.uint8]) -> str:
     return f"{array.shape[1]}×{array.shape[0]}"
 
 
 def write_triplets(storage: Storage, key: str, triplets: Iterable[Triplet]) -> None:
-    """Writes one parquet file, whole or not at all. Raises: OSError."""
+    """Writes one parquet file in one atomic write. Raises: OSError."""
     write_rows(storage, key, pa.Table.from_pylist([encode(each) for each in triplets], schema=SCHEMA))
 
 
 def write_rows(storage: Storage, key: str, table: pa.Table) -> None:
-    """The same of encoded rows."""
+    """Writes rows that are encoded already. table: of SCHEMA. Atomic and with the errors of `write_triplets`."""
     buffer = pa.BufferOutputStream()
+    # Small groups: training reads a few rows at a time, and a group is the least that parquet reads at once.
     pq.write_table(table, buffer, compression="zstd", row_group_size=64)
     storage.write(key, buffer.getvalue().to_pybytes())
 
@@ -166,17 +207,17 @@ class DatasetFile:
     uri: str
     key: str
     group_rows: tuple[int, ...]
-    """Of each row group."""
+    """The number of rows of each row group."""
 
 
 @dataclass(frozen=True)
 class DatasetScan:
-    """What a data set holds, without its pictures."""
+    """The contents of a data set, without its images."""
 
     files: list[DatasetFile]
     rows_of_split: dict[str, int]
     fingerprint: str
-    """Of all row ids and splits, in order, and of the row groups they lie in."""
+    """16 hex digits of all row ids and splits, in order, and of the row groups that hold them."""
 
     @property
     def num_rows(self) -> int:
@@ -184,26 +225,29 @@ class DatasetScan:
 
 
 def dataset_files(uri: str) -> tuple[Storage, list[str]]:
-    """The storage and the keys of a data set's parquet files. Raises: ValueError where there is none."""
+    """The storage and the keys of a data set's parquet files, hidden files left out.
+
+    Raises: ValueError where `uri` does not exist or holds no parquet file.
+    """
     storage = Storage(uri)
     kind = storage.root_kind(f"data.path={uri!r}: the data set")
     if kind is None:
-        raise ValueError(f"data.path={uri!r}: there is nothing")
+        raise ValueError(f"data.path={uri!r}: does not exist; give a parquet file or a folder of them")
     if kind == "file":
         folder, key = split_uri(uri)
         return folder, [key]
     keys = [key for key in storage.keys(suffix=".parquet") if not key.rpartition("/")[2].startswith(".")]
     if not keys:
-        raise ValueError(f"data.path={uri!r}: holds no .parquet file")
+        raise ValueError(f"data.path={uri!r}: holds no .parquet file; give the folder that holds them")
     return storage, keys
 
 
 def scan(uri: str, kinds: Sequence[str] = VARIANT_KINDS) -> DatasetScan:
     """Reads the small columns of a data set and checks them.
 
-    kinds: every training row must have a product image of one of them. Raises: ValueError for a missing column or one
-    of another type, an empty data set, an unknown split, captions without text, a row id that is there twice, a product
-    in two splits, and a training row that has none of `kinds`.
+    kinds: every training row must have a product image of one of these kinds.
+    Raises: ValueError for a missing column or one of another type, an empty data set, an unknown split, captions
+    without text, a row id that occurs twice, a product in two splits, and a training row without any of `kinds`.
     """
     storage, keys = dataset_files(uri)
     files, tables = [], []
@@ -217,6 +261,7 @@ def scan(uri: str, kinds: Sequence[str] = VARIANT_KINDS) -> DatasetScan:
     _check_values(table)
     _check_kinds(table, kinds)
     counts = {entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()}
+    # Row groups count as well: the order in which training draws rows depends on them.
     digest = hashlib.sha256(repr([file.group_rows for file in files]).encode())
     for row_id, split in zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True):
         digest.update(f"{row_id}\0{split}\n".encode())
@@ -224,9 +269,10 @@ def scan(uri: str, kinds: Sequence[str] = VARIANT_KINDS) -> DatasetScan:
 
 
 def _small_columns(storage: Storage, key: str) -> tuple[pa.Table, tuple[int, ...]]:
-    """What `scan` reads of one file, in the types of SCHEMA, `kinds` besides; and rows of each row group.
+    """The columns that `scan` needs of one file, and the number of rows of each row group.
 
-    Raises: ValueError.
+    Columns: row_id, product_id, split and captions in the types of SCHEMA; kinds, a list of structs of one `kind`.
+    Raises: ValueError naming the file.
     """
     names = ["row_id", "product_id", "split", "captions"]
     plain = pa.schema([pa.field(name, SCHEMA.field(name).type) for name in names])
@@ -235,15 +281,16 @@ def _small_columns(storage: Storage, key: str) -> tuple[pa.Table, tuple[int, ...
         with storage.arrow().open_input_file(storage.path(key)) as handle:
             file = pq.ParquetFile(handle)
             _check_columns(file.schema_arrow, uri)
+            # The kinds alone are read: a leaf of `variants` is named by its path, which differs between writers.
             leaves = [file.schema.column(index).path for index in range(len(file.schema))]
             kind = next(path for path in leaves if path.startswith("variants.") and path.endswith(".kind"))
             found = file.read(columns=[*names, kind])
             table = found.select(names).cast(plain)
             table = table.append_column("kinds", found["variants"].cast(pa.list_(pa.struct([("kind", pa.string())]))))
-            table.validate(full=True)  # texts are not checked otherwise
+            table.validate(full=True)  # reading alone does not check that texts are UTF-8
             groups = range(file.num_row_groups)
             return table, tuple(file.metadata.row_group(index).num_rows for index in groups)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged files raise all of these
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # damaged files raise any of these
         raise ValueError(f"{uri}: not a readable parquet file: {error}") from error
 
 
@@ -258,18 +305,19 @@ def _check_columns(schema: pa.Schema, uri: str) -> None:
             raise ValueError(f"{uri}: column {field.name} is {kind}, must be {field.type}")
 
 
-def _alike(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Equal, but for large and dictionary types."""
+def _alike(kind: pa.DataType, required: pa.DataType) -> bool:
+    """Whether the types are equal, apart from large and dictionary types, which other writers use."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_list(wanted):
-        return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _alike(kind.value_type, wanted.value_type)
-    if pa.types.is_struct(wanted):
+    if pa.types.is_list(required):
+        is_list = bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+        return is_list and _alike(kind.value_type, required.value_type)
+    if pa.types.is_struct(required):
         names = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-        return all(field.name in names and _alike(names[field.name], field.type) for field in wanted)
-    if pa.types.is_binary(wanted):
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        return all(field.name in names and _alike(names[field.name], field.type) for field in required)
+    if pa.types.is_binary(required):
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _check_values(table: pa.Table) -> None:
@@ -282,7 +330,8 @@ def _check_values(table: pa.Table) -> None:
     ids = table["row_id"].value_counts()
     twice = ids.filter(pc.greater(ids.field("counts"), 1))
     if len(twice):
-        raise ValueError(f"row {twice[0]['values'].as_py()!r}: this row_id is there {twice[0]['counts']} times")
+        row_id = twice[0]["values"].as_py()
+        raise ValueError(f"row {row_id!r}: this row_id occurs {twice[0]['counts']} times; rename all but one")
     splits = table.group_by("product_id").aggregate([("split", "count_distinct")])
     both = splits.filter(pc.greater(splits["split_count_distinct"], 1))
     if both.num_rows:
@@ -295,24 +344,27 @@ def _check_values(table: pa.Table) -> None:
 
 
 def _check_kinds(table: pa.Table, kinds: Sequence[str]) -> None:
-    """table: columns row_id, split, kinds."""
+    """Raises: ValueError for a training row without any of `kinds`. table: columns row_id, split, kinds."""
     training = table.filter(pc.equal(table["split"], "train")).combine_chunks()
     if not training.num_rows:
         return
     lists = training["kinds"].combine_chunks()
-    wanted = pc.is_in(lists.flatten().field("kind"), value_set=pa.array(kinds))
-    having = pc.unique(pc.filter(pc.list_parent_indices(lists), wanted))
+    usable = pc.is_in(lists.flatten().field("kind"), value_set=pa.array(kinds))
+    having = pc.unique(pc.filter(pc.list_parent_indices(lists), usable))
     missing = np.setdiff1d(np.arange(len(lists)), having.to_numpy(zero_copy_only=False))
     if len(missing):
         row_id, there = training["row_id"][missing[0]].as_py(), training["kinds"][missing[0]].as_py()
         found = sorted({str(each["kind"]) for each in there or [] if each})
         raise ValueError(
             f"row {row_id!r}: variants of kinds {found}: none of {list(kinds)} (data.variants); "
-            f"{len(missing)} training rows are so"
+            f"{len(missing)} training rows have none"
         )
 
 
 def split_of(product_id: str, test_percent: int = 10) -> str:
-    """Split "test" for `test_percent` % of all products, by a hash of the id, else "train" (the paper: nine to one)."""
+    """The split of a product: "test" for `test_percent` % of them, else "train" (the paper: nine to one).
+
+    Depends on the id alone, so that a product stays in its split whatever is added to the data set.
+    """
     number = int.from_bytes(hashlib.sha256(product_id.encode()).digest()[:4])
     return "test" if number % 100 < test_percent else "train"

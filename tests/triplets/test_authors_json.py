@@ -32,7 +32,7 @@ def _product(value: int, mask: np.ndarray) -> np.ndarray:
 
 
 class Layout:
-    """The authors' folders with three ads: `17_5` whole, `18_6` without its variant 00, `19_7` with nothing else."""
+    """The authors' folders with three ads: `17_5` complete, `18_6` without its variant 00, `19_7` with nothing else."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root, self.json = folder, folder / "data_sources", folder / "jsons" / "train_sd.json"
@@ -164,9 +164,9 @@ def test_an_absolute_name_below_the_root_is_taken(layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "must be a list of entries, holds a dict"),
-        ('"x"', "must be a list of entries, holds a str"),
-        ("[]", "must be a list of entries, holds nothing"),
+        ("{}", "must be a list of entries, is a dict"),
+        ('"x"', "must be a list of entries, is a str"),
+        ("[]", "must be a list of entries, is an empty list"),
         ("[1", "not JSON: "),
         ("", "not JSON: "),
         ("[" * 100_000, "not JSON: "),
@@ -224,7 +224,10 @@ def _changed(index: int, key: str, value: str) -> Callable[[Layout], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_changed(1, "mask_image", "17_5_00.png"), "entry 1: mask_image='17_5_00.png': an entry before has it; drop"),
+        (
+            _changed(1, "mask_image", "17_5_00.png"),
+            "entry 1: mask_image='17_5_00.png': an earlier entry has the same file; drop",
+        ),
         (_changed(1, "image_type", "bottle"), "entry 1: image_type='Bottle': entry 0 of the same ad has 'Backpack'"),
         (_changed(1, "mask_image", "18_6_01.png"), "entry 1: mask_image='18_6_01.png': must be named 17_5_00 to 17_5_"),
         (_changed(1, "mask_image", "17_5.png"), "entry 1: mask_image='17_5.png': must be named 17_5_00 to 17_5_99"),
@@ -253,7 +256,7 @@ def _number(field: str) -> int:
 @pytest.mark.parametrize(("field", "folder", "name"), FIELDS)
 def test_a_missing_file(layout: Layout, field: str, folder: str, name: str) -> None:
     (layout.root / folder / name).unlink()
-    message = rf"^entry {_number(field)}: {field}='{name}': there is no file .*{name}; add it, drop the entry or "
+    message = rf"^entry {_number(field)}: {field}='{name}': no such file: .*{name}; add it, drop the entry or "
     with pytest.raises(ValueError, match=message):
         layout.read()
 
@@ -267,7 +270,9 @@ def test_files_outside_of_the_root(layout: Layout, field: str, folder: str, name
     for entry in layout.entries[:5]:
         if entry[field] == name:
             entry[field] = way.format(folder=folder, name=name, outside=outside)
-    with pytest.raises(ValueError, match=rf"^entry {_number(field)}: {field}='.*{name}': leaves the root .*see --root"):
+    with pytest.raises(
+        ValueError, match=rf"^entry {_number(field)}: {field}='.*{name}': leads outside of .*below --root"
+    ):
         layout.read()
 
 
@@ -276,7 +281,7 @@ def test_a_link_out_of_the_root(layout: Layout, field: str, folder: str, name: s
     inside, outside = layout.root / folder / name, layout.folder / name
     os.replace(inside, outside)
     inside.symlink_to(outside)
-    with pytest.raises(ValueError, match=rf"^entry {_number(field)}: {field}='{name}': leaves the root "):
+    with pytest.raises(ValueError, match=rf"^entry {_number(field)}: {field}='{name}': leads outside of "):
         layout.read()
 
 
@@ -322,13 +327,13 @@ NAN = np.where(_mask(), np.nan, 0.0)
         (lambda path: path.write_text("0 0 1 1"), "not a readable .npy array: "),
         (_npy(np.array([[None, 1]], object), allow_pickle=True), "not a readable .npy array: "),
         (_promises_more, "not a readable .npy array: "),
-        (_npz, "an .npz archive; save the one array as .npy"),
-        (_npy(np.stack([_mask(), _mask()])), "of shape 2×40×32; must be H×W or 1×H×W"),
-        (_npy(_mask()[None, None]), "of shape 1×1×40×32; must be"),
-        (_npy(_mask().ravel()), "of shape 1280; must be"),
-        (_npy(_mask().astype(np.int64)), "of type int64; must be bool, uint8 or float"),
-        (_npy(_mask().astype(complex)), "of type complex128; must be"),
-        (_npy(np.full((HEIGHT, WIDTH), "x")), "of type <U1; must be"),
+        (_npz, "an .npz archive; save its array as .npy"),
+        (_npy(np.stack([_mask(), _mask()])), "shape 2×40×32: must be H×W or 1×H×W"),
+        (_npy(_mask()[None, None]), "shape 1×1×40×32: must be"),
+        (_npy(_mask().ravel()), "shape 1280: must be"),
+        (_npy(_mask().astype(np.int64)), "type int64: must be bool, uint8 or float"),
+        (_npy(_mask().astype(complex)), "type complex128: must be"),
+        (_npy(np.full((HEIGHT, WIDTH), "x")), "type <U1: must be"),
         (_npy(NAN), "values from nan to nan; must be 0…1 or 0…255"),
         (_npy(_mask() - 0.5), "values from -0.5 to 0.5; must be"),
         (_npy(_mask() * 256.0), "values from 0.0 to 256.0; must be"),
@@ -391,12 +396,12 @@ def test_one_ad_at_a_time_is_in_memory(layout: Layout, monkeypatch: pytest.Monke
 
 
 def test_a_bad_entry_ends_the_command_and_leaves_nothing(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = (layout.root / "mask_npy/19_7.npy").read_bytes()
+    intact = (layout.root / "mask_npy/19_7.npy").read_bytes()
     np.save(layout.root / "mask_npy/19_7.npy", _mask() & False)
     assert _run(layout, "--rows-per-file", "1") == 2
     assert capsys.readouterr().err == "error: entry 9: mask_npy='19_7.npy': the mask is empty; drop the entry\n"
     assert list((layout.folder / "out").iterdir()) == []
-    (layout.root / "mask_npy/19_7.npy").write_bytes(whole)
+    (layout.root / "mask_npy/19_7.npy").write_bytes(intact)
     assert _run(layout, "--rows-per-file", "1") == 0
     assert scan(str(layout.folder / "out")).num_rows == 3
 
@@ -405,7 +410,7 @@ def test_a_second_run_into_the_folder_is_refused(layout: Layout, capsys: pytest.
     assert _run(layout) == 0
     before = (layout.folder / "out/triplets-00000.parquet").read_bytes()
     assert _run(layout) == 2
-    assert "out: holds .parquet files already; give the name of a new folder" in capsys.readouterr().err
+    assert "out: holds .parquet files already; give a new folder" in capsys.readouterr().err
     assert (layout.folder / "out/triplets-00000.parquet").read_bytes() == before
 
 

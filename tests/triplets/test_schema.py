@@ -20,7 +20,9 @@ from refadgen.triplets.schema import (
     SCHEMA,
     VARIANT_KINDS,
     Triplet,
+    TripletRow,
     Variant,
+    VariantRow,
     dataset_files,
     decode,
     encode,
@@ -82,11 +84,11 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     write_triplets(storage, "deep/er/one.parquet", iter(triplets))
     assert pq.read_schema(tmp_path / "deep/er/one.parquet").equals(SCHEMA)
     read = [decode(row) for row in pq.read_table(tmp_path / "deep/er/one.parquet").to_pylist()]
-    for wanted, got in zip(triplets, read, strict=True):
+    for triplet, got in zip(triplets, read, strict=True):
         for name in ("row_id", "product_id", "category", "split", "captions", "facts"):
-            assert getattr(got, name) == getattr(wanted, name)
-        np.testing.assert_array_equal(got.ad_image, wanted.ad_image)
-        for one, other in zip(got.variants, wanted.variants, strict=True):
+            assert getattr(got, name) == getattr(triplet, name)
+        np.testing.assert_array_equal(got.ad_image, triplet.ad_image)
+        for one, other in zip(got.variants, triplet.variants, strict=True):
             assert one.kind == other.kind
             assert one.image.dtype == one.mask.dtype == np.uint8
             np.testing.assert_array_equal(one.image, other.image)
@@ -101,6 +103,12 @@ def test_the_original_variant_is_the_ad_under_its_mask() -> None:
     np.testing.assert_array_equal(original.image[inside], triplet.ad_image[inside])
     assert (original.image[~inside] == 255).all()
     assert original.image.dtype == np.uint8
+
+
+def test_the_typed_rows_have_the_columns_of_the_schema() -> None:
+    """mypy sees a misspelt key only while these agree: writing would turn it into a null."""
+    assert list(TripletRow.__annotations__) == SCHEMA.names
+    assert list(VariantRow.__annotations__) == [field.name for field in SCHEMA.field("variants").type.value_type]
 
 
 def test_optional_columns_may_be_empty_or_away() -> None:
@@ -165,11 +173,11 @@ def test_a_bad_row_is_named_with_its_field(row: dict[str, Any], message: str) ->
 
 def test_a_damaged_picture_is_never_another_error() -> None:
     rng = np.random.default_rng(0)
-    whole = png_bytes(rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+    intact = png_bytes(rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
     bad = 0
     for _ in range(300):
-        damaged = bytearray(whole)
-        damaged[int(rng.integers(len(whole)))] ^= int(rng.integers(1, 256))
+        damaged = bytearray(intact)
+        damaged[int(rng.integers(len(intact)))] ^= int(rng.integers(1, 256))
         try:
             decode(_row(ad_image=bytes(damaged)))
         except ValueError:
@@ -212,12 +220,12 @@ def test_the_fingerprint_is_of_rows_in_their_row_groups(tmp_path: Path) -> None:
     assert prints[2] != prints[0]
 
 
-def test_a_training_row_without_a_wanted_variant_is_named(tmp_path: Path) -> None:
+def test_a_training_row_without_a_usable_variant_is_named(tmp_path: Path) -> None:
     there = _row()["variants"][0]["kind"]
     other = next(kind for kind in VARIANT_KINDS if kind != there)
     only = [{**_row()["variants"][0], "kind": there}]
-    wanted = [{**only[0], "kind": other}, *only]
-    rows = [_row(row_id="a", variants=wanted), _row(row_id="b", variants=only)]
+    both = [{**only[0], "kind": other}, *only]
+    rows = [_row(row_id="a", variants=both), _row(row_id="b", variants=only)]
     rows.append(_row(row_id="c", product_id="else", split="test", variants=only))  # nothing trains on it
     _rows_file(tmp_path / "1.parquet", rows)
     assert scan(str(tmp_path), [there]).num_rows == 3
@@ -298,8 +306,8 @@ def test_a_column_of_another_type_is_named_with_both_types(
     tmp_path: Path, name: str, kind: pa.DataType, value: object
 ) -> None:
     _rows_file(tmp_path / "1.parquet", [_row(**{name: value})], _schema_with(**{name: kind}))
-    wanted = re.escape(str(SCHEMA.field(name).type))
-    with pytest.raises(ValueError, match=rf"1\.parquet: column {name} is \w+.*, must be {wanted}"):
+    required = re.escape(str(SCHEMA.field(name).type))
+    with pytest.raises(ValueError, match=rf"1\.parquet: column {name} is \w+.*, must be {required}"):
         scan(str(tmp_path))
 
 
@@ -309,7 +317,10 @@ NULLABLE = _schema_with()
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([_row(row_id="a"), _row(row_id="b"), _row(row_id="b")], "row 'b': this row_id is there 2 times"),
+        (
+            [_row(row_id="a"), _row(row_id="b"), _row(row_id="b")],
+            "row 'b': this row_id occurs 2 times; rename all but one",
+        ),
         (
             [_row(row_id="a"), _row(row_id="b", split="test")],
             "product 'p' is in both splits; split by product, never by picture",
@@ -364,8 +375,8 @@ def _no_bytes(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_nothing, r"^data\.path='.*nowhere': there is nothing$"),
-        (_no_parquet, r"^data\.path='.*': holds no \.parquet file$"),
+        (_nothing, r"^data\.path='.*nowhere': does not exist; "),
+        (_no_parquet, r"^data\.path='.*': holds no \.parquet file; "),
         (_no_rows, r"^data\.path='.*': the data set has no rows$"),
         (_text_file, r"1\.parquet: not a readable parquet file: "),
         (_no_bytes, r"1\.parquet: not a readable parquet file: "),
@@ -379,12 +390,12 @@ def test_what_is_no_data_set_is_said(tmp_path: Path, make: Callable[[Path], str]
 
 def test_a_damaged_file_is_named_and_never_another_error(tmp_path: Path) -> None:
     _rows_file(tmp_path / "1.parquet", [_row(row_id="a"), _row(row_id="b")])
-    whole = (tmp_path / "1.parquet").read_bytes()
+    intact = (tmp_path / "1.parquet").read_bytes()
     rng = np.random.default_rng(0)
     named = 0
     for _ in range(200):
-        damaged = bytearray(whole)
-        for place in rng.integers(len(whole) // 2, len(whole), 2):  # the footer is in the second half
+        damaged = bytearray(intact)
+        for place in rng.integers(len(intact) // 2, len(intact), 2):  # the footer is in the second half
             damaged[place] = rng.integers(256)
         (tmp_path / "1.parquet").write_bytes(damaged)
         try:
