@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo dataset-demo serve test test-long lint mini clean
+.PHONY: setup demo dataset-demo serve test test-long lint structure mini clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Figures about the code: rooms, imports, lengths, types, comments. `--root DIR` measures another checkout.
+structure: setup
+	$(BIN)/python tests/benchmarks/structure.py
 
 # The built-in model from nothing, into $(WORK)/joint/model: many hours; stopped, renders and the U-Nets go on where
 # they were, the autoencoder starts anew. See refadgen/mini/README.md for what was made by it.
