@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from refadgen.config import CaptionConfig
+from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
-from refadgen.model.folder import require_all_weights
 from refadgen.studio.scenes import ANY_PRODUCT
 
 NUM_CAPTIONS = 4
@@ -61,7 +61,7 @@ class QwenCaptioner:
         Raises: ValueError naming `caption.model` where weights are not there, not whole or of another model, and
         `caption.device` where there is no such device.
         """
-        from refadgen.model.devices import resolve_device, resolve_dtype
+        from refadgen.config.devices import resolve_device, resolve_dtype
 
         assert config.model is not None
         self._config = config

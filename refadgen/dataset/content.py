@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from refadgen.config import FilterConfig
+from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
-from refadgen.model.folder import require_all_weights
 
 if TYPE_CHECKING:
     from refadgen.segmentation.networks import FoundObject
@@ -45,15 +45,19 @@ class ObjectFinder(Protocol):
 class ContentFilter:
     """The filters by content that are configured."""
 
-    def __init__(self, config: FilterConfig, objects: ObjectFinder | None, device: str = "auto") -> None:
-        """objects: Grounding DINO; None: nobody looks for people and products. device: of the classifier.
+    def __init__(
+        self, config: FilterConfig, objects: ObjectFinder | None, device: str = "auto", *, gpu_expected: bool = False
+    ) -> None:
+        """objects: Grounding DINO; None: nobody looks for people and products. device, gpu_expected: of the classifier.
 
         Raises: ValueError naming the field whose package, weights or labels are not there.
         """
         self._config = config
         self._objects = objects
         self._text = TextFinder(config) if config.text else None
-        self._unsafe = UnsafeClassifier(config, device) if config.unsafe_model is not None else None
+        self._unsafe: UnsafeClassifier | None = None
+        if config.unsafe_model is not None:
+            self._unsafe = UnsafeClassifier(config, device, gpu_expected=gpu_expected)
 
     def check(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> None:
         """Raises: RowError, rejected: `unsafe_content`, `person_in_front`, `several_products`, `embedded_text`.
@@ -169,16 +173,16 @@ def _without_gaps(mask: np.ndarray) -> np.ndarray:
 class UnsafeClassifier:
     """An image classifier of transformers, float32, one picture at a time."""
 
-    def __init__(self, config: FilterConfig, device: str = "auto") -> None:
-        """device: auto, cpu, cuda, cuda:1, …
+    def __init__(self, config: FilterConfig, device: str = "auto", *, gpu_expected: bool = False) -> None:
+        """device: auto, cpu, cuda, cuda:1, … gpu_expected: the cluster gave this process a GPU.
 
         Raises: ValueError naming `filter.unsafe_model` where weights are not there or not whole, `filter.unsafe_labels`
         where they are none or all of the model's labels, or the device.
         """
-        from refadgen.model.devices import resolve_device
+        from refadgen.config.devices import resolve_device
 
         assert config.unsafe_model is not None
-        self._device = resolve_device(device, field="segmentation.device")
+        self._device = resolve_device(device, gpu_expected=gpu_expected, field="segmentation.device")
         self._processor, self._model = _load_classifier(config.unsafe_model)
         self._model.to(self._device).eval()
         labels = {index: str(label) for index, label in self._model.config.id2label.items()}

@@ -162,8 +162,11 @@ class ProductExtractor:
         from refadgen.dataset.content import ContentFilter
         from refadgen.segmentation import ProductMasker
 
-        self._masker = ProductMasker(config.segmentation)
-        self._content = ContentFilter(config.filter, self._masker.networks, config.segmentation.device)
+        gpu_expected = config.stages.extract.num_gpus > 0
+        self._masker = ProductMasker(config.segmentation, gpu_expected=gpu_expected)
+        self._content = ContentFilter(
+            config.filter, self._masker.networks, config.segmentation.device, gpu_expected=gpu_expected
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([self._row(row) for row in table.to_pylist()], EXTRACT_SCHEMA)

@@ -22,7 +22,7 @@ class VariantMaker:
             from refadgen.dataset import multi_view  # torch only where it is used
 
             torch.set_num_threads(1)  # sums in another order give other pixels
-            self._views = multi_view.NovelViews(config.multi_view)
+            self._views = multi_view.NovelViews(config.multi_view, gpu_expected=config.stages.augment.num_gpus > 0)
 
     def make(self, original: Variant, row_id: str) -> tuple[list[Variant], list[dict[str, Any]]]:
         """The variants in the plan's order, and of each novel view its angles and measures.

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from refadgen.config import ServeConfig
+from refadgen.config.devices import resolve_device, resolve_dtype
 from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.orders import AdOrder
 from refadgen.errors import RowError
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
-from refadgen.model.devices import resolve_device, resolve_dtype
 from refadgen.model.folder import find_model
 from refadgen.model.pipeline import DenoisingBatch, DenoisingRow
 
@@ -33,7 +33,7 @@ class AdDenoiser:
         """
         torch.set_num_threads(config.model.torch_threads)
         gpu_expected = config.deployments.generation.num_gpus > 0
-        device = resolve_device(config.model.device, gpu_expected=gpu_expected)
+        device = resolve_device(config.model.device, gpu_expected=gpu_expected, field="model.device")
         self._pipeline = RefAdGenPipeline.from_pretrained(
             find_model(config.model.path), torch_dtype=resolve_dtype(config.model.dtype, device), device=device
         )

@@ -42,8 +42,9 @@ class AdPublisher:
             from refadgen.segmentation import ProductMasker
 
             # On the CPU unless this stage has a GPU of its own: the segment stage's is another actor's.
-            device = config.segmentation.device if config.stages.publish.num_gpus else "cpu"
-            self._masker = ProductMasker(dataclasses.replace(config.segmentation, device=device))
+            has_gpu = config.stages.publish.num_gpus > 0
+            device = config.segmentation.device if has_gpu else "cpu"
+            self._masker = ProductMasker(dataclasses.replace(config.segmentation, device=device), gpu_expected=has_gpu)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([self._row(row) for row in table.to_pylist()], ledger.SCHEMA)

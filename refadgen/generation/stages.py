@@ -99,7 +99,7 @@ class ProductSegmenter:
         assert width_px is not None  # the job fills in the model's own size
         assert height_px is not None
         self._size = (width_px, height_px)
-        self._masker = ProductMasker(config.segmentation)
+        self._masker = ProductMasker(config.segmentation, gpu_expected=config.stages.segment.num_gpus > 0)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([self._row(row) for row in table.to_pylist()], SEGMENT_SCHEMA)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,3 @@ def fingerprint(folder: Path) -> str:
             with open(file, "rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def require_all_weights(field: str, report: Mapping[str, Any]) -> None:
-    """Raises: ValueError naming `field` where transformers' loading report says that weights were made up."""
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(f"{field}: {len(missing)} weights are missing, the first is {missing[0]}")

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from refadgen.config import SegmentationConfig
+from refadgen.config.devices import resolve_device
+from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
-from refadgen.model.folder import require_all_weights
 
 ANY_PRODUCT = "product"
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
@@ -35,12 +36,15 @@ class FoundObject(NamedTuple):
 class GroundedSegmenter:
     """Grounding DINO and SAM2 on one device, one image at a time."""
 
-    def __init__(self, config: SegmentationConfig) -> None:
-        """Raises: ValueError naming the field whose weights, configuration or device is not there."""
+    def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False) -> None:
+        """gpu_expected: the cluster gave this process a GPU, so that `segmentation.device=auto` must find one.
+
+        Raises: ValueError naming the field whose weights, configuration or device is not there.
+        """
         assert config.grounding_dino is not None
         assert config.sam2_checkpoint is not None
         self.config = config
-        self.device = _device(config.device)
+        self.device = resolve_device(config.device, gpu_expected=gpu_expected, field="segmentation.device")
         self._processor, self._detector = _load_detector(config.grounding_dino)
         self._detector.to(self.device).eval()
         self._predictor = _load_sam2(config.sam2_config, config.sam2_checkpoint, self.device)
@@ -162,20 +166,6 @@ def best_box(scores: np.ndarray, boxes: np.ndarray, labels: list[str], size: tup
         if str(labels[index]).strip() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
             return box
     return None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"segmentation.device={name!r}: must be auto, cpu, cuda, cuda:1, …") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"segmentation.device={name!r}: this machine shows {torch.cuda.device_count()} GPUs to this process"
-        )
-    return device
 
 
 def _load_detector(address: str) -> tuple[Any, Any]:

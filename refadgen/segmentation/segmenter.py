@@ -39,14 +39,17 @@ class Segmentation:
 class ProductMasker:
     """The chain. Loads the networks' weights once, if they are configured."""
 
-    def __init__(self, config: SegmentationConfig) -> None:
-        """Raises: ValueError naming the field of a weights file or device that is not there."""
+    def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False) -> None:
+        """gpu_expected: the cluster gave this process a GPU, so that `segmentation.device=auto` must find one.
+
+        Raises: ValueError naming the field of a weights file or device that is not there.
+        """
         self.config = config
         self.networks = None
         if config.grounding_dino is not None:
             from refadgen.segmentation.networks import GroundedSegmenter  # torch only where it is used
 
-            self.networks = GroundedSegmenter(config)
+            self.networks = GroundedSegmenter(config, gpu_expected=gpu_expected)
 
     def segment(self, image: Image.Image, category: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
         """The mask of the product in `image` (RGB or RGBA).

@@ -47,7 +47,8 @@ class ProductPlacer:
         cv2.setNumThreads(1)
         self._fetch = config.fetch
         self._web = WebReader(config.fetch)
-        self._masker = ProductMasker(config.segmentation)
+        gpu_expected = config.deployments.segmentation.num_gpus > 0
+        self._masker = ProductMasker(config.segmentation, gpu_expected=gpu_expected)
         self._turn = threading.Lock()  # the networks keep state between two calls
 
     def place(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from refadgen.config import TrainConfig
+from refadgen.config.devices import resolve_dtype
 from refadgen.model.encoders import Encoders
 from refadgen.storage.store import Storage
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
@@ -106,15 +107,6 @@ class BatchMaker:
         return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on GPUs that have it, else float32: float16 would need its losses scaled."""
-    if name == "auto":
-        modern = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if modern else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
 class TrainingRun:
     """The state of a training on one worker."""
 
@@ -123,7 +115,7 @@ class TrainingRun:
         self.num_steps = num_steps
         self.workers = Workers()
         self.device = device
-        self.dtype = training_dtype(config.run.dtype, device)
+        self.dtype = resolve_dtype(config.run.dtype, device, for_training=True)
         if config.run.strategy == "ddp":
             shrink_frozen(module, self.dtype)  # FSDP2 shares out a group of one dtype only
         module.to(device).train()

@@ -13,12 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from refadgen.config import TrainConfig
-from refadgen.model.devices import resolve_device
+from refadgen.config.devices import resolve_device, resolve_dtype
 from refadgen.model.encoders import Encoders
 from refadgen.model.folder import find_model, fingerprint
 from refadgen.storage.store import Storage
 from refadgen.training.cache import Cache, CacheShapes, footer_digest, load_cache, part_groups, unit_name, write_part
-from refadgen.training.loop import training_dtype
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import draw
 from refadgen.triplets import schema as triplets
@@ -56,7 +55,7 @@ class TripletEncoder:
     def __init__(self, config: TrainConfig, uri: str, cache_uri: str) -> None:
         torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
         device = resolve_device("auto", gpu_expected=config.run.num_gpus > 0, field="run.num_gpus")
-        dtype = training_dtype(config.run.dtype, device)
+        dtype = resolve_dtype(config.run.dtype, device, for_training=True)
         self._encoders = load_parts(config).encoders(config, device, dtype).prepared()
         self._config = config
         self._source, _ = triplets.dataset_files(uri)

@@ -189,7 +189,7 @@ def test_the_chain_ends_in_sam2(
             made.append(networks.segment(image_u8, category))
             return made[-1]
 
-    monkeypatch.setattr(module, "GroundedSegmenter", lambda config: Recording())
+    monkeypatch.setattr(module, "GroundedSegmenter", lambda config, gpu_expected: Recording())
     anything = {"min_area": 0.0, "max_area": 1.0, "max_edge_contact": 1.0, "max_pieces": 10_000, "min_score": 0.0}
     masker = ProductMasker(_config(detector, sam2_checkpoint, **anything))
     scene = np.random.default_rng(0).integers(0, 255, (160, 128, 3)).astype(np.uint8)

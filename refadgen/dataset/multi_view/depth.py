@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from refadgen.model.folder import require_all_weights
+from refadgen.config.weights import require_all_weights
 
 BASE_PITCH_DEG = 5.0
 """How far a product photograph's camera looks down, for want of better."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from refadgen.config import MultiViewConfig
+from refadgen.config.devices import resolve_device
 from refadgen.dataset.multi_view.depth import DepthAnything, DepthModel, InflatedDepth, product_box
 from refadgen.dataset.multi_view.gaussians import SIGMA_PX, Gaussians, Shell, lift, places
 from refadgen.dataset.multi_view.rasterizer import Camera, Splats, choose_backend, project, rasterize
-from refadgen.model.devices import resolve_device
 
 _FINE = 2
 """Pictures are rasterized at this many times their size, so that a pixel's filter blurs less, and averaged."""
@@ -73,10 +73,13 @@ class _Scene:
 class NovelViews:
     """Renders novel views of products. Holds no state between calls but the depth network."""
 
-    def __init__(self, config: MultiViewConfig, depth: DepthModel | None = None) -> None:
-        """depth: in place of the configured one. Raises: ValueError naming the field of what is not there."""
+    def __init__(self, config: MultiViewConfig, depth: DepthModel | None = None, *, gpu_expected: bool = False) -> None:
+        """depth: in place of the configured one. gpu_expected: the cluster gave this process a GPU.
+
+        Raises: ValueError naming the field of what is not there.
+        """
         self._config = config
-        self._device = resolve_device(config.device, field="multi_view.device")
+        self._device = resolve_device(config.device, gpu_expected=gpu_expected, field="multi_view.device")
         self._backend = choose_backend(config.rasterizer, self._device)
         if depth is None:
             named = config.depth_model
