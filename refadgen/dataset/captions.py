@@ -1,7 +1,7 @@
-"""Captions of an ad photograph: asked of Qwen2.5-VL, or put together from category, colours and what the row holds.
+"""Captions of an ad photograph: answers of Qwen2.5-VL, or templates filled with category, title and colours.
 
-A captioner turns `Ad`s into candidate captions; `check_captions` cleans them and keeps what a text encoder can learn
-from. An ad's own captions come first in both. Weights load once, in a constructor.
+A captioner turns `Ad`s into candidate captions. `check_captions` cleans the candidates and keeps those that a text
+encoder can learn from. An ad's own captions come first in both. A constructor loads its weights once.
 """
 
 import re
@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -20,46 +20,50 @@ from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
 from refadgen.studio.scenes import ANY_PRODUCT
 
+if TYPE_CHECKING:
+    import torch
+
 NUM_CAPTIONS = 4
-"""Captions of an ad without a model; the paper's number."""
+"""Captions per ad from templates; the paper's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ad:
-    """What a captioner is told of an ad photograph."""
+    """An ad photograph with the values of its row that a captioner reads."""
 
     image_u8: np.ndarray
     """uint8 H×W×3."""
     mask: np.ndarray | None = None
-    """uint8 H×W, above 127 on the product; None: unknown."""
+    """uint8 H×W, above 127 on the product; None: the product's place is unknown."""
     category: str | None = None
-    """As the row has it, such as `Home > Mugs`."""
+    """As written in the row, such as `Home > Mugs`; None: the row has none."""
     title: str | None = None
+    """As written in the row; None: the row has none."""
     captions: tuple[str, ...] = ()
-    """The row's own, unchecked."""
+    """The row's own captions, unchecked."""
 
 
 class Captioner(Protocol):
     """Describes ads."""
 
     def describe(self, ads: Sequence[Ad]) -> list[list[str]]:
-        """The candidate captions of each ad, its own ones first; `check_captions` judges them."""
+        """Returns the candidate captions of each ad, its own first. They are not checked yet."""
         ...
 
 
 def make_captioner(config: CaptionConfig, *, gpu_expected: bool = False) -> Captioner:
-    """Qwen2.5-VL where `caption.model` is set, else templates. Raises: ValueError as `QwenCaptioner`."""
+    """Returns Qwen2.5-VL where `caption.model` is set, else templates. Raises: ValueError as `QwenCaptioner`."""
     return TemplateCaptioner(config) if config.model is None else QwenCaptioner(config, gpu_expected=gpu_expected)
 
 
 class QwenCaptioner:
-    """Qwen2.5-VL through transformers, greedy: the same questions in the same batches have the same answers."""
+    """Qwen2.5-VL through transformers. Decoding is greedy: the same questions in the same batches, the same answers."""
 
     def __init__(self, config: CaptionConfig, *, gpu_expected: bool = False) -> None:
         """gpu_expected: the cluster gave this process a GPU.
 
-        Raises: ValueError naming `caption.model` where weights are not there, not whole or of another model, and
-        `caption.device` where there is no such device.
+        Raises: ValueError naming `caption.model` where its weights are missing, incomplete or of another model type,
+        and `caption.device` where that device does not exist.
         """
         from refadgen.config.devices import resolve_device, resolve_dtype
 
@@ -70,20 +74,24 @@ class QwenCaptioner:
         self._model.to(self._device).eval()
         try:
             self._questions = [self._question(prompt) for prompt in config.prompts]
-        except ValueError as error:  # of a processor without a chat template
+        except ValueError as error:  # the processor has no chat template
             raise ValueError(f"caption.model={config.model!r}: cannot be asked: {error}") from error
-        self._processor.tokenizer.padding_side = "left"  # answers begin where the longest question ends
-        self._be_greedy()
+        # `_answer` cuts the questions off at one column: padding on the right would stand between question and answer.
+        self._processor.tokenizer.padding_side = "left"
+        self._use_greedy_decoding()
 
     def describe(self, ads: Sequence[Ad]) -> list[list[str]]:
-        """The row's own captions, then an answer to each of `caption.prompts`, for each ad."""
+        """Returns for each ad its own captions, then one answer to each of `caption.prompts`."""
         asked = [(picture, text) for picture in map(self._picture, ads) for text in self._questions]
-        size, each = self._config.batch_size, len(self._questions)
+        size, num = self._config.batch_size, len(self._questions)
         answers = [text for first in range(0, len(asked), size) for text in self._answer(asked[first : first + size])]
-        return [[*ad.captions, *answers[each * k : each * (k + 1)]] for k, ad in enumerate(ads)]
+        return [[*ad.captions, *answers[num * k : num * (k + 1)]] for k, ad in enumerate(ads)]
 
     def _answer(self, asked: Sequence[tuple[Image.Image, str]]) -> list[str]:
-        """One answer a question, without special tokens; one cut off by the limit ends with its last full sentence."""
+        """Returns one answer per question, without special tokens.
+
+        An answer that reached `caption.max_new_tokens` is cut after its last full sentence.
+        """
         import torch
 
         pictures, texts = zip(*asked, strict=True)
@@ -105,10 +113,11 @@ class QwenCaptioner:
         messages = [{"role": "user", "content": content}]
         return str(self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
-    def _be_greedy(self) -> None:
-        """Checkpoints bring sampling settings; what they say of repetition stays."""
+    def _use_greedy_decoding(self) -> None:
+        """Replaces the sampling settings of the checkpoint. Its repetition penalty stays."""
         settings, tokenizer = self._model.generation_config, self._processor.tokenizer
         settings.update(do_sample=False, num_beams=1, max_new_tokens=self._config.max_new_tokens)
+        # Left as they are, transformers would warn of each of these in every batch.
         settings.update(temperature=None, top_k=None, top_p=None, max_length=None)
         if settings.eos_token_id is None:
             settings.eos_token_id = tokenizer.eos_token_id
@@ -118,8 +127,8 @@ class QwenCaptioner:
         self._end_tokens: list[int] = list(ends) if isinstance(ends, list | tuple) else [ends]
 
 
-def _load_qwen(address: str, dtype: Any) -> tuple[Any, Any]:
-    """Processor and model from a folder or hub id, every weight of it present."""
+def _load_qwen(address: str, dtype: "torch.dtype") -> tuple[Any, Any]:
+    """Loads processor and model from a folder or hub id. Raises: ValueError, also where a single weight is missing."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
@@ -139,19 +148,19 @@ def _load_qwen(address: str, dtype: Any) -> tuple[Any, Any]:
 
 
 def _full_sentences(text: str) -> str:
-    """`text` to its last full stop; all of it where there is none."""
+    """Cuts `text` after its last full sentence; returns it unchanged where no sentence ends."""
     found = re.match(r".*[.!?](?=\s|$)", text, re.DOTALL)
     return found[0] if found else text
 
 
 class TemplateCaptioner:
-    """Captions without a model: nothing in them that a row or its pixels do not say."""
+    """Captions without a model. They hold only words that the row or its pixels support."""
 
     def __init__(self, config: CaptionConfig) -> None:
         self._config = config
 
     def describe(self, ads: Sequence[Ad]) -> list[list[str]]:
-        """Four captions of each ad: the row's own that pass `check_captions`, filled up with made ones."""
+        """Returns at least four captions of each ad: its own that pass `check_captions`, then templates."""
         return [self._describe(ad) for ad in ads]
 
     def _describe(self, ad: Ad) -> list[str]:
@@ -160,15 +169,15 @@ class TemplateCaptioner:
 
 
 def template_captions(ad: Ad, min_latin: float) -> list[str]:
-    """At least four captions, each another, such as "a red mug in front of a plain light grey background".
+    """Returns at least four different captions, such as "a red mug in front of a plain light grey background".
 
-    Category and title are left out where fewer than `min_latin` of their letters are Latin.
+    A category or title is left out where the share of Latin letters in it is below `min_latin`, or below one half.
     """
     noun, title = _noun(ad.category, min_latin), _title(ad.title, min_latin)
     product, surroundings = _looks(ad)
     colored = noun if not product or _FAMILIES & set(noun.split()) else f"{product} {noun}"
     thing, anything = _with_article(colored), _with_article(f"{product} {ANY_PRODUCT}".strip())
-    if surroundings is None:  # all of the picture is product
+    if surroundings is None:
         return _distinct([
             f"{thing} filling the picture",
             f"a photo of {title}" if title else "",
@@ -240,7 +249,10 @@ def _with_article(words: str) -> str:
 
 
 def _looks(ad: Ad) -> tuple[str, str | None]:
-    """The product's colours, "" where unknown; those of what is around it, None where there is nothing around it."""
+    """Returns the colours of the product and of its surroundings in words.
+
+    The product's are "" where its place is unknown. The surroundings are None where the product fills the picture.
+    """
     lab = cv2.cvtColor(ad.image_u8.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     if ad.mask is None or not (ad.mask > 127).any():  # most of an unknown picture is background
         return "", name_colors(lab.reshape(-1, 3))
@@ -254,7 +266,7 @@ def _looks(ad: Ad) -> tuple[str, str | None]:
 
 
 PLAIN_DISTANCE, PLAIN_SHARE = 12.0, 0.9
-"""A plain background: this share of it lies within this distance (ΔE*ab) of its median."""
+"""A background is plain where at least PLAIN_SHARE of it lies within PLAIN_DISTANCE (ΔE*ab) of its median colour."""
 
 PALETTE = {
     "white": ("ffffff", "f1f1f1"),
@@ -295,10 +307,12 @@ _FAMILIES = {name.split()[-1] for name in PALETTE}
 
 
 def name_colors(lab: np.ndarray) -> str:
-    """One or two colours in words, the larger first, such as "light grey" or "blue and white"; else "multicoloured".
+    """Returns one or two colours in words, the larger first, such as "light grey" or "blue and white".
 
-    lab: float32 N×3, N at least 1, CIE Lab. Each pixel is its nearest example of PALETTE.
+    "multicoloured" where no colour has a share of 35 %. lab: float32 N×3, N at least 1, CIE Lab. A pixel has the name
+    of the nearest example in PALETTE.
     """
+    # Every n-th of at most 4096 pixels: shares are compared with round limits, and the distances take N × 60 floats.
     lab = lab[:: -(-len(lab) // 4096)]
     nearest = np.linalg.norm(lab[:, None] - _EXAMPLES[None], axis=2).argmin(axis=1)
     names = np.array(_NAMES)[nearest]
@@ -311,22 +325,22 @@ def name_colors(lab: np.ndarray) -> str:
     if len(ranked) > 1 and ranked[1][1] >= 0.25 * len(lab):
         second = ranked[1][0]
         light, *hue = np.abs(lab[families == first].mean(axis=0) - lab[families == second].mean(axis=0))
-        if light > 50 or np.hypot(*hue) > 30:  # nearer ones are one colour in light and shade
+        if light > 50 or np.hypot(*hue) > 30:  # nearer ones are one colour in light and in shade
             said.append(_shade(names[families == second]))
     return " and ".join(said)
 
 
 def _shade(names: np.ndarray) -> str:
-    """The most frequent name; the family's own where dark and light are about as many."""
+    """Returns the most frequent name, or its family's ("grey") where light and dark shades are about equally many."""
     (name, count), *others = Counter(names.tolist()).most_common(2)
     return str(name) if not others or count > 1.5 * others[0][1] else str(name).split()[-1]
 
 
 def check_captions(texts: Sequence[str], config: CaptionConfig) -> list[str]:
-    """The captions that are fit to learn from, cleaned (see `clean`), in their order, each once.
+    """Returns the usable captions in their order, cleaned (see `clean`), without duplicates.
 
-    Raises: RowError, rejected, for what most of them lack where none is left: `caption_empty`, `caption_language`,
-    `caption_too_long`, `caption_too_short`.
+    Raises: RowError (rejected) where none is usable, for the most frequent reason: `caption_empty`, `caption_language`,
+    `caption_too_long` or `caption_too_short`.
     """
     good, problems = _judged(texts, config)
     if good:
@@ -334,21 +348,24 @@ def check_captions(texts: Sequence[str], config: CaptionConfig) -> list[str]:
     if not problems:
         raise RowError("caption_empty", "there is no caption: none was asked for in caption.prompts")
     reason, count = Counter(reason for reason, _ in problems).most_common(1)[0]
-    rule = {
+    rules: dict[_Problem, str] = {
         "caption_empty": "say nothing (caption.model and caption.prompts, or the row's own)",
         "caption_language": f"have fewer than {config.min_latin:.0%} Latin letters (caption.min_latin)",
         "caption_too_long": f"are longer than {config.max_words} words (caption.max_words)",
         "caption_too_short": f"are shorter than {config.min_words} words (caption.min_words)",
-    }[reason]
+    }
     example = next((text for why, text in problems if why == reason and text), "")
     shown = f", such as {example[:60] + ('…' if len(example) > 60 else '')!r}" if example else ""
-    raise RowError(reason, f"no caption is usable: {count} of {len(texts)} {rule}{shown}")
+    raise RowError(reason, f"no caption is usable: {count} of {len(texts)} {rules[reason]}{shown}")
 
 
-def _judged(texts: Sequence[str], config: CaptionConfig) -> tuple[list[str], list[tuple[str, str]]]:
-    """Captions that pass, and the others with their reason."""
+_Problem = Literal["caption_empty", "caption_language", "caption_too_long", "caption_too_short"]
+
+
+def _judged(texts: Sequence[str], config: CaptionConfig) -> tuple[list[str], list[tuple[_Problem, str]]]:
+    """Returns the captions that pass, and (reason, caption) of the others."""
     good: dict[str, str] = {}
-    problems = []
+    problems: list[tuple[_Problem, str]] = []
     for text in map(clean, texts):
         words = len(text.split())
         if not any(letter.isalpha() for letter in text):
@@ -365,34 +382,36 @@ def _judged(texts: Sequence[str], config: CaptionConfig) -> tuple[list[str], lis
 
 
 def latin_share(text: str) -> float:
-    """Share of Latin letters among the letters, 0 to 1; 0 where there are none."""
+    """Returns the share of Latin letters among all letters, 0 to 1; 0 for a text without letters."""
     letters = [letter for letter in text if letter.isalpha()]
     return sum(unicodedata.name(letter, "").startswith("LATIN") for letter in letters) / max(1, len(letters))
 
 
 def one_line(text: str) -> str:
-    """Without control characters, each run of white space one space."""
+    """Returns `text` without control characters, each run of white space as one space."""
     return " ".join("".join(c for c in text if c.isspace() or unicodedata.category(c)[0] != "C").split())
 
 
-_WHAT = r"(?:captions?|descriptions?|prompts?|sentences?|answers?|responses?|summary)"
+# `clean` runs on texts of strangers: every repeat is bounded or unambiguous, so that no match takes quadratic time.
+_CAPTION_NOUN = r"(?:captions?|descriptions?|prompts?|sentences?|answers?|responses?|summary)"
 _PREFIXES = re.compile(
     rf"(?:(?:sure|certainly|of course|absolutely|okay)\s*(?:!|[,.:]?\s+(?=here\b)))"
-    rf"|here(?:['’]s|\s+is|\s+are)\b[^:.!?]{{0,80}}\b{_WHAT}\b[^:.!?]{{0,80}}:"
-    rf"|(?:\w+\s+)?{_WHAT}(?:\s+\d+)?\s*:",
+    rf"|here(?:['’]s|\s+is|\s+are)\b[^:.!?]{{0,80}}\b{_CAPTION_NOUN}\b[^:.!?]{{0,80}}:"
+    rf"|(?:\w+\s+)?{_CAPTION_NOUN}(?:\s+\d+)?\s*:",
     re.IGNORECASE,
 )
 _NOT_CAPTION = re.compile(
     r"\s*(?:#{1,6}\s|```|[-*_]{3,}\s*$|let me know\b|i hope th(?:is|at)\b|feel free to\b)", re.IGNORECASE
 )
-"""How lines begin that are about a caption, beside one."""
+"""The beginning of a line that is about the caption, not part of it."""
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "„": "“", "`": "`"}
 
 
 def clean(text: str) -> str:
-    """A caption on one line, without what models and people put around one: markdown, quotes, "Here is the prompt:".
+    """Returns a caption on one line, without the wrapping that models and people add.
 
-    What stands inside stays: a quoted word, a product that is called Here.
+    Wrapping is markdown, quotes around the text, "Here is the prompt:". Words inside the caption stay: a quoted word,
+    a product that is called Here.
     """
     lines = [re.sub(r"^\s*(?:[-*+•>]|\d{1,2}[.)])\s+", "", line) for line in text.splitlines()]
     body = [line for line in lines if line.strip() and not _NOT_CAPTION.match(line)]
@@ -400,7 +419,7 @@ def clean(text: str) -> str:
     text = one_line(" ".join(body or [line.strip("#`-*_ ") for line in lines]))
     text = re.sub(r"!?\[([^\]\[]{0,300})\]\([^)\s]{0,500}\)", r"\1", text)
     text = re.sub(r"(?<!\w)(\*{1,3}|_{1,3}|~~|`)(?=\S)(.{1,300}?)(?<=\S)\1(?!\w)", r"\2", text)
-    for _ in range(4):  # each may hide the next
+    for _ in range(4):  # wrappers nest: `Prompt: Caption: "…"`
         before = text
         text = _unquoted(_PREFIXES.sub("", text, count=1) if _PREFIXES.match(text) else text).strip()
         if text == before:
@@ -409,7 +428,7 @@ def clean(text: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """`text` without a pair of quotes around all of it."""
+    """Removes one pair of quotes that encloses all of `text`."""
     text = text.strip()
     inner = text.removesuffix(".")
     if len(inner) > 1 and inner[-1] == _QUOTES.get(inner[0]):

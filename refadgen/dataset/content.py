@@ -1,7 +1,7 @@
-"""What an ad photograph shows that nobody should learn from: text, people in front, several products, unsafe content.
+"""Filters by content: text, people in front of the product, several products, unsafe content.
 
-Networks look: RapidOCR (`TextFinder`), an image classifier (`UnsafeClassifier`), Grounding DINO (an `ObjectFinder`,
-given from outside). Pure functions judge what they found: a finding that is too much is a RowError, rejected, which
+Networks look at the picture: RapidOCR (`TextFinder`), an image classifier (`UnsafeClassifier`), and Grounding DINO (an
+`ObjectFinder` that the caller passes in). Pure functions judge the findings; too much is a RowError (rejected) that
 names the setting. `ContentFilter` does both.
 """
 
@@ -22,35 +22,32 @@ if TYPE_CHECKING:
 
 PERSON, HAND = "person", "hand"
 BEHIND = 0.9
-"""A person's box that holds this share of the product's box says nothing of who is in front."""
+"""A person's box that covers this share of the product's box does not show who is in front."""
 ONE_THING = (0.5, 0.9)
-"""Two boxes show one thing above this IoU, or with this share of the smaller one inside of the larger."""
-
-
+"""Two boxes show the same object above this IoU, or where this share of the smaller box lies in the larger one."""
 MIN_LETTERS = 2
-"""Letters and digits of a piece of text: a single one may be a round thing read as "●" or "O"."""
-
+"""Text with fewer letters and digits does not count: OCR reads round objects as "●" or "O"."""
 GAP = 0.04
-"""Width of a gap in a product that is part of it when text is looked for; as a share of the picture's longer side."""
+"""A gap in the product up to this width counts as product when text is judged; a share of the picture's longer side."""
 
 
 class ObjectFinder(Protocol):
-    """What `refadgen.segmentation.networks.GroundedSegmenter` is here."""
+    """Finds objects by text queries, as `refadgen.segmentation.networks.GroundedSegmenter` does."""
 
     def objects(self, image_u8: np.ndarray, queries: Sequence[str]) -> list["FoundObject"]:
-        """All that answers one of the queries."""
+        """Returns all objects that match a query. image_u8: uint8 H×W×3, RGB."""
         ...
 
 
 class ContentFilter:
-    """The filters by content that are configured."""
+    """Runs the content filters that are configured."""
 
     def __init__(
         self, config: FilterConfig, objects: ObjectFinder | None, device: str = "auto", *, gpu_expected: bool = False
     ) -> None:
-        """objects: Grounding DINO; None: nobody looks for people and products. device, gpu_expected: of the classifier.
+        """objects: Grounding DINO; None: people and products are not looked for. device, gpu_expected: the classifier's.
 
-        Raises: ValueError naming the field whose package, weights or labels are not there.
+        Raises: ValueError naming the field whose package, weights or labels are missing.
         """
         self._config = config
         self._objects = objects
@@ -60,9 +57,10 @@ class ContentFilter:
             self._unsafe = UnsafeClassifier(config, device, gpu_expected=gpu_expected)
 
     def check(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> None:
-        """Raises: RowError, rejected: `unsafe_content`, `person_in_front`, `several_products`, `embedded_text`.
+        """Returns for an ad that passes all filters.
 
-        image_u8: uint8 H×W×3; mask: uint8 H×W, above 127 on the product, not empty; category: as the row has it.
+        image_u8: uint8 H×W×3; mask: uint8 H×W, above 127 on the product, not empty; category: as written in the row.
+        Raises: RowError (rejected): `unsafe_content`, `person_in_front`, `several_products` or `embedded_text`.
         """
         for problem in self._problems(image_u8, mask, category):
             if problem is not None:
@@ -73,7 +71,8 @@ class ContentFilter:
         if self._unsafe is not None:
             yield unsafe_content(self._unsafe.score(image_u8), config)
         people = [PERSON, HAND] if config.people else []
-        queries = [*people, *([category] if category else [])]  # the category, which may be long, last: see `objects`
+        # `objects` ignores queries beyond the text encoder's length: the category, which may be long, comes last.
+        queries = [*people, *([category] if category else [])]
         if self._objects is not None and queries:
             found = self._objects.objects(image_u8, queries)
             in_front = [each for each in found if each.label in people]
@@ -88,18 +87,18 @@ class TextFinding:
     """Text in a picture."""
 
     area: float
-    """Share of the picture that it covers, 0 to 1."""
+    """Share of the picture that the text covers, 0 to 1."""
     words: str
-    """Of its largest piece, at most 60 letters; empty: there is none."""
+    """Words of the largest piece, at most 60 characters; empty: there is no text."""
 
 
 class TextFinder:
-    """RapidOCR with the models in its package, on the CPU; finds print, logos in letters, watermarks."""
+    """Finds print, lettered logos and watermarks: RapidOCR with the models in its package, on the CPU."""
 
     def __init__(self, config: FilterConfig, *, num_threads: int = 1) -> None:
-        """num_threads: of one picture. Raises: ValueError naming `filter.text` where the extra `ocr` is not there."""
+        """num_threads: per picture. Raises: ValueError naming `filter.text` where the extra `ocr` is not installed."""
         try:
-            import onnxruntime  # noqa: F401  RapidOCR asks for it only with the first picture
+            import onnxruntime  # noqa: F401  RapidOCR imports it with the first picture: fail before that
             import rapidocr
         except ImportError as error:
             raise ValueError(
@@ -112,19 +111,19 @@ class TextFinder:
                 "Global.text_score": config.min_text_score,
                 threads.format("intra"): num_threads,
                 threads.format("inter"): 1,
-                # Named, or it would download what is not there.
+                # RapidOCR downloads a model that it is not given a path of.
                 **{f"{kind}.model_path": _shipped_model(Path(rapidocr.__file__).parent, kind) for kind in _OCR_MODELS},
             }
         )
 
     def find(self, image_u8: np.ndarray, mask: np.ndarray | None = None) -> TextFinding:
-        """Text outside of the product.
+        """Returns the text outside the product.
 
-        image_u8: uint8 H×W×3, RGB. mask: uint8 H×W, above 127 on the product, whose own print does not count: pieces
-        of text of which half or more lies on it or in its narrow gaps, and of others what lies there. None: all text
-        counts. A single letter never does.
+        image_u8: uint8 H×W×3, RGB. mask: uint8 H×W, above 127 on the product; None: all text counts. The product's own
+        print does not count. A piece of text is ignored where half or more of it lies on the product or in its narrow
+        gaps. Of other pieces the part outside counts. A single letter never counts.
         """
-        found: Any = self._reader(np.ascontiguousarray(image_u8[..., ::-1]))
+        found: Any = self._reader(np.ascontiguousarray(image_u8[..., ::-1]))  # RapidOCR takes BGR
         pieces = [] if found.boxes is None else list(zip(found.boxes, found.txts, strict=True))
         return text_outside(pieces, image_u8.shape[:2], mask)
 
@@ -142,9 +141,9 @@ def _shipped_model(package: Path, kind: str) -> str:
 def text_outside(
     pieces: Sequence[tuple[np.ndarray, str]], size: tuple[int, int], mask: np.ndarray | None
 ) -> TextFinding:
-    """What pieces of text cover outside of `mask`; see `TextFinder.find`.
+    """Returns the text outside `mask`, by the rules of `TextFinder.find`.
 
-    pieces: corners, float 4×2, x and y in pixels, and words. size: height and width.
+    pieces: (corners, words), corners float 4×2 as x, y in pixels. size: height and width in pixels.
     """
     pieces = [(corners, said) for corners, said in pieces if sum(map(str.isalnum, said)) >= MIN_LETTERS]
     outside = np.ones(size, bool) if mask is None else ~_without_gaps(mask)
@@ -164,7 +163,7 @@ def text_outside(
 
 
 def _without_gaps(mask: np.ndarray) -> np.ndarray:
-    """Bool H×W: the product with its narrow gaps, between the tines of a fork that reads "LLL"."""
+    """Returns bool H×W: the product with its narrow gaps closed. OCR reads the tines of a fork as "LLL"."""
     side = round(GAP * max(mask.shape))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side | 1, side | 1))
     return cv2.morphologyEx((mask > 127).astype(np.uint8), cv2.MORPH_CLOSE, disk) > 0
@@ -176,8 +175,8 @@ class UnsafeClassifier:
     def __init__(self, config: FilterConfig, device: str = "auto", *, gpu_expected: bool = False) -> None:
         """device: auto, cpu, cuda, cuda:1, … gpu_expected: the cluster gave this process a GPU.
 
-        Raises: ValueError naming `filter.unsafe_model` where weights are not there or not whole, `filter.unsafe_labels`
-        where they are none or all of the model's labels, or the device.
+        Raises: ValueError naming `filter.unsafe_model` where its weights are missing or incomplete,
+        `filter.unsafe_labels` where they are none or all of the model's labels, or the device.
         """
         from refadgen.config.devices import resolve_device
 
@@ -186,8 +185,8 @@ class UnsafeClassifier:
         self._processor, self._model = _load_classifier(config.unsafe_model)
         self._model.to(self._device).eval()
         labels = {index: str(label) for index, label in self._model.config.id2label.items()}
-        wanted = {label.strip().lower() for label in config.unsafe_labels}
-        self._unsafe = [int(index) for index, label in labels.items() if label.strip().lower() in wanted]
+        unsafe = {label.strip().lower() for label in config.unsafe_labels}
+        self._unsafe = [int(index) for index, label in labels.items() if label.strip().lower() in unsafe]
         if not 0 < len(self._unsafe) < len(labels):
             raise ValueError(
                 f"filter.unsafe_labels={config.unsafe_labels!r}: must be some, not all, of the labels of "
@@ -195,9 +194,10 @@ class UnsafeClassifier:
             )
 
     def score(self, image_u8: np.ndarray) -> float:
-        """Sum of the probabilities of the unsafe labels, 0 to 1. image_u8: uint8 H×W×3, RGB."""
+        """Returns the sum of the probabilities of the unsafe labels, 0 to 1. image_u8: uint8 H×W×3, RGB."""
         import torch
 
+        # A copy: torch warns of read-only arrays, and those that Pillow gives are.
         inputs = self._processor(images=[image_u8.copy()], return_tensors="pt", input_data_format="channels_last")
         with torch.inference_mode():
             logits = self._model(**inputs.to(self._device)).logits[0]
@@ -205,7 +205,7 @@ class UnsafeClassifier:
 
 
 def _load_classifier(address: str) -> tuple[Any, Any]:
-    """Processor and model from a folder or hub id, every weight of it present."""
+    """Loads processor and model from a folder or hub id. Raises: ValueError, also where a single weight is missing."""
     from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -217,12 +217,12 @@ def _load_classifier(address: str) -> tuple[Any, Any]:
         raise ValueError(f"{field}: cannot be loaded: {error}") from error
     require_all_weights(field, report)
     if model.config.problem_type == "multi_label_classification":
-        raise ValueError(f"{field}: has labels that go together; must have one label a picture")
+        raise ValueError(f"{field}: has labels that do not exclude each other; must have one label per picture")
     return processor, model.float()
 
 
 def embedded_text(finding: TextFinding, config: FilterConfig) -> RowError | None:
-    """`embedded_text` where text covers more than `filter.max_text_area`."""
+    """Returns `embedded_text` where text covers more than `filter.max_text_area`, else None."""
     if finding.area <= config.max_text_area:
         return None
     return RowError(
@@ -233,7 +233,7 @@ def embedded_text(finding: TextFinding, config: FilterConfig) -> RowError | None
 
 
 def unsafe_content(score: float, config: FilterConfig) -> RowError | None:
-    """`unsafe_content` where a classifier's score is above `filter.max_unsafe_score`."""
+    """Returns `unsafe_content` where the classifier's score is above `filter.max_unsafe_score`, else None."""
     if score <= config.max_unsafe_score:
         return None
     detail = f"score {score:.2f} of the classifier is above {config.max_unsafe_score:g} (filter.max_unsafe_score)"
@@ -241,16 +241,17 @@ def unsafe_content(score: float, config: FilterConfig) -> RowError | None:
 
 
 def blocking_person(product_box: np.ndarray, people: Sequence["FoundObject"], max_overlap: float) -> RowError | None:
-    """`person_in_front` where people and hands together cover more than `max_overlap` of the product's box.
+    """Returns `person_in_front` where people and hands together cover more than `max_overlap` of the product's box.
 
     product_box: [left, top, right, bottom] in pixels. people: labels PERSON and HAND.
 
-    The paper drops occluded products; boxes do not tell who is in front, so each kind is read as it mostly is. A hand
-    near a product holds it, and covers some of it: every hand counts, also one that wears a ring. A person who covers a
-    part of the product's box sits on it, leans on it or stands before it, and counts; so does one who stands behind
-    its edge, which costs a good picture at most. A person whose box holds the whole product (BEHIND) wears it, holds it
-    before them or stands behind it: a product covered as far as that would not have been found. There only the hands
-    count.
+    The paper drops occluded products. Boxes do not show who is in front, so each kind is read as its usual case:
+
+    * A hand near a product holds it and covers some of it. Every hand counts, even one that wears a ring.
+    * A person whose box covers a part of the product's box sits on it, leans on it or stands before it, and counts. So
+      does a person behind its edge; that loses a good picture at most.
+    * A person whose box covers the product's box (BEHIND) wears the product, holds it or stands behind it: a product
+      hidden that far would not have been found. There only the hands count.
     """
     left, top, right, bottom = (round(float(each)) for each in product_box)
     covered = np.zeros((max(1, bottom - top), max(1, right - left)), bool)
@@ -271,11 +272,11 @@ def blocking_person(product_box: np.ndarray, people: Sequence["FoundObject"], ma
 
 
 def too_many_products(boxes: Sequence[np.ndarray], max_products: int) -> RowError | None:
-    """`several_products` where the boxes of a category show more than `max_products` things.
+    """Returns `several_products` where the boxes of a category show more than `max_products` objects, else None.
 
-    boxes: [left, top, right, bottom] each. Boxes that overlap by more than half (IoU) or lie inside of one another show
-    one thing (ONE_THING), and so do those that a third box joins: a pair of shoes is one product where the pair has a
-    box too.
+    boxes: [left, top, right, bottom] each, in pixels. Boxes that overlap by more than half (IoU) or lie in one another
+    show one object (ONE_THING). A third box joins two others: a pair of shoes is one product where the pair has a box
+    as well.
     """
     groups: list[list[np.ndarray]] = []
     for box in boxes:
@@ -299,6 +300,6 @@ def _is_one_thing(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
-    """float32 [left, top, right, bottom] of what is above 127 in a mask, uint8 H×W, not empty."""
+    """Returns the product's box, float32 [left, top, right, bottom]. mask: uint8 H×W, above 127 on it, not empty."""
     rows, columns = (np.flatnonzero((mask > 127).any(axis=axis)) for axis in (1, 0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)

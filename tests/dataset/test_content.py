@@ -222,7 +222,7 @@ def test_weights_that_are_missing_are_named(classifier: Path, tmp_path: Path) ->
     save_file(weights, tmp_path / "model.safetensors")
     settings = json.loads((classifier / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "problem_type": "multi_label_classification"}))
-    assert "one label a picture" in refusal(tmp_path)
+    assert "one label per picture" in refusal(tmp_path)
 
 
 def test_a_gpu_that_is_not_there_is_an_error(classifier: Path) -> None:
