@@ -45,7 +45,7 @@ class ContentFilter:
     def __init__(
         self, config: FilterConfig, objects: ObjectFinder | None, device: str = "auto", *, gpu_expected: bool = False
     ) -> None:
-        """objects: Grounding DINO; None: people and products are not looked for. device, gpu_expected: the classifier's.
+        """objects: Grounding DINO; None: no search for people and products. device, gpu_expected: of the classifier.
 
         Raises: ValueError naming the field whose package, weights or labels are missing.
         """
