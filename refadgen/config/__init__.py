@@ -13,11 +13,12 @@ from refadgen.config.dataset import (
     MultiViewConfig,
     TripletConfig,
 )
-from refadgen.config.generate import (
+from refadgen.config.generate import GenerateConfig, StagesConfig
+from refadgen.config.loading import as_dict, as_words, dotted, load_config, to_yaml
+from refadgen.config.sections import (
     Anchor,
     CatalogConfig,
     FetchConfig,
-    GenerateConfig,
     LayoutConfig,
     ModelConfig,
     OutputConfig,
@@ -25,9 +26,7 @@ from refadgen.config.generate import (
     SamplingConfig,
     SegmentationConfig,
     StageConfig,
-    StagesConfig,
 )
-from refadgen.config.loading import as_dict, as_words, dotted, load_config, to_yaml
 from refadgen.config.serve import ServeConfig
 from refadgen.config.train import TrainConfig
 

@@ -14,17 +14,6 @@ import yaml
 T = TypeVar("T")
 
 
-def require(ok: bool, field_name: str, value: object, rule: str) -> None:
-    """Raises: ValueError naming the field, its value and the rule, unless `ok`."""
-    if not ok:
-        raise ValueError(f"{field_name}={value!r}: must be {rule}")
-
-
-def require_device(field_name: str, value: str) -> None:
-    """Raises: ValueError unless `value` names a device."""
-    require(bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", value)), field_name, value, "auto, cpu, cuda or cuda:N")
-
-
 def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.Sequence[str] = ()) -> T:
     """The configuration from defaults, then a YAML file, then `section.field=value` words.
 

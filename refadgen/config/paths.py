@@ -1,42 +1,57 @@
-"""Local paths of settings from the root: actors work in other folders than the driver."""
+"""Local paths of settings made absolute: actors and replicas work in other folders than the process that starts them."""
 
 import dataclasses
 import os
 import re
+from typing import Any, TypeVar
 
-from refadgen.config import FetchConfig, SegmentationConfig
-from refadgen.storage.locations import local_path
+from refadgen.config.marks import Place, Section, sections_of, settings_of
+from refadgen.storage.locations import is_remote, local_path
+
+S = TypeVar("S", bound=Section)
 
 
-def whole_path(field: str, path: str) -> str:
-    """Raises: ValueError naming `field` where nothing is at `path`."""
-    found = local_path(path)
-    if not os.path.exists(found):
-        raise ValueError(f"{field}={path!r}: there is nothing at {found}")
+def absolute_paths(config: S) -> S:
+    """The configuration with every local path absolute. URIs and hub ids stay as they are.
+
+    Ids come from the configuration as the user wrote it, so make them from that one.
+    Raises: ValueError naming the dotted field, its value and the absolute path where nothing is.
+    """
+    return _absolute(config, "")
+
+
+def _absolute(config: S, prefix: str) -> S:
+    changes: dict[str, Any] = {name: _absolute(section, f"{prefix}{name}.") for name, section in sections_of(config)}
+    for field, mark in settings_of(type(config)).items():
+        value = getattr(config, field.name)
+        if mark.place is None or not value:
+            continue
+        name = f"{prefix}{field.name}"
+        if isinstance(value, tuple):
+            changes[field.name] = tuple(_place(name, each, mark.place) for each in value)
+        else:
+            changes[field.name] = _place(name, value, mark.place)
+    return dataclasses.replace(config, **changes)
+
+
+def _place(field: str, value: str, place: Place) -> str:
+    """One value, absolute. Raises: ValueError naming `field`."""
+    if place is Place.MODEL:
+        return _model(field, value)
+    if place is not Place.PATH and is_remote(value):
+        return value
+    found = local_path(value)
+    if place is not Place.NEW_PATH_OR_URI and not os.path.exists(found):
+        raise ValueError(f"{field}={value!r}: there is nothing at {found}")
     return found
 
 
-def whole_path_or_id(field: str, path: str) -> str:
-    """A model's folder from the root; a hub id or `mini` as it is. Raises: ValueError naming `field` for neither."""
-    if os.path.isdir(os.path.expanduser(path)):
-        return local_path(path)
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
-        raise ValueError(f"{field}={path!r}: there is no such folder, and it is no hub id (owner/name)")
-    return path
-
-
-def whole_fetch(fetch: FetchConfig) -> FetchConfig:
-    """Raises: ValueError for a root that is not there."""
-    roots = tuple(whole_path("fetch.file_roots", root) for root in fetch.file_roots)
-    return dataclasses.replace(fetch, file_roots=roots)
-
-
-def whole_segmentation(segmentation: SegmentationConfig) -> SegmentationConfig:
-    """Raises: ValueError for a checkpoint that is not there."""
-    if segmentation.sam2_checkpoint is None or segmentation.grounding_dino is None:
-        return segmentation
-    return dataclasses.replace(
-        segmentation,
-        sam2_checkpoint=whole_path("segmentation.sam2_checkpoint", segmentation.sam2_checkpoint),
-        grounding_dino=whole_path_or_id("segmentation.grounding_dino", segmentation.grounding_dino),
-    )
+def _model(field: str, value: str) -> str:
+    if os.path.isdir(os.path.expanduser(value)):
+        return local_path(value)
+    # `mini`, the built-in model, has the form of a hub id without an owner.
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", value):
+        raise ValueError(
+            f"{field}={value!r}: there is no such folder ({local_path(value)}), and it is no hub id (owner/name)"
+        )
+    return value

@@ -1,0 +1,190 @@
+"""The sections that several jobs share: catalogue, fetching, layout, segmentation, model, sampling, quality, output."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from refadgen.config.marks import Decides, Place, Section, device_setting, require, setting
+
+_IMAGE = Decides.ONE_IMAGE
+_LAYOUT = Decides.ONE_IMAGE | Decides.ALWAYS_HASHED
+_PIXELS = Decides.PIXELS | Decides.ALWAYS_HASHED
+_MASK = Decides.PIXELS | Decides.TRIPLETS | Decides.ALWAYS_HASHED
+_RUN = Decides.RUN
+
+Anchor = Literal["top", "center", "bottom", "left", "right", "bottom-left", "bottom-right", "top-left", "top-right"]
+ImageFormat = Literal["jpeg", "png", "webp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogConfig(Section, name="catalog"):
+    """How catalogue rows become wanted images."""
+
+    scenes_file: str | None = setting(None, _IMAGE, place=Place.PATH_OR_URI)
+    """YAML of scene templates by category; None: the one that ships with the package."""
+    scenes_per_product: int = setting(2, _IMAGE, least=1, most=100)
+    """Scene templates taken for a product without prompts of its own."""
+    num_variants: int = setting(1, _IMAGE, least=1, most=100)
+    """Images of each scene, where the row does not say."""
+    rows_per_block: int = setting(4, _RUN, least=1, most=4096)
+    """Catalogue rows in one block of the stream; work in an unwritten block is lost in a crash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig(Section, name="fetch"):
+    """How product images are read, and what a foreign catalogue may reach."""
+
+    timeout_s: float = setting(20.0, _RUN, above=0, most=3600)
+    """For connecting and between two received bytes."""
+    total_timeout_s: float = setting(60.0, _RUN, above=0, most=3600)
+    """For one complete attempt, against slow-loris servers that drip bytes."""
+    num_retries: int = setting(3, _RUN, least=0, most=10)
+    """Further attempts after timeouts, connection errors and the statuses 408, 425, 429 and 5xx."""
+    backoff_s: float = setting(0.5, _RUN, least=0, most=60)
+    """Wait before the first retry; doubles each time; Retry-After is honoured up to `timeout_s`."""
+    max_per_host: int = setting(4, _RUN, least=1, most=256)
+    """Simultaneous requests to one host, in one actor."""
+    max_bytes: int = setting(50_000_000, _RUN, least=1)
+    """Largest encoded image."""
+    max_pixels: int = setting(50_000_000, _RUN, least=1)
+    """Largest decoded image, width times height: a bound against decompression bombs."""
+    min_side_px: int = setting(16, _RUN, least=1)
+    """Smallest width and height that can show a product."""
+    file_roots: tuple[str, ...] = setting((), _RUN, place=Place.PATH)
+    """Folders besides the catalogue's own below which `file:` images may lie."""
+    allow_private_addresses: bool = setting(False, _RUN)
+    """Whether http(s) images may come from private, loopback or link-local addresses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutConfig(Section, name="layout"):
+    """Where the product stands on the canvas, where the row's `placement` does not say."""
+
+    size: float = setting(0.6, _LAYOUT, least=0.05, most=1.0)
+    """The product's larger extent relative to the canvas: of the height for tall products, of the width for wide."""
+    anchor: Anchor = setting("bottom", _LAYOUT)
+    """The side or corner of the canvas (inside the margin) that the product stands at."""
+    margin: float = setting(0.12, _LAYOUT, least=0.0, most=0.4)
+    """Free border, a share of the canvas's width and height."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig(Section, name="segmentation"):
+    """The chain alpha channel, plain background, Grounding DINO + SAM2; and when a mask is weak."""
+
+    background_tolerance: float = setting(12.0, _MASK, above=0, most=100)
+    """Largest distance of a plain background's border pixels from their median, in CIE Lab units (ΔE*ab)."""
+    # The identity holds both model places as the user wrote them: it did so from the first id on.
+    grounding_dino: str | None = setting(None, _MASK, place=Place.MODEL)
+    """Path or hub id of a transformers Grounding DINO checkpoint; None: this link of the chain is off."""
+    sam2_checkpoint: str | None = setting(None, _MASK, place=Place.PATH)
+    """Path of a SAM2 weights file; needs `sam2_config`."""
+    sam2_config: str = setting("configs/sam2.1/sam2.1_hiera_l.yaml", _MASK)
+    """The SAM2 configuration the weights belong to, by its name in the sam2 package."""
+    box_threshold: float = setting(0.35, _MASK, least=0, most=1)
+    """Least score of a Grounding DINO box."""
+    text_threshold: float = setting(0.25, _MASK, least=0, most=1)
+    """Least score of the words of a Grounding DINO box."""
+    device: str = device_setting()
+    """Where the networks run: auto, cpu, cuda, cuda:1, …"""
+    min_area: float = setting(0.005, _MASK, least=0, most=1)
+    """Least share of the image that a product covers."""
+    max_area: float = setting(0.95, _MASK, least=0, most=1)
+    """Largest share of the image that a product covers."""
+    max_edge_contact: float = setting(0.2, _MASK, least=0, most=1)
+    """Largest share of the product's extent along one side of the image that may touch it; more means it is cut off."""
+    max_pieces: int = setting(8, _MASK, least=1)
+    """Largest number of separate pieces, each with at least the share `min_piece` of the product's area."""
+    min_piece: float = setting(0.02, _MASK, least=0, most=1)
+    """Share of the product's area from which a piece counts as one."""
+    min_score: float = setting(0.5, _MASK, least=0, most=1)
+    """Least score of the mask: SAM2's own predicted IoU; for a plain background its separation."""
+
+    def check(self) -> None:
+        require(self.min_area < self.max_area, "segmentation.min_area", self.min_area, "below segmentation.max_area")
+        if (self.grounding_dino is None) != (self.sam2_checkpoint is None):
+            raise ValueError(
+                "segmentation.grounding_dino and segmentation.sam2_checkpoint belong together: set both, or neither"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Section, name="model"):
+    """Which model, and how it runs."""
+
+    # Not hashed: the fingerprint of its files stands in the identity instead.
+    path: str = setting("mini", _RUN, pattern=r"(?s).+", rule="mini, a folder or a hub id", place=Place.MODEL)
+    """`mini` (built in), a folder, or a hub id."""
+    device: str = device_setting()
+    """auto (CUDA where there is a GPU, else CPU), cpu, cuda, cuda:1, …"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", _PIXELS)
+    """auto: bfloat16 on GPUs that have it, float16 on others, float32 on CPU."""
+    compile: bool = setting(False, _RUN)
+    """Compile the denoising step with torch.compile: minutes at the first step, worth it for long runs."""
+    cuda_graphs: bool = setting(False, _RUN)
+    """With `compile`: capture the step as a CUDA graph (mode reduce-overhead)."""
+    channels_last: bool = setting(False, _RUN)
+    """Memory format of the convolutions; faster on GPUs, no gain measured on CPU."""
+    torch_threads: int = setting(1, _RUN, least=1, most=256)
+    """CPU threads of one actor. Fixed, since sums in another order give other pixels."""
+
+    def check(self) -> None:
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("model.cuda_graphs=True: needs model.compile=true")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Section, name="sampling"):
+    """How one image is sampled. None: the value that the checkpoint recommends."""
+
+    num_inference_steps: int = setting(20, _PIXELS, least=1, most=1000)
+    """Denoising steps (Fig. 9: about 20 suffice)."""
+    guidance_scale: float | None = setting(None, _PIXELS, least=1, most=50)
+    """Classifier-free guidance."""
+    fusion_scale: float = setting(1.0, _PIXELS, least=0, most=10)
+    """λ of the Attention Fusion Module (Sec. 5.5)."""
+    reference_in_uncond: bool | None = setting(None, _PIXELS)
+    """Whether the unconditional branch sees the product too."""
+    # The VAE's latents are an eighth of the canvas.
+    width_px: int | None = setting(None, _PIXELS, multiple_of=8, least=64, most=4096)
+    """Canvas width, a multiple of 8."""
+    height_px: int | None = setting(None, _PIXELS, multiple_of=8, least=64, most=4096)
+    """Canvas height, a multiple of 8."""
+    seed: int = setting(0, _IMAGE, least=0, most=2**63 - 1, rule="0 to 2^63 - 1")
+    """Seed of the job, from which each image's own seed derives where the row gives none."""
+    batch_size: int = setting(8, _RUN, least=1, most=256)
+    """Images denoised at once; short batches are padded, so that results do not depend on how rows fall together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityConfig(Section, name="quality"):
+    """The fidelity gate: the scores that an image needs to be published."""
+
+    min_color_similarity: float = setting(0.0, _PIXELS, least=0, most=1)
+    """Least in-mask colour similarity to the placed product, 0 to 1."""
+    min_structure_similarity: float = setting(0.0, _PIXELS, least=0, most=1)
+    """Least in-mask structure similarity (SSIM) to the placed product, 0 to 1."""
+    # Pixels: a further attempt has another seed, so more attempts may publish another picture.
+    max_attempts: int = setting(1, _PIXELS, least=1, most=10)
+    """Images drawn for one wanted image, each with a seed of its own, before the last one is given up as failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig(Section, name="output"):
+    """How ad images are encoded."""
+
+    format: ImageFormat = setting("jpeg", _PIXELS)
+    """Encoding of the ad images."""
+    quality: int = setting(92, _PIXELS, least=1, most=100)
+    """Of JPEG and WebP, 1 to 100."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig(Section, name="stages.*"):
+    """The size of one stage's actor pool."""
+
+    num_actors: int = setting(1, _RUN, least=1, most=10_000)
+    """Actors of the pool; fixed."""
+    num_cpus: float = setting(0.5, _RUN, least=0)
+    """Logical CPUs of one actor."""
+    num_gpus: float = setting(0.0, _RUN, least=0)
+    """GPUs of one actor."""
