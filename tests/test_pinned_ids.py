@@ -13,9 +13,10 @@ from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import scan_catalog, unusable_row_id
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import DatasetConfig, GenerateConfig, load_config
+from refadgen.config.identity import triplet_identity
 from refadgen.dataset.files import triplets_key
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
-from refadgen.dataset.planning import AdPlanner, triplet_settings
+from refadgen.dataset.planning import AdPlanner
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.publisher import image_key
 from refadgen.generation.wanted import attempt_seed, pixel_settings, wanted_images
@@ -103,5 +104,5 @@ def test_names_of_cache_parts_and_draws() -> None:
 
 def test_settings_that_a_dataset_keeps() -> None:
     """`dataset.json` holds these names and values; a run with others is refused."""
-    settings = json.dumps(triplet_settings(load_config(DatasetConfig)), sort_keys=True)
+    settings = json.dumps(triplet_identity(load_config(DatasetConfig)), sort_keys=True)
     assert hashlib.sha256(settings.encode()).hexdigest()[:16] == "9a846f456fb6a08d"

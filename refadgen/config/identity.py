@@ -27,8 +27,15 @@ that old and new results are never taken for each other."""
 _OF_PIXELS = ("segmentation", "layout", "fidelity")
 _OF_TRIPLETS = ("segmentation", "screening", "novel_view", "degradation")
 
-ABSENT = "(default)"
-"""What `differences` gives for a setting that an identity does not hold: it had its default."""
+
+class _Absent:
+    """Stands for a setting that an identity does not hold. None would not do: it is a value too."""
+
+    def __repr__(self) -> str:
+        return "its default"
+
+
+ABSENT = _Absent()
 
 
 def pixel_identity(config: GenerateConfig, fingerprint: str) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def training_identity(config: TrainConfig) -> dict[str, Any]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(name, value before, value now) of each setting in which two identities differ; by dotted name.
 
-    A setting that is in only one of them has `ABSENT` in the other. None would not do: it is a value too.
+    A setting that only one of them holds is `ABSENT` in the other: it had its default there.
     """
     names = sorted(before.keys() | now.keys())
     found = [(name, before.get(name, ABSENT), now.get(name, ABSENT)) for name in names]

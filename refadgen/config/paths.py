@@ -1,4 +1,4 @@
-"""Local paths of settings made absolute: actors and replicas work in other folders than the process that starts them."""
+"""Local paths of settings made absolute: actors and replicas work in other folders than the driver."""
 
 import dataclasses
 import os

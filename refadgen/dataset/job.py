@@ -31,12 +31,13 @@ from refadgen.batch.ledger import Ledger, LedgerWriter, ledger_rows, now, short_
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
-from refadgen.config.paths import whole_fetch, whole_path_or_id, whole_segmentation
+from refadgen.config.identity import differences, triplet_identity
+from refadgen.config.paths import absolute_paths
 from refadgen.dataset.card import write_card
 from refadgen.dataset.files import sweep
 from refadgen.dataset.importers import as_catalog
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
-from refadgen.dataset.planning import AdPlanner, Keys, fragments_as_items, plan_fragments, row_keys, triplet_settings
+from refadgen.dataset.planning import AdPlanner, Keys, fragments_as_items, plan_fragments, row_keys
 from refadgen.dataset.report import write_report
 from refadgen.dataset.settling import settle
 from refadgen.dataset.stages import AdDescriber, AdFetcher, AdScreener, ProductExtractor, TripletBuilder
@@ -102,7 +103,9 @@ class DatasetJob:
         self._check_settings()
         catalog, folder = as_catalog(input_uri, self._storage)
         self._catalog_uri = Storage(catalog).uri  # whole: actors work in other folders than this process
-        self._stage_config = _with_whole_paths(config, folder)
+        roots = (*config.fetch.file_roots, *([folder] if folder else ()))
+        fetch = dataclasses.replace(config.fetch, file_roots=roots)
+        self._stage_config = absolute_paths(dataclasses.replace(config, fetch=fetch))
         self._scan: CatalogScan = scan_catalog(
             catalog, limit, columns=DATASET_COLUMNS, ignored=frozenset(("row_id", "recorded_at"))
         )
@@ -111,7 +114,7 @@ class DatasetJob:
 
     def _check_settings(self) -> None:
         """Raises: ValueError where the output was begun with other settings."""
-        mine = triplet_settings(self._config)
+        mine = triplet_identity(self._config)
         try:
             theirs = json.loads(self._storage.read("dataset.json"))
         except FileNotFoundError:
@@ -119,12 +122,11 @@ class DatasetJob:
         except ValueError as error:
             raise ValueError(f"{self._storage.uri_of('dataset.json')}: is damaged: {error}") from error
         before, after = dict(dotted(theirs)), dict(dotted(json.loads(json.dumps(mine))))
-        for name in sorted(before | after):
-            if before.get(name) != after.get(name):
-                raise ValueError(
-                    f"--output {self._storage.uri}: was begun with {name}={before.get(name)!r}, now it is "
-                    f"{after.get(name)!r}: all triplets of a data set are made alike; give another --output"
-                )
+        for name, old, new in differences(before, after):
+            raise ValueError(
+                f"--output {self._storage.uri}: was begun with {name}={old!r}, now it is {new!r}: all triplets of a "
+                "data set are made alike; give another --output"
+            )
 
     # Planning.
 
@@ -183,7 +185,7 @@ class DatasetJob:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         }
         self._write_facts(facts)
-        self._storage.write("dataset.json", json.dumps(triplet_settings(self._config), indent=2).encode())
+        self._storage.write("dataset.json", json.dumps(triplet_identity(self._config), indent=2).encode())
         self._screening.compact()
         self._ledger.compact()
         keys = self._input_keys()
@@ -286,25 +288,6 @@ def _require_apart(input_uri: str, output: Storage) -> None:
         return
     if output.uri == folder.uri or output.uri.startswith(folder.uri.rstrip("/") + "/"):
         raise ValueError(f"--output {output.uri}: lies in the input's folder; give one outside of it")
-
-
-def _with_whole_paths(config: DatasetConfig, folder: str | None) -> DatasetConfig:
-    """The configuration as the actors get it. folder: where the input's images lie. Raises: ValueError."""
-    roots = (*config.fetch.file_roots, *([folder] if folder else ()))
-
-    def whole(field: str, address: str | None) -> str | None:
-        return None if address is None else whole_path_or_id(field, address)
-
-    unsafe_model = whole("filter.unsafe_model", config.filter.unsafe_model)
-    depth_model = whole("multi_view.depth_model", config.multi_view.depth_model)
-    return dataclasses.replace(
-        config,
-        fetch=whole_fetch(dataclasses.replace(config.fetch, file_roots=roots)),
-        segmentation=whole_segmentation(config.segmentation),
-        filter=dataclasses.replace(config.filter, unsafe_model=unsafe_model),
-        caption=dataclasses.replace(config.caption, model=whole("caption.model", config.caption.model)),
-        multi_view=dataclasses.replace(config.multi_view, depth_model=depth_model),
-    )
 
 
 def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[dict[str, Any]]]:

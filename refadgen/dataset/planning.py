@@ -17,7 +17,6 @@ from refadgen.batch.stage_rows import error_json, to_table
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
-from refadgen.config import DatasetConfig, as_dict
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity
 
@@ -39,25 +38,6 @@ PLAN_SCHEMA = pa.schema(
         ("error", pa.string()),  # JSON of a RowError; empty: none
     ]
 )
-
-_NEVER_IN_TRIPLETS = {
-    "fetch": None,
-    "stages": None,
-    "segmentation": ("device",),
-    "caption": ("device", "dtype", "batch_size"),
-    "multi_view": ("device", "rasterizer"),
-    "triplet": ("rows_per_file",),
-}
-"""Settings that say how the work is done, not what comes of it; None: the whole section."""
-
-
-def triplet_settings(config: DatasetConfig) -> dict[str, Any]:
-    """The settings that decide what is in a data set: all of one output have the same."""
-    tree = as_dict(config)
-    for section, names in _NEVER_IN_TRIPLETS.items():
-        for name in tuple(tree[section]) if names is None else names:
-            del tree[section][name]
-    return {section: values for section, values in tree.items() if values}
 
 
 @dataclass(frozen=True, kw_only=True)

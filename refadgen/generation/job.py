@@ -6,7 +6,6 @@ A run is a function of catalogue, configuration and ledger: what the ledger has 
 actor starts, so the same command again continues.
 """
 
-import dataclasses
 import functools
 import json
 import platform
@@ -28,7 +27,7 @@ from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import LedgerWriter, ledger_rows, now
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
-from refadgen.config.paths import whole_fetch, whole_path, whole_path_or_id, whole_segmentation
+from refadgen.config.paths import absolute_paths
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
@@ -40,7 +39,6 @@ from refadgen.generation.report import write_report
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.addresses import redact_address
-from refadgen.storage.locations import is_remote
 from refadgen.storage.store import Storage
 
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "pillow", "numpy")
@@ -107,7 +105,7 @@ class CatalogJob:
         self._check_inputs = check_inputs
         self._config, model = with_model_settings(config)
         self._fingerprint, self._model = model.fingerprint, model.label
-        self._stage_config = with_whole_paths(self._config)
+        self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
         self._storage.check_writable("--output")
         self._ledger = AdLedger(self._storage)
@@ -253,24 +251,6 @@ class CatalogJob:
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
         require_resources(self._config.stages)
-
-
-def with_whole_paths(config: GenerateConfig) -> GenerateConfig:
-    """The configuration as the actors get it: local paths from the root, since they work in another folder.
-
-    Raises: ValueError for a path in a setting where nothing is.
-    """
-
-    catalog = config.catalog
-    if catalog.scenes_file is not None and not is_remote(catalog.scenes_file):
-        catalog = dataclasses.replace(catalog, scenes_file=whole_path("catalog.scenes_file", catalog.scenes_file))
-    return dataclasses.replace(
-        config,
-        catalog=catalog,
-        fetch=whole_fetch(config.fetch),
-        segmentation=whole_segmentation(config.segmentation),
-        model=dataclasses.replace(config.model, path=whole_path_or_id("model.path", config.model.path)),
-    )
 
 
 def connect_ray(config: GenerateConfig) -> None:

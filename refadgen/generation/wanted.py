@@ -1,6 +1,5 @@
 """Wanted images: what a catalogue row asks for, image by image, with ids and seeds known before anything is fetched."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from typing import Any
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
-from refadgen.config import GenerateConfig, as_dict
+from refadgen.config import GenerateConfig
+from refadgen.config.identity import layout_identity, pixel_identity
 from refadgen.storage.addresses import image_identity
 
 
@@ -38,20 +38,8 @@ class PixelSettings:
 
 
 def pixel_settings(config: GenerateConfig, fingerprint: str) -> PixelSettings:
-    """The settings that change pixels, out of all: what it takes to run them (actors, threads, devices) does not."""
-    tree = as_dict(config)
-    sampling = {name: value for name, value in tree["sampling"].items() if name not in ("batch_size", "seed")}
-    segmentation = {name: value for name, value in tree["segmentation"].items() if name != "device"}
-    return PixelSettings(
-        values={
-            "model": fingerprint,
-            "dtype": config.model.dtype,
-            "sampling": sampling,
-            "segmentation": segmentation,
-            "quality": tree["quality"],
-            "output": tree["output"],
-        }
-    )
+    """The settings that change pixels. Execution settings (actors, threads, devices) are excluded."""
+    return PixelSettings(values=pixel_identity(config, fingerprint))
 
 
 def wanted_images(
@@ -80,7 +68,7 @@ def wanted_images(
                 "variant": variant,
                 "prompt": prompt,
                 "negative_prompt": row.negative_prompt,
-                "layout": dataclasses.asdict(merged_layout(config.layout, row.placement)),
+                "layout": layout_identity(merged_layout(config.layout, row.placement)),
                 "seed": seed,
             }
             image_id = settings.digest(identity)

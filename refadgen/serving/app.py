@@ -5,17 +5,16 @@ In a `serve deploy` config, `args` holds the same sections nested (see cluster/l
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from refadgen.config import ServeConfig, dotted, load_config
+from refadgen.config.paths import absolute_paths
 from refadgen.config.serve import ReplicasConfig
 from refadgen.generation.model_settings import ModelIdentity, with_model_settings
 from refadgen.serving.deployments import AdGeneration, AdIngress, ProductSegmentation
-from refadgen.storage.locations import is_remote, local_path
 
 _MOST_OPEN = 1000
 """Requests that one ingress replica holds open: nearly all of them only wait."""
@@ -27,39 +26,37 @@ def build(arguments: dict[str, Any]) -> Application:
     Raises: ValueError naming what is wrong with a setting or the model, before anything starts.
     """
     config = configuration(arguments)
-    resolved, model = with_model_settings(config.generation())
+    resolved, model = with_model_settings(absolute_paths(config).generation())
     return assemble(dataclasses.replace(config, sampling=resolved.sampling), model)
 
 
 def assemble(config: ServeConfig, model: ModelIdentity, generation: Deployment = AdGeneration) -> Application:
-    """The deployments, bound to each other. config: with the model's own settings filled in."""
+    """The deployments, bound to each other. config: with the model's own settings filled in, paths as the user wrote
+    them. Raises: ValueError for a path where nothing is."""
     batch_size = config.sampling.batch_size
-    segmenting = ProductSegmentation.options(**_scaling(config.deployments.segmentation, target=4)).bind(config)
+    local = absolute_paths(config)
+    # The ingress makes image ids, and these hold segmentation paths as the user wrote them, like the main job's.
+    ingress = dataclasses.replace(local, segmentation=config.segmentation)
+    segmenting = ProductSegmentation.options(**_scaling(config.deployments.segmentation, target=4)).bind(local)
     generating = generation.options(
         **_scaling(config.deployments.generation, target=batch_size),
         # Beyond a full batch and one waiting for it, images wait at the door, where any replica may take them.
         max_ongoing_requests=2 * batch_size,
         max_queued_requests=config.limits.max_queued_images,
-    ).bind(config, model.fingerprint)
+    ).bind(local, model.fingerprint)
     return AdIngress.options(
         **_scaling(config.deployments.ingress, target=_MOST_OPEN // 4),
         max_ongoing_requests=_MOST_OPEN,
         max_queued_requests=_MOST_OPEN,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-    ).bind(config, model, segmenting, generating)
+    ).bind(ingress, model, segmenting, generating)
 
 
 def configuration(arguments: dict[str, Any]) -> ServeConfig:
-    """The settings, with local paths from the root: replicas work in other folders. Raises: ValueError."""
+    """The settings as the user wrote them. Raises: ValueError."""
     rest = dict(arguments)
     file = rest.pop("config", None)
-    config = load_config(ServeConfig, file, [f"{name}={_word(value)}" for name, value in dotted(rest)])
-    model, catalog = config.model, config.catalog
-    if Path(model.path).expanduser().is_dir():
-        model = dataclasses.replace(model, path=local_path(model.path))
-    if catalog.scenes_file is not None and not is_remote(catalog.scenes_file):
-        catalog = dataclasses.replace(catalog, scenes_file=local_path(catalog.scenes_file))
-    return dataclasses.replace(config, model=model, catalog=catalog)
+    return load_config(ServeConfig, file, [f"{name}={_word(value)}" for name, value in dotted(rest)])
 
 
 def _word(value: Any) -> str:

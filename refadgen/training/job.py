@@ -28,6 +28,8 @@ from ray.train.torch import TorchTrainer
 
 from refadgen.batch import ray_connection
 from refadgen.config import TrainConfig, to_yaml
+from refadgen.config.identity import training_identity
+from refadgen.config.paths import absolute_paths
 from refadgen.model.folder import find_model, fingerprint
 from refadgen.storage.locations import is_remote, local_path
 from refadgen.storage.store import Storage
@@ -60,7 +62,8 @@ class TrainingJob:
             raise ValueError("data.path: name a folder of triplets (--data)")
         if config.run.num_gpus and not torch.cuda.is_available() and not ray_connection.submitted():
             raise ValueError(f"run.num_gpus={config.run.num_gpus:g}: PyTorch sees no GPU here")
-        self.config = _with_whole_paths(config)
+        data = dataclasses.replace(config.data, path=str(TINY)) if config.data.path == "tiny" else config.data
+        self.config = absolute_paths(dataclasses.replace(config, data=data))
         self.output = output if is_remote(output) else local_path(output)
         self._storage = Storage(self.output)
         self._storage.check_writable("--output")
@@ -77,18 +80,10 @@ class TrainingJob:
         encoder = self.config.model.image_encoder
         self._facts: dict[str, Any] = {
             "architecture": self._module.architecture(),
-            "run.seed": config.run.seed,
-            "run.batch_size": config.run.batch_size,
             "data.path (its rows)": self.scan.fingerprint,
             "model.base (its files)": fingerprint(find_model(self.config.model.base)),
             "model.image_encoder (its files)": encoder and fingerprint(find_model(encoder)),
-            **{
-                f"data.{name}": getattr(config.data, name)
-                for name in ("width_px", "height_px", "mask", "shuffle_rows", "precompute")
-            },
-            "data.variants": list(config.data.variants),
-            "optimizer.name": config.optimizer.name,
-            **{f"objective.{name}": value for name, value in dataclasses.asdict(config.objective).items()},
+            **training_identity(config),
         }
         self._done = self._steps_done()
         if self._done > self.num_steps:
@@ -290,28 +285,6 @@ class ClipPixels:
 
     def __call__(self, images_u8: np.ndarray) -> np.ndarray:
         return np.stack(self.feature_extractor(images=list(images_u8), return_tensors="np")["pixel_values"])
-
-
-def _with_whole_paths(config: TrainConfig) -> TrainConfig:
-    """Local paths from the root: workers run in other folders."""
-
-    def whole(path: str) -> str:
-        return path if is_remote(path) else local_path(path)
-
-    data = config.data
-    path = str(TINY) if data.path == "tiny" else whole(data.path)
-    cache = data.cache if data.cache is None else whole(data.cache)
-    model = config.model
-    names = {
-        name: local_path(value)
-        for name in ("base", "image_encoder")
-        if (value := getattr(model, name)) and Path(value).expanduser().is_dir()
-    }
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(data, path=path, cache=cache),
-        model=dataclasses.replace(model, **names),
-    )
 
 
 def _last_line(error: BaseException) -> str:

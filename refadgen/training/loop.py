@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from refadgen.config import TrainConfig
 from refadgen.config.devices import resolve_dtype
+from refadgen.config.identity import differences
 from refadgen.model.encoders import Encoders
 from refadgen.storage.store import Storage
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
@@ -203,12 +204,11 @@ def require_same(step: int, given: dict[str, Any], wanted: dict[str, Any]) -> No
                 f"{theirs.get(name)} in it and {mine.get(name)} here; choose another --output, or the base and "
                 "model.trains it was made with"
             )
-    for name in sorted(wanted.keys() - {"architecture"}):
-        if given.get(name) != wanted[name]:
-            raise ValueError(
-                f"--output: the checkpoint at step {step} there was made with {name}={given.get(name)!r}, now it is "
-                f"{wanted[name]!r}, and steps would not be the same; choose another --output, or set it back"
-            )
+    for name, before, now in differences(given, wanted):  # the architectures are the same
+        raise ValueError(
+            f"--output: the checkpoint at step {step} there was made with {name}={before!r}, now it is {now!r}, and "
+            "steps would not be the same; choose another --output, or set it back"
+        )
 
 
 def shrink_frozen(module: nn.Module, dtype: torch.dtype) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from refadgen.config import GenerateConfig, load_config
-from refadgen.generation.job import CatalogJob, with_whole_paths
+from refadgen.config.paths import absolute_paths
+from refadgen.generation.job import CatalogJob
 from refadgen.generation.model_settings import with_model_defaults
 
 CATALOG = str(Path(__file__).parents[2] / "catalogs" / "demo.parquet")
@@ -29,22 +30,22 @@ def config(*words: str) -> GenerateConfig:
 )
 def test_a_path_where_nothing_is_stops_the_job(words: list[str], field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}='./nowhere.*: there is nothing at /"):
-        with_whole_paths(config(*words))
+        absolute_paths(config(*words))
 
 
-def test_paths_reach_the_actors_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_reach_the_actors_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("roots", "model", "dino"):
         (tmp_path / name).mkdir()
     (tmp_path / "sam2.pt").touch()
     words = ["fetch.file_roots=[roots]", "model.path=model", "segmentation.grounding_dino=dino"]
-    found = with_whole_paths(config(*words, "segmentation.sam2_checkpoint=sam2.pt"))
+    found = absolute_paths(config(*words, "segmentation.sam2_checkpoint=sam2.pt"))
     assert found.fetch.file_roots == (str(tmp_path / "roots"),)
     assert found.model.path == str(tmp_path / "model")
     assert found.segmentation.grounding_dino == str(tmp_path / "dino")
     assert found.segmentation.sam2_checkpoint == str(tmp_path / "sam2.pt")
-    assert with_whole_paths(config("model.path=org/model")).model.path == "org/model"
-    assert with_whole_paths(config()).model.path == "mini"
+    assert absolute_paths(config("model.path=org/model")).model.path == "org/model"
+    assert absolute_paths(config()).model.path == "mini"
 
 
 def test_a_setting_that_neither_user_nor_model_gives_is_named(tmp_path: Path) -> None:

@@ -265,9 +265,15 @@ def test_the_same_facts_may_go_on() -> None:
         ),
         ({"run.batch_size": 8}, r"run\.batch_size=4, now it is 8"),
         ({"rows of split train": 17}, r"rows of split train=16, now it is 17"),
-        ({"a new fact": 1}, r"a new fact=None, now it is 1"),
+        ({"a new fact": 1}, r"a new fact=its default, now it is 1"),
     ],
 )
 def test_what_differs_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         require_same(4, json.loads(json.dumps(FACTS)), {**FACTS, **change})
+
+
+def test_a_fact_that_only_the_checkpoint_has_is_named() -> None:
+    """The training that made it had another value than the default of a setting that is left out at its default."""
+    with pytest.raises(ValueError, match=r"a later setting=None, now it is its default"):
+        require_same(4, {**FACTS, "a later setting": None}, FACTS)
