@@ -21,10 +21,10 @@ from typing import Any
 
 import yaml
 
+from refadgen.catalog.categories import ANY_PRODUCT, as_noun, normalized, path_elements
 from refadgen.storage.store import split_uri
 
 DEFAULT = "default"
-ANY_PRODUCT = "product"
 
 _SHIPPED = Path(__file__).with_name("scenes.yaml")
 _SCENE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
@@ -99,11 +99,11 @@ class Scenes:
 
     def _lookup(self, text: str | None) -> tuple[Category, str]:
         """The entry for a category as a row gives it, and the noun for it."""
-        elements = [element for element in re.split(r"[>»|]", text or "") if re.search(r"[^\W\d_]", element)]
+        elements = path_elements(text)
         if not elements:
             return self._default, ANY_PRODUCT
-        own = _as_noun(elements[-1])
-        for element in reversed(elements):
+        own = as_noun(elements[-1])
+        for steps_up, element in enumerate(reversed(elements)):
             words = f" {normalized(element)} "
             # English names end in what the thing is: a "coffee mug" is a mug. Of equal ends the longest name counts.
             places = {name: words.rfind(f" {name} ") for name in self._by_name}
@@ -111,7 +111,7 @@ class Scenes:
             if found:
                 end, _, name = max(found)
                 category = self._by_name[name]
-                says_what = element is elements[-1] and name in category.names and end == len(words) - 2
+                says_what = steps_up == 0 and name in category.names and end == len(words) - 2
                 return category, category.noun if says_what else own
         return self._default, own
 
@@ -133,26 +133,6 @@ def load_scenes(file: str | None = None) -> Scenes:
         return Scenes(_categories(tree))
     except ValueError as error:
         raise ValueError(f"catalog.scenes_file={uri!r}: {error}") from error
-
-
-def normalized(text: str) -> str:
-    """Words of a category as they are compared: lower case, no punctuation, each in the singular."""
-    return " ".join(_singular(word) for word in re.findall(r"\w+", text.lower().replace("'", "")))
-
-
-def _as_noun(text: str) -> str:
-    """A category's own words as a prompt names one such thing: `Bottle Openers` → `bottle opener`."""
-    *words, last = text.lower().split()
-    return " ".join([*words, _singular(last)])
-
-
-def _singular(word: str) -> str:
-    """The singular of a regular English plural, good enough to find and to name a category."""
-    if word.endswith("ies") and len(word) > 4:
-        return f"{word[:-3]}y"
-    if re.search(r"(ss|x|ch|sh)es$", word):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and re.search(r"[^siu]s$", word) else word
 
 
 def _categories(tree: object) -> dict[str, Category]:
@@ -179,7 +159,7 @@ def _category(key: str, entry: object) -> Category:
     for field in entry:
         if field not in ("noun", "also", "scenes"):
             raise ValueError(f"{key}.{field}: unknown; a category has noun, also and scenes")
-    noun, also, scenes = entry.get("noun", _as_noun(key)), entry.get("also", []), entry.get("scenes")
+    noun, also, scenes = entry.get("noun", as_noun(key)), entry.get("also", []), entry.get("scenes")
     if not isinstance(noun, str) or not noun.strip():
         raise ValueError(f"{key}.noun: must be text")
     if not isinstance(also, list) or not all(isinstance(name, str) and normalized(name) for name in also):

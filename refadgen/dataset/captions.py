@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from refadgen.catalog.categories import ANY_PRODUCT, last_element, singular
 from refadgen.config import CaptionConfig
 from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
-from refadgen.studio.scenes import ANY_PRODUCT
 
 if TYPE_CHECKING:
     import torch
@@ -216,21 +216,13 @@ def _noun(category: str | None, min_latin: float) -> str:
 
     A category of several kinds ("Cups & Mugs") does not tell which one the picture shows.
     """
-    last = re.split(r"[>»|/]", category or "")[-1]
+    last = last_element(category) or ""
     words = "".join(letter for letter in last if letter.isprintable()).lower().split()
-    kinds = re.search(r"[,;&+]|\b(and|or)\b", last.lower())
+    kinds = re.search(r"[,;&+]|(?<!\bw)/\S*$|\b(and|or)\b", last.lower())
     if not words or len(words) > 5 or kinds or latin_share(last) < max(min_latin, 0.5):
         return ANY_PRODUCT
     *first, noun = words
-    return " ".join([*first, noun if noun in _WITHOUT_ARTICLE else _singular(noun)])
-
-
-def _singular(word: str) -> str:
-    if re.search(r"[^aeiou]ies$", word) and len(word) > 4:
-        return f"{word[:-3]}y"
-    if re.search(r"(ss|x|ch|sh)es$", word):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and re.search(r"[^siu']s$", word) else word
+    return " ".join([*first, noun if noun in _WITHOUT_ARTICLE else singular(noun)])
 
 
 def _title(title: str | None, min_latin: float) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from PIL import Image
 
 from refadgen.batch.stage_rows import error_json, guarded, to_table
+from refadgen.catalog.categories import last_element
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import DatasetConfig
@@ -181,8 +182,9 @@ class ProductExtractor:
     def _extract(self, row: dict[str, Any]) -> dict[str, Any]:
         ad = Image.open(io.BytesIO(row["ad"]))
         own_mask = pixels(row["own_mask"]) if row["own_mask"] else None
-        found = self._masker.segment(ad, row["category"], own_mask)
-        self._content.check(np.asarray(ad), found.mask, row["category"])
+        name = last_element(row["category"])
+        found = self._masker.segment(ad, name, own_mask)
+        self._content.check(np.asarray(ad), found.mask, name)
         return {
             "product_mask": encode_png(found.mask),
             "mask_source": found.source,

@@ -12,6 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from refadgen.batch.stage_rows import to_table
+from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
 from refadgen.generation import ledger
 from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product, generation_record
@@ -102,6 +103,6 @@ class AdPublisher:
         """Overlap of M′ with the product that the segmentation networks find in the ad; None without networks."""
         if self._masker is None:
             return None
-        found = self._masker.find(ad, category) >= 128
+        found = self._masker.find(ad, last_element(category)) >= 128
         wanted = mask >= 128
         return float((found & wanted).sum() / max(1, (found | wanted).sum()))

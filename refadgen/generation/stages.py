@@ -17,6 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from refadgen.batch.stage_rows import guarded, to_table
+from refadgen.catalog.categories import last_element
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.catalog.layout import place
@@ -114,7 +115,7 @@ class ProductSegmenter:
     def _segment(self, row: dict[str, Any]) -> dict[str, Any]:
         photo = Image.open(io.BytesIO(row["photo"]))
         own_mask = np.asarray(Image.open(io.BytesIO(row["own_mask"]))) if row["own_mask"] else None
-        found = self._masker.segment(photo, row["category"], own_mask)
+        found = self._masker.segment(photo, last_element(row["category"]), own_mask)
         placed = place(photo, found.alpha, LayoutConfig(**json.loads(row["layout"])), *self._size)
         return {
             "canvas": encode_png(placed.canvas),

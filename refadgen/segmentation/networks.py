@@ -19,6 +19,7 @@ from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
 
 ANY_PRODUCT = "product"
+"""Looked for where the product has no name. The same word as in the prompts of a product of no category."""
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
 
 
@@ -50,13 +51,13 @@ class GroundedSegmenter:
         self._predictor = _load_sam2(config.sam2_config, config.sam2_checkpoint, self.device)
 
     @torch.inference_mode()
-    def segment(self, image_u8: np.ndarray, category: str | None) -> tuple[np.ndarray, float]:
+    def segment(self, image_u8: np.ndarray, name: str | None) -> tuple[np.ndarray, float]:
         """alpha uint8 HW and SAM2's predicted IoU, 0 to 1.
 
-        image_u8: uint8 HW3, RGB. category: what to look for; None: any product.
+        image_u8: uint8 HW3, RGB. name: what to look for, as plain text; None: any product.
         Raises: RowError, rejected `product_not_found`.
         """
-        box = self.find_box(image_u8, category)
+        box = self.find_box(image_u8, name)
         self._predictor.set_image(image_u8)
         logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
         self._predictor.reset_predictor()
@@ -64,12 +65,12 @@ class GroundedSegmenter:
         return np.round(probability * 255).astype(np.uint8), float(np.clip(predicted_iou[0], 0, 1))
 
     @torch.inference_mode()
-    def find_box(self, image_u8: np.ndarray, category: str | None) -> np.ndarray:
+    def find_box(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
         """float32 [left, top, right, bottom] in pixels: the box of the highest score.
 
         Raises: RowError, rejected `product_not_found`.
         """
-        text = as_query(category)
+        text = as_query(name)
         inputs = self._inputs(image_u8, text)
         outputs = self._detector(**inputs)
         found = self._processor.post_process_grounded_object_detection(
@@ -125,13 +126,13 @@ class GroundedSegmenter:
         return inputs.to(self.device)
 
 
-def as_query(category: str | None) -> str:
-    """The detector's text: lower case, one phrase, with the final dot it was trained with.
+def as_query(name: str | None) -> str:
+    """The detector's text for one phrase: lower case, with the final dot that it was trained with.
 
-    Of a path such as "Apparel > Shoes" the last part is what the picture shows.
+    name: plain text such as "Mugs", without a category's path; None: any product.
     """
-    last = (category or "").replace(">", "/").split("/")[-1].replace(".", " ")
-    return (" ".join(last.lower().split()) or ANY_PRODUCT) + "."
+    # A dot within the phrase would end it: the detector separates phrases by dots.
+    return (" ".join((name or "").replace(".", " ").lower().split()) or ANY_PRODUCT) + "."
 
 
 def query_places(tokens: Sequence[int], num_queries: int, *, dot: int, special: set[int]) -> list[list[int]]:

@@ -51,11 +51,11 @@ class ProductMasker:
 
             self.networks = GroundedSegmenter(config, gpu_expected=gpu_expected)
 
-    def segment(self, image: Image.Image, category: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
+    def segment(self, image: Image.Image, name: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
         """The mask of the product in `image` (RGB or RGBA).
 
-        category: what to look for, as text; None: any product. own_mask: the row's, as `decode_mask` gives it: uint8 HW
-        of the image's size, 0 or 255; None: there is none.
+        name: what to look for, as plain text such as "Mugs"; None: any product. own_mask: the row's, as `decode_mask`
+        gives it: uint8 HW of the image's size, 0 or 255; None: there is none.
         Raises: RowError, rejected.
         """
         if own_mask is not None:
@@ -75,14 +75,14 @@ class ProductMasker:
         except RowError as error:
             if self.networks is None:
                 raise RowError(error.reason, f"{error.detail}; {CONFIGURE}") from error
-        alpha, score = self.networks.segment(image_u8, category)
+        alpha, score = self.networks.segment(image_u8, name)
         return self._checked(alpha, "sam2", score)
 
-    def find(self, image_u8: np.ndarray, category: str | None) -> np.ndarray:
+    def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
         """What the networks, which must be configured, take for the product: uint8 HW; all 0 where they find none."""
         assert self.networks is not None
         try:
-            return self.networks.segment(image_u8, category)[0]
+            return self.networks.segment(image_u8, name)[0]
         except RowError:
             return np.zeros(image_u8.shape[:2], np.uint8)
 

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from refadgen.catalog.categories import last_element
 from refadgen.catalog.images import decode_image, decode_mask
 from refadgen.catalog.layout import place
 from refadgen.catalog.web import WebReader
@@ -63,7 +64,7 @@ class ProductPlacer:
             own_mask = None if given.mask is None else decode_mask(given.mask, self._fetch, photo.size)
             fetched = time.monotonic()
             with self._turn:
-                found = self._masker.segment(photo, category, own_mask)
+                found = self._masker.segment(photo, last_element(category), own_mask)
             placed = place(photo, found.alpha, layout, *size)
         except RowError as error:
             return error

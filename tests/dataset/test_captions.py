@@ -101,6 +101,11 @@ def test_the_same_ad_has_the_same_captions_in_any_company() -> None:
     ("category", "words"),
     [
         ("Home > Travel Mugs", "a red travel mug"),
+        ("Home &gt; Mugs > 4711", "a red mug"),
+        ("Bottle w/ Lid", "a red bottle w/ lid"),
+        ("CD/DVD Cases", "a red cd/dvd case"),
+        ("TV/Audio", "a red product"),
+        ("Clothing > T-Shirts/Tops", "a red product"),
         ("Umbrellas", "a red umbrella"),
         ("Shoes", "red shoes"),
         ("Apparel/Glasses", "red glasses"),
