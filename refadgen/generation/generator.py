@@ -75,12 +75,14 @@ class AdGenerator:
         # Only here: planning and the driver import this module without waiting for torch.
         import torch
 
+        from refadgen.config.devices import resolve_device, resolve_dtype
         from refadgen.model import RefAdGenPipeline
-        from refadgen.model.devices import resolve_device, resolve_dtype
 
         torch.set_num_threads(config.model.torch_threads)
         self._config = config
-        device = resolve_device(config.model.device, gpu_expected=config.stages.generate.num_gpus > 0)
+        device = resolve_device(
+            config.model.device, gpu_expected=config.stages.generate.num_gpus > 0, field="model.device"
+        )
         self._pipeline = RefAdGenPipeline.from_pretrained(
             find_model(config.model.path), torch_dtype=resolve_dtype(config.model.dtype, device), device=device
         )
