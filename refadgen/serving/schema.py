@@ -1,11 +1,19 @@
 """What goes over HTTP: requests, answers, errors. Field names are the catalogue's and the ledger's."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS, MAX_VARIANTS
-from refadgen.config import Anchor
+from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS
+from refadgen.config import (
+    Anchor,
+    CatalogConfig,
+    ImageFormat,
+    LayoutConfig,
+    OutputConfig,
+    SamplingConfig,
+)
+from refadgen.config.marks import Section, setting_of
 
 Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
 """Not blank."""
@@ -15,9 +23,21 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+INTEGRAL = BeforeValidator(_whole)
+"""5.0 is an integer, as in JSON Schema."""
+
+
 def integer(least: int, most: int) -> type[int]:
-    """Whole numbers within bounds; 5.0 is one, as JSON Schema has it."""
-    return Annotated[int, Field(ge=least, le=most), BeforeValidator(_whole)]
+    """Integers within bounds."""
+    return Annotated[int, Field(ge=least, le=most), INTEGRAL]
+
+
+def within(section: type[Section], name: str) -> Any:
+    """The range of a setting as that of a field here. Serving refuses the values that the main job refuses."""
+    mark = setting_of(section, name)
+    # 1.0 as 1: clients compare documents, and the number is the same.
+    bounds = [int(bound) if bound is not None and bound == int(bound) else bound for bound in (mark.least, mark.most)]
+    return Field(ge=bounds[0], le=bounds[1])
 
 
 _Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"format": "byte"})]
@@ -29,9 +49,13 @@ class Layout(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    size: float | None = Field(None, ge=0.05, le=1, description="The product's larger extent relative to the canvas.")
+    size: Annotated[float, within(LayoutConfig, "size")] | None = Field(
+        None, description="The product's larger extent relative to the canvas."
+    )
     anchor: Anchor | None = Field(None, description="The side or corner of the canvas that the product stands at.")
-    margin: float | None = Field(None, ge=0, le=0.4, description="Free border, a share of the canvas.")
+    margin: Annotated[float, within(LayoutConfig, "margin")] | None = Field(
+        None, description="Free border, a share of the canvas."
+    )
 
 
 class AdFields(BaseModel):
@@ -54,17 +78,25 @@ class AdFields(BaseModel):
         None, description="A scene template of the category by name; see /v1/options."
     )
     negative_prompt: Text | None = None
-    num_variants: integer(1, MAX_VARIANTS) = Field(1, description="Images of each scene.")
-    seed: integer(0, 2**63 - 1) | None = Field(None, description="Of the first variant. None: from sku and scene.")
+    num_variants: Annotated[int, within(CatalogConfig, "num_variants"), INTEGRAL] = Field(
+        1, description="Images of each scene."
+    )
+    seed: Annotated[int, within(SamplingConfig, "seed"), INTEGRAL] | None = Field(
+        None, description="Of the first variant. None: from sku and scene."
+    )
     size: Annotated[str, Field(max_length=20)] | None = Field(
         None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
     )
     layout: Layout | None = None
-    fusion_scale: float | None = Field(None, ge=0, le=10, description="λ: how strongly the product's features fuse.")
-    guidance_scale: float | None = Field(None, ge=1, le=50)
-    num_inference_steps: integer(1, 1000) | None = None
-    format: Literal["jpeg", "png", "webp"] | None = None
-    quality: integer(1, 100) | None = Field(None, description="Of JPEG and WebP.")
+    fusion_scale: Annotated[float, within(SamplingConfig, "fusion_scale")] | None = Field(
+        None, description="λ: how strongly the product's features fuse."
+    )
+    guidance_scale: Annotated[float, within(SamplingConfig, "guidance_scale")] | None = None
+    num_inference_steps: Annotated[int, within(SamplingConfig, "num_inference_steps"), INTEGRAL] | None = None
+    format: ImageFormat | None = None
+    quality: Annotated[int, within(OutputConfig, "quality"), INTEGRAL] | None = Field(
+        None, description="Of JPEG and WebP."
+    )
     preview_every: integer(0, 1000) = Field(0, description="Steps between previews of an event stream; 0: none.")
 
 
