@@ -1,7 +1,8 @@
-"""The card of a data set (`README.md`): what is in it, by category as in the paper's Table 1, and how to load it."""
+"""The card of a data set (`README.md`): its contents by category, as in the paper's Table 1, and how to load it."""
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow.compute as pc
@@ -11,10 +12,22 @@ from refadgen.storage.store import Storage
 from refadgen.triplets.schema import SPLITS
 
 KEY = "README.md"
+COUNT_TITLES = (*SPLITS, "product images")
+"""Titles of `CategoryCounts.numbers`."""
 
 
-def category_counts(ledger: Ledger) -> dict[str, dict[str, int]]:
-    """Of each category (`—`: none) its triplets by split and its product images, the largest category first."""
+@dataclass(frozen=True)
+class CategoryCounts:
+    """The triplets of one category."""
+
+    category: str
+    """`—` for ads without one."""
+    numbers: tuple[int, ...]
+    """Triplets by split, then product images; see COUNT_TITLES."""
+
+
+def category_counts(ledger: Ledger) -> list[CategoryCounts]:
+    """Counts the data set's triplets by category, the category with the most product images first."""
     latest = ledger.latest(["status", "category", "split", "variants"])
     done = latest.filter(pc.equal(latest["status"], "done"))
     triplets: Counter[tuple[str, str]] = Counter()
@@ -24,19 +37,17 @@ def category_counts(ledger: Ledger) -> dict[str, dict[str, int]]:
         triplets[category, group["split"]] += count
         images[category] += count * len(group["variants"].split(", "))
     names = sorted(images, key=lambda name: (-images[name], name))
-    return {
-        name: {**{split: triplets[name, split] for split in SPLITS}, "product images": images[name]} for name in names
-    }
+    return [CategoryCounts(name, (*(triplets[name, split] for split in SPLITS), images[name])) for name in names]
 
 
 def write_card(storage: Storage, ledger: Ledger, facts: Mapping[str, Any]) -> None:
-    """Writes the card. facts: of run.json."""
+    """Writes the card. facts: the entries of run.json."""
     counts = category_counts(ledger)
-    head = [*SPLITS, "product images"]
-    lines = [f"| category | {' | '.join(head)} |", f"|---{'|---:' * len(head)}|"]
-    lines += [f"| {_cell(name)} | {' | '.join(str(of[each]) for each in head)} |" for name, of in counts.items()]
-    sums = [sum(of[each] for of in counts.values()) for each in head]
+    lines = [f"| category | {' | '.join(COUNT_TITLES)} |", f"|---{'|---:' * len(COUNT_TITLES)}|"]
+    lines += [f"| {_cell(each.category)} | {' | '.join(map(str, each.numbers))} |" for each in counts]
+    sums = [sum(each.numbers[index] for each in counts) for index in range(len(COUNT_TITLES))]
     lines.append(f"| all | {' | '.join(map(str, sums))} |")
+    # `load_dataset` refuses a split without files: an empty split is left out.
     filled = [split for split, number in zip(SPLITS, sums, strict=False) if number]
     files = [f"  - split: {split}\n    path: data/{split}/*.parquet" for split in filled]
     config = facts["config"]
@@ -69,5 +80,5 @@ python jobs/train.py --data {_cell(facts["output"])}/data --base MODEL
 
 
 def _cell(text: str) -> str:
-    """Text that may stand in a table."""
+    """Returns `text` on one line, with the bars that would end a table's cell escaped."""
     return " ".join(text.replace("|", "\\|").split())

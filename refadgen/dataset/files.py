@@ -1,4 +1,4 @@
-"""The data files of an output, held to what its ledger says: each triplet that is done, and no other."""
+"""The data files of an output: their names, and the removal of triplets that the ledger does not record as done."""
 
 import hashlib
 import re
@@ -18,15 +18,15 @@ _OWN_KEY = re.compile(r"data/(train|test)/triplets-[0-9a-f]{16}\.parquet")
 
 
 def triplets_key(split: str, row_ids: Iterable[str]) -> str:
-    """Where the triplets of these ads are written together: the same ads, the same file."""
+    """Returns the key of the file that holds these ads' triplets. The same ads in the same order give the same key."""
     return f"data/{split}/triplets-{hashlib.sha256(' '.join(row_ids).encode()).hexdigest()[:16]}.parquet"
 
 
-def sweep(storage: Storage, ledger: Ledger) -> int:
-    """Removes triplets that the ledger does not know as done in their file; returns how many. Other files stay.
+def remove_orphans(storage: Storage, ledger: Ledger) -> int:
+    """Removes triplets that no ledger row records as done in their file; returns how many. Other files stay.
 
-    A run that was killed between a file and its ledger rows leaves some, and so does an ad that a near-duplicate of
-    smaller id came in front of.
+    Orphans come from a run that was killed after it had written a file and before it had written its ledger rows, and
+    from ads that were done before a near-duplicate of smaller id rejected them.
     """
     latest = ledger.latest(["status", "file"])
     done = latest.filter(pc.equal(latest["status"], "done")).sort_by("file").combine_chunks()
@@ -37,8 +37,10 @@ def sweep(storage: Storage, ledger: Ledger) -> int:
     def clean(key: str) -> int:
         first, end = rows_of_file.get(key, (0, 0))
         known = done["row_id"].slice(first, end - first)
+        extra: int
         with storage.arrow().open_input_file(storage.path(key)) as handle:
             file = pq.ParquetFile(handle)
+            # The footer tells the number of rows: a file without orphans is not read further.
             extra = file.metadata.num_rows - len(known)
             if extra and len(known):
                 table = file.read()

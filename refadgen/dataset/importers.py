@@ -1,11 +1,11 @@
-"""Inputs that are no parquet: a folder of images, and the authors' JSON. Each becomes a small parquet in the output."""
+"""Inputs other than parquet: a folder of images, or the authors' JSON. Each becomes a small parquet in the output."""
 
 import hashlib
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,22 @@ from refadgen.triplets.schema import png_bytes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2")
 _GROUP_ROWS = 1024
+"""Rows per row group: one fragment of planning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _InputRow:
+    """One ad, in the columns that the dataset job reads (`refadgen.catalog.columns.DATASET_COLUMNS`)."""
+
+    sku: str
+    image: str
+    """A path or an address."""
+    category: str | None
+    captions: list[str] | None = None
+    mask: bytes | None = None
+    """PNG, 8-bit grey; None: the job finds the mask."""
+
+
 _SCHEMA = pa.schema(
     [
         ("sku", pa.string()),
@@ -31,9 +47,10 @@ _SCHEMA = pa.schema(
 
 
 def as_catalog(uri: str, output: Storage) -> tuple[str, str | None]:
-    """The parquet to read for the input `uri`, and the local folder that its images lie in (None: as the parquet says).
+    """Returns the parquet to read for the input `uri`, and the local folder of its images.
 
-    A parquet file, or a folder with some, is read as it is (a catalogue of the main job is one). Raises: ValueError.
+    The folder is None where the parquet says where its images lie. A parquet file, or a folder with parquet files, is
+    read as it is; a catalogue of the main job is one. Raises: ValueError naming the input and what is wrong with it.
     """
     if uri.lower().endswith(".json"):
         if is_remote(uri):
@@ -49,39 +66,39 @@ def as_catalog(uri: str, output: Storage) -> tuple[str, str | None]:
     return uri, None
 
 
-def _kept(output: Storage, rows: Iterable[dict[str, Any]], uri: str) -> str:
-    """Writes the parquet, named by the input: the same input, the same file."""
+def _kept(output: Storage, rows: Iterable[_InputRow], uri: str) -> str:
+    """Writes the rows to a parquet in the output and returns its address. The same input has the same file name."""
     key = f"input/{hashlib.sha256(uri.encode()).hexdigest()[:16]}.parquet"
     left = iter(rows)
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
         with pq.ParquetWriter(file.name, _SCHEMA) as writer:
             while some := list(itertools.islice(left, _GROUP_ROWS)):
-                writer.write_table(pa.Table.from_pylist(some, schema=_SCHEMA))
+                writer.write_table(pa.Table.from_pylist([asdict(row) for row in some], schema=_SCHEMA))
         output.put_file(key, file.name)
     return output.uri_of(key)
 
 
-def _image_rows(storage: Storage, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """One row an image: its path is its id, the folder it lies in, if any, its category."""
+def _image_rows(storage: Storage, keys: Iterable[str]) -> Iterator[_InputRow]:
+    """Yields one row per image. Its path is the id; the name of its folder is the category."""
     for key in keys:
         try:
             key.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{storage.uri}: the file name {key!r} is not UTF-8; rename the file") from error
         category = PurePosixPath(key).parent.name.replace("_", " ") or None
-        yield {"sku": key, "image": storage.uri_of(key), "category": category}
+        yield _InputRow(sku=key, image=storage.uri_of(key), category=category)
 
 
-def _authors_rows(file: str) -> Iterator[dict[str, Any]]:
-    """One row an ad of the authors' JSON, with its own mask and captions; their product images are made anew.
+def _authors_rows(file: str) -> Iterator[_InputRow]:
+    """Yields one row per ad of the authors' JSON, with its mask and captions; the job makes new product images.
 
-    `refadgen.triplets.authors_json` takes their product images over instead.
+    `refadgen.triplets.authors_json` imports the authors' product images instead.
     """
     for ad in read_authors_ads(file):
-        yield {
-            "sku": ad.path.stem,
-            "image": str(ad.path),
-            "category": ad.category,
-            "captions": ad.captions,
-            "mask": None if ad.mask is None else png_bytes(np.asarray(ad.mask)),
-        }
+        yield _InputRow(
+            sku=ad.path.stem,
+            image=str(ad.path),
+            category=ad.category,
+            captions=ad.captions,
+            mask=None if ad.mask is None else png_bytes(np.asarray(ad.mask)),
+        )

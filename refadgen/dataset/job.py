@@ -34,12 +34,12 @@ from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
 from refadgen.config.identity import differences, triplet_identity
 from refadgen.config.paths import absolute_paths
 from refadgen.dataset.card import write_card
-from refadgen.dataset.files import sweep
+from refadgen.dataset.files import remove_orphans
 from refadgen.dataset.importers import as_catalog
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
 from refadgen.dataset.planning import AdPlanner, Keys, fragments_as_items, plan_fragments, row_keys
+from refadgen.dataset.reconciling import reconcile
 from refadgen.dataset.report import write_report
-from refadgen.dataset.settling import settle
 from refadgen.dataset.stages import AdDescriber, AdFetcher, AdScreener, ProductExtractor, TripletBuilder
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import Storage
@@ -191,11 +191,11 @@ class DatasetJob:
         keys = self._input_keys()
         self._screen(keys, run_id)
         screened_s = time.monotonic() - started
-        open_keys = _apart(settle, self._storage, keys, run_id, self._config.filter, retry_failed=self._retry_failed)
-        _apart(sweep, self._storage, self._ledger)
+        open_keys = _apart(reconcile, self._storage, keys, run_id, self._config.filter, retry_failed=self._retry_failed)
+        _apart(remove_orphans, self._storage, self._ledger)
         built = 0 if self._screen_only else self._build(open_keys, run_id)
         if built:  # actors of a killed run may have written until after the first one
-            _apart(sweep, self._storage, self._ledger)
+            _apart(remove_orphans, self._storage, self._ledger)
         counts, reasons = _apart(_totals, self._ledger, keys)
         summary = DatasetSummary(
             **{status: counts.get(status, 0) for status in ("done", "failed", "rejected")},

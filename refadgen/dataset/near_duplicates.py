@@ -1,11 +1,11 @@
-"""Near-duplicates: the two marks of an ad that they are found by, and the exact search among the marks of all ads.
+"""Near-duplicates: the hash and the thumbnail of an ad, and an exact search among those of all ads.
 
 `perceptual_hash` tells shapes apart, `thumbnail` colours: the same bottle in another colour is another product. Both
-take an image; `find_near_duplicates` takes the columns of all ads at once and says which ad keeps which out.
+take an image. `find_near_duplicates` takes the columns of all ads and returns for each ad the one that it duplicates.
 
-The search is multi-index hashing. The 64 bits of a hash are dealt to k bands. Two hashes that differ in at most d bits
-differ in at most d bands and agree in k − d others, so that with a table for each choice of k − d bands every such pair
-shares a bucket of some table. Nothing is missed, and only members of one bucket are compared; k is chosen so that
+The search is multi-index hashing. The 64 bits of a hash are divided into k bands. Two hashes that differ in at most d
+bits differ in at most d bands, so they agree in k − d others. With one table for each choice of k − d bands, every near
+pair shares a bucket of some table. Nothing is missed, and only members of one bucket are compared. k is chosen so that
 buckets are small.
 """
 
@@ -27,31 +27,32 @@ CompactIndices = npt.NDArray[np.int32]
 _HASH_BITS = 64
 _SMALL_SIDE = 32
 _FLAT = 2.0
-"""In an orthonormal DCT of 32×32: three times what noise of 5 grey levels leaves of a picture of 256×256."""
+"""A frequency sets its bit only this far above the median: three times the deviation that noise of 5 grey levels in a
+picture of 256×256 has in the 32×32 orthonormal DCT."""
 _THUMBNAIL_SIDE = 4
 _THUMBNAIL_BYTES = 3 * _THUMBNAIL_SIDE**2
 
 _SLICE = 2**16
-"""Rows handled at once: what is made of them stays in the cache."""
+"""Rows per step, so that a step's arrays stay in the processor's cache."""
 _TILE = 2**17
-"""Pairs of a large bucket compared at once."""
+"""Pairs of a large bucket per step."""
 _CHECKED = 2**14
-"""Pairs whose colours are compared at once."""
+"""Pairs whose colours are compared per step."""
 _LARGE = 512
-"""Members of a bucket that is worth tiles of its own."""
+"""Buckets with at least so many members are compared in tiles of their own."""
 _ROW_COST = 8.0
-"""Of one row in one table, in comparisons of a pair; measured with random hashes."""
+"""Cost of one row in one table, in comparisons of one pair; measured with random hashes."""
 _SAMPLE = 2**17
-"""Hashes by which tables are planned."""
+"""Hashes from which the number of bands is estimated."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-"""2⁶⁴ over the golden ratio: as a factor it carries differences of low bits into the high ones."""
+"""2⁶⁴ over the golden ratio. As a factor it carries differences in low bits into the high bits."""
 
 
 def perceptual_hash(image_u8: np.ndarray) -> int:
-    """64 bits, as an unsigned number, few of which change when the picture is encoded again, resized or brightened.
+    """Returns 64 bits as an unsigned number. Encoding, resizing or brightening the picture again changes few of them.
 
-    image_u8: uint8 H×W×3, RGB. A bit says whether one of the 8×8 lowest frequencies of the grey picture, in rows, is
-    above their median. The mean's would always be set; its place takes the next frequency across.
+    image_u8: uint8 H×W×3, RGB. A bit is set where one of the 8×8 lowest frequencies of the grey picture is above their
+    median, row by row. The bit of the mean would always be set: the next frequency across takes its place.
     """
     _check_image(image_u8)
     grey = cv2.cvtColor(image_u8, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -65,7 +66,7 @@ def perceptual_hash(image_u8: np.ndarray) -> int:
 
 
 def thumbnail(image_u8: np.ndarray) -> bytes:
-    """Mean colours of 4×4 fields: 48 bytes, field by field in rows. image_u8: uint8 H×W×3, RGB."""
+    """Returns the mean colours of 4×4 fields: 48 bytes, RGB, field by field in rows. image_u8: uint8 H×W×3, RGB."""
     _check_image(image_u8)
     return cv2.resize(image_u8, (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA).tobytes()
 
@@ -84,17 +85,17 @@ def find_near_duplicates(
     max_distance: int,
     max_color_difference: float,
 ) -> Indices:
-    """For each row the index of the row that keeps it out, or −1 where it stays.
+    """Returns int64 [N]: for each row the index of the row that it duplicates, or −1 where it is kept.
 
-    A row is out if a row of smaller id is near: if their hashes differ in at most `max_distance` bits (0 to 8) and
-    their thumbnails by at most `max_color_difference` on average (grey levels of 255). Of several such rows the one of
-    the smallest id is named. The order of the rows means nothing.
+    A row is a duplicate if a row of smaller id is near. Two rows are near if their hashes differ in at most
+    `max_distance` bits (0 to 8) and their thumbnails by at most `max_color_difference` on average (grey levels, 0 to
+    255). Of several near rows the one of the smallest id is returned. The order of the rows has no influence.
 
-    Likeness is not handed on. In a chain a–b–c whose ends are not near, b is out for a and c for b; but what is named
-    is always near, and without b, c would stay. Groups that grow along chains end with unlike pictures in one.
+    Nearness is not transitive here. In a chain a–b–c whose ends are not near, b duplicates a and c duplicates b;
+    without b, c is kept. So a returned row is always near. Groups grown along chains would end with unlike pictures.
 
     ids: strings, unique, compared by code points; hashes: uint64; thumbnails: binary, 48 bytes each; all of one length
-    and without nulls. Columns of Arrow as they are: ten million Python strings would be a gigabyte.
+    and without nulls. Arrow columns, because ten million Python strings would take a gigabyte.
     """
     num = len(ids)
     assert len(hashes) == len(thumbnails) == num < 2**31, (num, len(hashes), len(thumbnails))
@@ -103,14 +104,14 @@ def find_near_duplicates(
     assert 0 <= max_distance <= 8, max_distance
     assert max_color_difference >= 0, max_color_difference
     colors = _colors(thumbnails)
-    # A row's number from here on is its place among the sorted ids: a smaller number is a smaller id.
+    # From here on a row's number is its rank among the sorted ids: a smaller number is a smaller id.
     order = pc.sort_indices(ids).to_numpy().astype(np.int32)
     first = _first_equals(hashes, colors, order)
     is_first = first == np.arange(num, dtype=np.int32)
     searched = np.flatnonzero(is_first).astype(np.int32)
     search = _Search(hashes, colors, order[searched], max_distance, max_color_difference)
     search.run()
-    # Equal rows have the same near rows, and each other.
+    # Only the first of equal rows was searched for: the others are near the same rows, and near it.
     nearest = searched[search.nearest[(np.cumsum(is_first, dtype=np.int32) - 1)[first]]]
     out = np.flatnonzero(nearest != np.arange(num, dtype=np.int32))
     keepers = np.full(num, -1, np.int64)
@@ -119,7 +120,7 @@ def find_near_duplicates(
 
 
 def _colors(thumbnails: pa.Array | pa.ChunkedArray) -> Colors:
-    """N×48. Raises: ArrowInvalid where a thumbnail is not 48 bytes long."""
+    """Returns uint8 N×48. Raises: ArrowInvalid where a thumbnail is not 48 bytes long."""
     colors = np.empty((len(thumbnails), _THUMBNAIL_BYTES), np.uint8)
     start = 0
     for batch in pa.table({"thumbnail": thumbnails}).to_batches(max_chunksize=_SLICE):
@@ -131,24 +132,24 @@ def _colors(thumbnails: pa.Array | pa.ChunkedArray) -> Colors:
 
 
 def _first_equals(hashes: Hashes, colors: Colors, order: CompactIndices) -> CompactIndices:
-    """For each row, by its number, the first one of the same hash and the same thumbnail.
+    """Returns int32 [N]: for each row, by its number, the first row with the same hash and the same thumbnail.
 
-    Shops share placeholders: a picture that is there a hundred thousand times is searched for once.
+    Shops share placeholder pictures. One that occurs a hundred thousand times is searched for once.
     """
     words = colors.view(np.uint64)
     factors = np.cumprod(np.full(words.shape[1], _ODD))
-    marks = hashes[order]
-    for start in range(0, len(marks), _SLICE):
-        marks[start : start + _SLICE] ^= (words[order[start : start + _SLICE]] * factors).sum(axis=1)
-    first = np.arange(len(marks), dtype=np.int32)
-    for rows, starts in _buckets(marks):
+    mixed = hashes[order]
+    for start in range(0, len(mixed), _SLICE):
+        mixed[start : start + _SLICE] ^= (words[order[start : start + _SLICE]] * factors).sum(axis=1)
+    first = np.arange(len(mixed), dtype=np.int32)
+    for rows, starts in _buckets(mixed):
         repeats = np.ones(len(rows), bool)
         repeats[starts] = False
         candidates = np.flatnonzero(repeats)
         for start in range(0, len(candidates), _SLICE):
             some = candidates[start : start + _SLICE]
             here, before = order[rows[some]], order[rows[some - 1]]
-            # Unlike rows of the same mark may end a run too soon; equal rows are then both searched for.
+            # Different rows with the same mixed value can split a run of equal ones: two of these are searched for.
             repeats[some] = (hashes[here] == hashes[before]) & (words[here] == words[before]).all(axis=1)
         heads = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(rows))))
         first[rows] = rows[heads]
@@ -156,10 +157,10 @@ def _first_equals(hashes: Hashes, colors: Colors, order: CompactIndices) -> Comp
 
 
 def _buckets(values: Hashes) -> Iterator[tuple[Indices, Indices]]:
-    """Indices by equal value, a number of whole buckets at a time: indices, ascending in a bucket; buckets' starts.
+    """Groups indices by equal value. Yields (indices, starts of buckets in them), some complete buckets at a time.
 
-    Overwrites `values`. Seldom, a bucket has two values: the low bits of a value give way to its index, so that one
-    sort of plain numbers brings both in order.
+    Indices ascend within a bucket. Overwrites `values`. A bucket rarely holds two values, because the index replaces
+    the low bits of each value: one sort of plain numbers then orders both values and indices.
     """
     bits = np.uint64(max(1, (len(values) - 1).bit_length()))
     low = (np.uint64(1) << bits) - np.uint64(1)
@@ -179,14 +180,14 @@ def _buckets(values: Hashes) -> Iterator[tuple[Indices, Indices]]:
 
 
 class _Search:
-    """The search for the smallest near row of each row; a row's number tells how small its id is."""
+    """Finds the smallest near row of each row; a smaller row number is a smaller id."""
 
     def __init__(
         self, hashes: Hashes, colors: Colors, places: CompactIndices, max_distance: int, max_color_difference: float
     ) -> None:
-        """places: of each row in `hashes` and `colors`."""
+        """places: int32 [N], the index of each row in `hashes` and `colors`."""
         self.nearest: CompactIndices = np.arange(len(places), dtype=np.int32)
-        """The smallest near row found so far, at first the row itself: none but still smaller ones are of interest."""
+        """int32 [N]: the smallest near row found so far; the row itself where none was found."""
         self._hashes = hashes[places]
         self._colors = colors
         self._places = places
@@ -194,11 +195,12 @@ class _Search:
         self._max_sum = _THUMBNAIL_BYTES * max_color_difference
 
     def run(self) -> None:
-        """Leaves the result in `nearest`."""
+        """Writes the result to `nearest`."""
         num_bands = _num_bands(self._hashes, self._max_distance)
         bands = _bands(num_bands)
         for agreeing in itertools.combinations(range(num_bands), num_bands - self._max_distance):
-            # A pair is checked in the first table that has it, where all bands left out before the last one differ.
+            # A pair that agrees in more bands is in several tables. It is checked in the first one: where it differs
+            # in every band that the table skips before its last one.
             differing = [bands[band] for band in range(agreeing[-1]) if band not in agreeing]
             for rows, starts in _buckets(self._hashes & np.bitwise_or.reduce(bands[list(agreeing)])):
                 sizes = np.diff(starts, append=len(rows))
@@ -207,13 +209,13 @@ class _Search:
                 self._compare_small(rows, starts, sizes, differing)
 
     def _compare_small(self, rows: Indices, starts: Indices, sizes: Indices, differing: list[np.uint64]) -> None:
-        """All small buckets abreast: each row with the first of its bucket, then with the second, and so on."""
+        """Compares all small buckets at once: each row with the first of its bucket, then the second, and so on."""
         hashes, nearest = self._hashes[rows], self.nearest[rows]
         later = np.flatnonzero(np.repeat(sizes < _LARGE, sizes))
         earlier = np.repeat(starts, sizes)[later]
         while True:
-            going_on = rows[earlier] < nearest[later]
-            later, earlier = later[going_on], earlier[going_on]
+            can_improve = rows[earlier] < nearest[later]
+            later, earlier = later[can_improve], earlier[can_improve]
             if not len(later):
                 return
             alike = np.flatnonzero(np.bitwise_count(hashes[later] ^ hashes[earlier]) <= self._max_distance)
@@ -224,7 +226,7 @@ class _Search:
             earlier += 1
 
     def _compare_large(self, rows: Indices, differing: list[np.uint64]) -> None:
-        """One bucket: some of its rows, from the smallest up, with all that they can still be the nearest of."""
+        """Compares one bucket: its rows in ascending tiles, each with the rows that it may still be the nearest of."""
         start, width, later = 0, 1, rows
         while start < len(rows):
             later = later[self.nearest[later] > rows[start]]
@@ -238,28 +240,29 @@ class _Search:
                 at = np.nonzero(np.bitwise_count(differences) <= self._max_distance)
                 self._check(some[at[0]], earlier[at[1]], differing)
             start += width
-            # Slow at first: where many are alike, the first few settle most.
+            # Small tiles first: in a bucket of like pictures the first few rows are the nearest of almost all others.
             width = min(2 * width, max(256, _TILE // len(later)))
 
     def _check(self, later: Indices, earlier: Indices, differing: list[np.uint64]) -> None:
-        """Takes note of pairs of rows with hashes alike, where it is this table that has them and colours are alike."""
+        """Records pairs that are near in colour as well. differing: bands in which this table's pairs must differ."""
         for start in range(0, len(later), _CHECKED):
             some, smaller = later[start : start + _CHECKED], earlier[start : start + _CHECKED]
-            wanted = smaller < self.nearest[some]
+            counts = smaller < self.nearest[some]
             if differing:
                 differences = self._hashes[some] ^ self._hashes[smaller]
                 for band in differing:
-                    wanted &= differences & band != 0
-            some, smaller = some[wanted], smaller[wanted]
+                    counts &= differences & band != 0
+            some, smaller = some[counts], smaller[counts]
             colors = self._colors.take(self._places[some], axis=0)
             others = self._colors.take(self._places[smaller], axis=0)
+            # Maximum minus minimum, as differences of uint8 would wrap around.
             apart = (np.maximum(colors, others) - np.minimum(colors, others)).sum(axis=1, dtype=np.uint16)
             near = apart <= self._max_sum
             np.minimum.at(self.nearest, some[near], smaller[near].astype(np.int32))
 
 
 def _num_bands(hashes: Hashes, max_distance: int) -> int:
-    """What makes the least work: the more bands, the smaller the buckets and the more tables."""
+    """Returns the number of bands with the least work. More bands make smaller buckets, but more tables."""
     if max_distance == 0:
         return 1
     sample = np.unique(hashes[:: 1 + len(hashes) // _SAMPLE])
@@ -274,6 +277,6 @@ def _num_bands(hashes: Hashes, max_distance: int) -> int:
 
 
 def _bands(num_bands: int) -> Hashes:
-    """Their masks. Bits are dealt one by one: neighbours, often alike, come into different bands."""
+    """Returns a bit mask per band. Neighbouring bits, which are often alike, are in different bands."""
     masks = [sum(1 << bit for bit in range(band, _HASH_BITS, num_bands)) for band in range(num_bands)]
     return np.array(masks, np.uint64)

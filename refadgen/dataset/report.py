@@ -1,6 +1,6 @@
-"""The report page of a data set: how many ads are in it, why others are not, with examples, and some triplets.
+"""The report page of a data set: counts, examples of rejected ads by reason, and some triplets.
 
-One file without scripts and outside resources; its pictures are in it.
+One HTML file with its pictures inside, without scripts and without outside resources.
 """
 
 import base64
@@ -20,18 +20,20 @@ from refadgen.batch.ledger import Ledger, short_keys
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image
 from refadgen.config import FetchConfig
-from refadgen.dataset.card import category_counts
+from refadgen.dataset.card import COUNT_TITLES, category_counts
 from refadgen.dataset.ledgers import NEAR_DUPLICATE
 from refadgen.dataset.planning import Keys
 from refadgen.storage.store import Storage
-from refadgen.triplets.schema import SPLITS, Triplet, decode
+from refadgen.triplets.schema import Triplet, decode
 
 KEY = "report.html"
 SHEET_KEY = "variants.webp"
 _EXAMPLES = 6
 """Ads shown for each reason."""
 _PRODUCTS = 8
+"""Triplets shown."""
 _HEIGHT_PX = 200
+"""Height of a triplet's pictures."""
 
 Plans = Callable[[list[int]], dict[int, dict[str, Any]]]
 
@@ -89,12 +91,11 @@ def _overview(facts: Mapping[str, Any]) -> str:
 
 
 def _categories(ledger: Ledger) -> str:
-    head = [*SPLITS, "product images"]
     rows = [
-        f"<tr><td>{_text(name)}</td>{''.join(f'<td>{of[each]:,}</td>' for each in head)}</tr>"
-        for name, of in category_counts(ledger).items()
+        f"<tr><td>{_text(each.category)}</td>{''.join(f'<td>{number:,}</td>' for number in each.numbers)}</tr>"
+        for each in category_counts(ledger)
     ]
-    titles = "".join(f"<th scope='col'>{each}</th>" for each in head)
+    titles = "".join(f"<th scope='col'>{each}</th>" for each in COUNT_TITLES)
     return f"<h2>Categories</h2><table><tr><th scope='col'>category</th>{titles}</tr>{''.join(rows)}</table>"
 
 
@@ -137,7 +138,7 @@ def _figure(row: Mapping[str, Any], picture: bytes | None) -> str:
 
 
 def _pictures(plans: Iterable[Mapping[str, Any]], fetch: FetchConfig, input_uri: str) -> dict[str, bytes]:
-    """Small pictures of ads that can be read, by row_id."""
+    """Returns small WebP pictures of the ads that can be read, by row_id."""
     fetcher = ImageFetcher(fetch, input_uri)
     pictures = {}
     for plan in plans:
@@ -145,7 +146,7 @@ def _pictures(plans: Iterable[Mapping[str, Any]], fetch: FetchConfig, input_uri:
             continue
         try:
             image = decode_image(fetcher.fetch(plan["image"] or plan["image_bytes"]), fetch).convert("RGB")
-        except Exception:  # whatever made it unreadable stands beside it
+        except Exception:  # of many kinds; the ledger's detail beside the picture says why it cannot be read
             continue
         image.thumbnail((160, 160))
         pictures[plan["row_id"]] = _webp(np.asarray(image))
@@ -153,7 +154,7 @@ def _pictures(plans: Iterable[Mapping[str, Any]], fetch: FetchConfig, input_uri:
 
 
 def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
-    """Some products of the data set, of different categories as far as they go."""
+    """Reads some triplets, of different categories as far as there are enough."""
     done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row")
     first = done.group_by("category").aggregate([("row_id", "min")])["row_id_min"].sort().slice(0, _PRODUCTS)
     is_first = pc.is_in(done["row_id"], value_set=first)
@@ -167,7 +168,7 @@ def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
 
 
 def variants_sheet(triplets: list[Triplet]) -> np.ndarray:
-    """The ad and the product images of each triplet, one below the other, uint8 H×W×3."""
+    """Returns uint8 H×W×3: a strip per triplet, the ad and its product images side by side."""
     strips = [_strip(triplet) for triplet in triplets]
     width = max(strip.shape[1] for strip in strips)
     padded = [np.pad(s, ((0, 4), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips]

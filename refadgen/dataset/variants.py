@@ -1,6 +1,9 @@
-"""The product images of a triplet, by plan: its own, degraded ones, degraded novel views (dual augmentation)."""
+"""The product images of a triplet: its original, degraded ones, degraded novel views (the paper's dual augmentation).
 
-from typing import TYPE_CHECKING, Any
+`triplet.variants` lists their kinds in order.
+"""
+
+from typing import TYPE_CHECKING
 
 from refadgen.config import DatasetConfig
 from refadgen.triplets.degradation import degrade, row_rng
@@ -11,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class VariantMaker:
-    """Makes the variants of `triplet.variants`. One row's depend on its id and the seed alone."""
+    """Makes the product images that `triplet.variants` lists.
+
+    They depend on the original, the row's id and the settings alone: not on the batch, the actor or a retry.
+    """
 
     def __init__(self, config: DatasetConfig) -> None:
         self._config = config
@@ -24,21 +30,24 @@ class VariantMaker:
             torch.set_num_threads(1)  # sums in another order give other pixels
             self._views = multi_view.NovelViews(config.multi_view, gpu_expected=config.stages.augment.num_gpus > 0)
 
-    def make(self, original: Variant, row_id: str) -> tuple[list[Variant], list[dict[str, Any]]]:
-        """The variants in the plan's order, and of each novel view its angles and measures.
+    def make(self, original: Variant, row_id: str) -> tuple[list[Variant], list[dict[str, float]]]:
+        """Returns the variants in the order of `triplet.variants`, and the numbers of each novel view for JSON.
 
-        A view that passes no triage becomes a `degraded` one.
+        A novel view is `{"variant": its number, …}` with its angles and measures, or with `"failed": True` where no try
+        passed `multi_view.max_holes` and `max_stretch`; a degraded image takes its place then.
         """
-        plan = dict(enumerate(self._config.triplet.variants[1:], start=1))
-        rngs = {number: row_rng(self._config.triplet.seed, row_id, str(number)) for number in plan}
-        turned = [number for number, kind in plan.items() if kind == "novel_view"]
+        kinds = dict(enumerate(self._config.triplet.variants[1:], start=1))
+        # A generator per variant, so that one more kind in the list does not change the others.
+        rngs = {number: row_rng(self._config.triplet.seed, row_id, str(number)) for number in kinds}
+        turned = [number for number, kind in kinds.items() if kind == "novel_view"]
         drawn: list[NovelView | None] = []
         if self._views is not None:
             drawn = self._views.draw_each(original.image, original.mask, [rngs[number] for number in turned])
         view_of = dict(zip(turned, drawn, strict=True))
 
-        variants, views = [original], []
-        for number, kind in plan.items():
+        variants = [original]
+        views: list[dict[str, float]] = []
+        for number, kind in kinds.items():
             image, mask = original.image, original.mask
             if kind == "novel_view":
                 view = view_of[number]
@@ -46,7 +55,7 @@ class VariantMaker:
                     kind = "degraded"
                 else:
                     image, mask = view.image, view.mask
-                views.append({"variant": number, **({"failed": True} if view is None else view.facts())})
+                views.append({"variant": number, **({"failed": True} if view is None else view.measures())})
             if kind != "original":
                 image, mask = degrade(image, mask, rngs[number], self._config.degradation)
             variants.append(Variant(kind, image, mask))

@@ -1,4 +1,4 @@
-"""After `sweep`, the data files hold just what the ledger says is done."""
+"""After `remove_orphans`, the data files hold just what the ledger says is done."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refadgen.batch.ledger import now
-from refadgen.dataset.files import sweep, triplets_key
+from refadgen.dataset.files import remove_orphans, triplets_key
 from refadgen.dataset.ledgers import dataset_ledger
 from refadgen.storage.store import Storage
 
@@ -52,10 +52,10 @@ def test_files_and_rows_that_the_ledger_does_not_know_go(tmp_path: Path) -> None
     record(tmp_path, "", [7], status="rejected")
     storage = Storage(str(tmp_path))
     stamp = (tmp_path / a).stat().st_mtime_ns
-    assert sweep(storage, dataset_ledger(storage)) == 3
+    assert remove_orphans(storage, dataset_ledger(storage)) == 3
     assert ids_in(tmp_path) == {a: [row_id(n) for n in (1, 2, 3)], c: [row_id(4), row_id(6)]}
     assert (tmp_path / a).stat().st_mtime_ns == stamp
-    assert sweep(storage, dataset_ledger(storage)) == 0
+    assert remove_orphans(storage, dataset_ledger(storage)) == 0
 
 
 def test_files_of_others_stay(tmp_path: Path) -> None:
@@ -63,10 +63,10 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     for key in theirs:
         write(tmp_path, key, [1, 2])
     storage = Storage(str(tmp_path))
-    assert sweep(storage, dataset_ledger(storage)) == 0
+    assert remove_orphans(storage, dataset_ledger(storage)) == 0
     assert sorted(ids_in(tmp_path)) == sorted(theirs)
 
 
 def test_an_empty_output_is_clean(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert sweep(storage, dataset_ledger(storage)) == 0
+    assert remove_orphans(storage, dataset_ledger(storage)) == 0

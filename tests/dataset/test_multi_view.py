@@ -516,7 +516,7 @@ def test_the_same_seed_gives_the_same_bytes_and_sets_nothing() -> None:
     first, second, other = (NovelViews(CPU).draw(image, mask, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert first.image.tobytes() == second.image.tobytes()
     assert first.mask.tobytes() == second.mask.tobytes()
-    assert first.facts() == second.facts()
+    assert first.measures() == second.measures()
     assert first.image.tobytes() != other.image.tobytes()
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1:] == (np.random.get_state()[1].tobytes(), torch.get_num_threads())
@@ -535,7 +535,7 @@ def test_angles_and_distance_come_from_their_ranges() -> None:
     assert np.ptp([abs(view.yaw_deg) for view in drawn]) > 4
     again = views.render(image, mask, drawn[0].yaw_deg, drawn[0].pitch_deg, drawn[0].distance)
     assert again.image.tobytes() == drawn[0].image.tobytes()
-    facts = json.loads(json.dumps(drawn[0].facts()))
+    facts = json.loads(json.dumps(drawn[0].measures()))
     assert set(facts) == {"yaw_deg", "pitch_deg", "distance", "holes", "stretch", "num_tries"}
 
 
@@ -773,7 +773,7 @@ def test_views_drawn_together_are_those_drawn_alone_and_need_the_depth_once() ->
         assert view is not None
         assert alone is not None
         assert (view.image == alone.image).all()
-        assert view.facts() == alone.facts()
+        assert view.measures() == alone.measures()
     assert NovelViews(CPU).draw_each(image, mask, []) == []
 
 

@@ -1,4 +1,4 @@
-"""Near-duplicates: marks that outlive edits, and a search that finds what comparing every row with every other does."""
+"""Near-duplicates: hashes that survive edits, and a search that agrees with comparing every pair of rows."""
 
 from collections.abc import Callable
 
@@ -163,7 +163,7 @@ def test_a_picture_may_be_tiny(shape: tuple[int, int]) -> None:
     assert len(thumbnail(image)) == 48
 
 
-def test_marks_do_not_depend_on_the_layout_in_memory() -> None:
+def test_hash_and_thumbnail_do_not_depend_on_the_layout_in_memory() -> None:
     image = PICTURES[0]
     for other in (np.asfortranarray(image), image[:, ::-1].copy()[:, ::-1], np.pad(image, 1)[1:-1, 1:-1, 1:-1]):
         assert perceptual_hash(other) == perceptual_hash(image)

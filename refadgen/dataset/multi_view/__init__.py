@@ -1,4 +1,4 @@
-"""Novel views of a product from one image by 3D Gaussian Splatting: one half of the paper's dual augmentation.
+"""Novel views of a product from one image by 3D Gaussian Splatting: one part of the paper's dual augmentation.
 
 image, mask ─ depth ─▶ relief ─ gaussians ─▶ shell of surfels ─ rasterizer ─▶ picture, alpha ─▶ novel view
 """

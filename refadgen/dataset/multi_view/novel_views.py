@@ -1,7 +1,7 @@
-"""A product image in, the product turned a little out: depth, Gaussians, a new camera, and what is wrong with the view.
+"""Novel views of a product: its image is lifted to Gaussians, seen by a new camera, and the view is measured.
 
-Signs: positive yaw turns the product's front to the right, as `refadgen.studio.camera.View.yaw_deg` does; positive
-pitch raises the camera, which then looks down on the product more. Both are counted from the photograph.
+Positive yaw turns the product's front to the right, as `refadgen.studio.camera.View.yaw_deg` does. Positive pitch
+raises the camera, so that it looks down on the product more. Both are relative to the photograph.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from refadgen.dataset.multi_view.gaussians import SIGMA_PX, Gaussians, Shell, li
 from refadgen.dataset.multi_view.rasterizer import Camera, Splats, choose_backend, project, rasterize
 
 _FINE = 2
-"""Pictures are rasterized at this many times their size, so that a pixel's filter blurs less, and averaged."""
+"""Pictures are rasterized at this multiple of their size and averaged: a pixel's filter blurs less then."""
 _FRINGE = 0.004
-"""Half the width of the widest hair, as a share of the product's size."""
+"""Half the width of the widest hair that is removed, as a share of the product's size."""
 MAX_STRETCH = 2.0
-"""Times that a Gaussian may be longer in the view than in the photograph."""
+"""A Gaussian is stretched where it is longer than this multiple of its length in the photograph."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NovelView:
-    """The product as another camera sees it."""
+    """A product as another camera sees it, with the measures by which a view is accepted."""
 
     image: np.ndarray
     """uint8 H×W×3, white outside of the mask."""
@@ -38,31 +38,31 @@ class NovelView:
     yaw_deg: float
     pitch_deg: float
     distance: float
-    """Of the camera, as a factor of the photograph's."""
+    """The camera's, as a multiple of the photograph's."""
     holes: float
-    """Empty places inside of the new mask which the photograph does not have, as a share of the mask."""
+    """Area of holes in the new mask that the photograph does not have, as a share of the mask."""
     stretch: float
-    """Share of the new mask that shows Gaussians stretched more than MAX_STRETCH times, or on sides the photograph does
-    not show."""
+    """Share of the new mask that shows stretched Gaussians (MAX_STRETCH), or surfaces the photograph does not show."""
     num_tries: int = 1
+    """Tries until the view was accepted."""
 
-    def facts(self) -> dict[str, float | int]:
-        """Angles and measures, for JSON."""
+    def measures(self) -> dict[str, float]:
+        """Returns all fields but the images, rounded to four places, for JSON."""
         numbers = {name: value for name, value in asdict(self).items() if name not in ("image", "mask")}
         return {name: round(value, 4) for name, value in numbers.items()}
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """A photograph's product, lifted: what all views of it start from."""
+    """A photograph's product, lifted to Gaussians; shared by all its views."""
 
     shell: Shell
     mask: np.ndarray
     box: tuple[int, int, int, int]
     distance: float
-    """Of the photograph's camera, in pixels."""
+    """The photograph's camera's, in pixels."""
     middle: np.ndarray
-    """float32 [H, W]: of the relief's front and back."""
+    """float32 [H, W]: the mean of the relief's front and back."""
 
     @property
     def center(self) -> tuple[float, float]:
@@ -71,12 +71,12 @@ class _Scene:
 
 
 class NovelViews:
-    """Renders novel views of products. Holds no state between calls but the depth network."""
+    """Renders novel views of products. Keeps nothing between calls but the depth network."""
 
     def __init__(self, config: MultiViewConfig, depth: DepthModel | None = None, *, gpu_expected: bool = False) -> None:
-        """depth: in place of the configured one. gpu_expected: the cluster gave this process a GPU.
+        """depth: used instead of `multi_view.depth_model`. gpu_expected: the cluster gave this process a GPU.
 
-        Raises: ValueError naming the field of what is not there.
+        Raises: ValueError naming the field whose device, package or weights are missing.
         """
         self._config = config
         self._device = resolve_device(config.device, gpu_expected=gpu_expected, field="multi_view.device")
@@ -87,17 +87,18 @@ class NovelViews:
         self._depth = depth
 
     def draw(self, image_u8: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> NovelView | None:
-        """A view from the configured ranges; None where none of `num_tries` passes `max_holes` and `max_stretch`.
+        """Draws a view from the configured ranges; None where no try passes `max_holes` and `max_stretch`.
 
-        image_u8: uint8 H×W×3; mask: uint8 H×W, 0 or 255, not empty. Each try halves the angles of the one before. The
-        same state of `rng` gives the same bytes, and however many tries it takes, the same numbers are drawn.
+        image_u8: uint8 H×W×3; mask: uint8 H×W, 0 or 255, not empty. Each of `num_tries` tries halves the angles of the
+        one before. The same state of `rng` gives the same bytes. The number of tries does not change how many random
+        numbers are drawn.
         """
         return self.draw_each(image_u8, mask, [rng])[0]
 
     def draw_each(
         self, image_u8: np.ndarray, mask: np.ndarray, rngs: Sequence[np.random.Generator]
     ) -> list[NovelView | None]:
-        """What `draw` gives for each of `rngs`; the product's depth is found once."""
+        """Draws a view for each of `rngs`, as `draw` does. The product's depth is estimated once."""
         if not rngs:
             return []
         scene = self._scene(image_u8, mask)
@@ -117,7 +118,7 @@ class NovelViews:
     def render(
         self, image_u8: np.ndarray, mask: np.ndarray, yaw_deg: float, pitch_deg: float = 0.0, distance: float = 1.0
     ) -> NovelView:
-        """The view of these angles, in degrees, and of this distance, a factor. Shapes as of `draw`; no triage."""
+        """Renders one view without judging it. distance: a multiple of the photograph's. Shapes as in `draw`."""
         return self._render(self._scene(image_u8, mask), yaw_deg, pitch_deg, distance, 1)
 
     def _scene(self, image_u8: np.ndarray, mask: np.ndarray) -> _Scene:
@@ -132,7 +133,7 @@ class NovelViews:
         rotation = turn(yaw_deg, pitch_deg)
         gaussians, camera = _placed(scene, rotation, distance)
         picture, alpha = self._rasterize(gaussians, camera)
-        # Nothing of the white comes in over the edge: colours are those of the share that is covered.
+        # Divided by alpha: a pixel at the edge has the product's colour, without the black behind it.
         seen = picture / np.maximum(alpha, 0.5)[..., None]
         inside = without_fringes(alpha > 0.5, seen[..., 3] > 0.5)
         image = np.where(inside[..., None], np.clip(np.rint(seen[..., :3] * 255), 0, 255), 255).astype(np.uint8)
@@ -149,7 +150,7 @@ class NovelViews:
         )
 
     def _rasterize(self, gaussians: Gaussians, camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-        """Picture float32 [H, W, C], weighted by alpha, and alpha float32 [H, W]."""
+        """Returns the picture float32 [H, W, C], weighted by alpha, and alpha float32 [H, W]."""
         fine = replace(
             camera,
             focal_px=_FINE * camera.focal_px,
@@ -167,18 +168,20 @@ class NovelViews:
 
 
 def turn(yaw_deg: float, pitch_deg: float) -> np.ndarray:
-    """Rotation [3, 3] of the product in the axes of the camera: about its upright axis, then as the camera rises."""
+    """Returns the product's rotation [3, 3] in the camera's axes: first about its upright axis, then by the pitch."""
     yaw, pitch = radians(yaw_deg), radians(pitch_deg)
     upright = np.array([[cos(yaw), 0, -sin(yaw)], [0, 1, 0], [sin(yaw), 0, cos(yaw)]])
     rise = np.array([[1, 0, 0], [0, cos(pitch), -sin(pitch)], [0, sin(pitch), cos(pitch)]])
-    return rise @ upright
+    rotation: np.ndarray = rise @ upright
+    return rotation
 
 
 def _placed(scene: _Scene, rotation: np.ndarray, distance: float) -> tuple[Gaussians, Camera]:
-    """The Gaussians that face the new camera, with a fourth colour of 1 where they are stretched, and the camera.
+    """Returns the Gaussians that face the new camera, and the camera.
 
-    Its lens is shifted so that the product keeps its base line and the middle of its box, and stays in the picture; a
-    product that would be larger than the picture is shown as large as that.
+    A fourth colour channel is 1 where a Gaussian is stretched. The camera's principal point is moved so that the
+    product keeps its base line and the middle of its box, and stays in the picture. A product that would be larger than
+    the picture is scaled down to fit.
     """
     own = scene.shell.gaussians
     height, width = scene.mask.shape
@@ -194,7 +197,7 @@ def _placed(scene: _Scene, rotation: np.ndarray, distance: float) -> tuple[Gauss
     facing = own.facing(-camera.rotation.T @ camera.translation)
     gaussians = replace(own, colors=colors).chosen(facing)
     splats = project(gaussians, camera)
-    # In the photograph a pixel's edge is half a pixel from its centre, and SIGMA_PX one deviation.
+    # A surfel's edge is half a pixel from its centre where its standard deviation is SIGMA_PX.
     reach = splats.covariances[:, [0, 2]].sqrt() * (0.5 / SIGMA_PX)
     low = (splats.centers - reach).min(dim=0).values.tolist()
     high = (splats.centers + reach).max(dim=0).values.tolist()
@@ -207,7 +210,7 @@ def _placed(scene: _Scene, rotation: np.ndarray, distance: float) -> tuple[Gauss
 
 
 def _is_stretched(scene: _Scene, camera: Camera, distance: float) -> Tensor:
-    """float32 [N]: 1 for Gaussians more than MAX_STRETCH times as long as in the photograph, or not in it."""
+    """Returns float32 [N]: 1 for Gaussians stretched more than MAX_STRETCH times, or not in the photograph."""
     photographed = replace(
         camera,
         rotation=torch.eye(3, device=camera.rotation.device),
@@ -220,30 +223,31 @@ def _is_stretched(scene: _Scene, camera: Camera, distance: float) -> Tensor:
 
 
 def _lengths(splats: Splats) -> Tensor:
-    """Standard deviation [N] along the longer axis."""
+    """Returns the standard deviation [N] along the longer axis: the root of a 2×2 matrix's larger eigenvalue."""
     xx, xy, yy = splats.covariances.unbind(1)
     return ((xx + yy) / 2 + (((xx - yy) / 2) ** 2 + xy**2).sqrt()).sqrt()
 
 
 def without_fringes(inside: np.ndarray, is_stretched: np.ndarray) -> np.ndarray:
-    """The mask without the hairs that the revealed side of a jagged outline ends in.
+    """Returns the mask bool [H, W] without the hairs in which a revealed side with a jagged outline ends.
 
-    inside: bool [H, W]; is_stretched: bool [H, W], what the photograph does not show: nothing else is taken away, so
-    that the product's own thin parts stay.
+    inside: bool [H, W]. is_stretched: bool [H, W], surfaces that the photograph does not show. Only these are removed:
+    the product's own thin parts stay.
     """
     radius = round(_FRINGE * np.ptp(np.nonzero(inside), axis=1).max(initial=0)) if inside.any() else 0
     if radius == 0:
         return inside
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     solid = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_OPEN, disk) > 0
-    return inside & (solid | ~is_stretched)
+    kept: np.ndarray = inside & (solid | ~is_stretched)
+    return kept
 
 
 def measure_holes(mask: np.ndarray, background: np.ndarray) -> float:
-    """Share of the mask that its holes have, those apart that lie for the better part on the background.
+    """Returns the area of the mask's torn holes as a share of the mask; 1 for an empty mask.
 
-    mask: uint8 [H, W], 0 or 255; background: bool [H, W], what is free in the photograph, as this view would show it.
-    An empty mask is all hole.
+    A hole is torn where less than half of it is background. mask: uint8 [H, W], 0 or 255; background: bool [H, W], the
+    photograph's background as this view would show it.
     """
     if not mask.any():
         return 1.0
@@ -252,12 +256,12 @@ def measure_holes(mask: np.ndarray, background: np.ndarray) -> float:
     areas = np.bincount(inner.ravel(), minlength=labels.max() + 1)
     free = np.bincount(inner[background], minlength=labels.max() + 1)
     torn = free < areas / 2
-    torn[[0, labels[0, 0]]] = False  # the product, and what is around it
+    torn[[0, labels[0, 0]]] = False  # the product itself, and its surroundings
     return float(areas[torn].sum() / np.count_nonzero(mask))
 
 
 def _turned_background(scene: _Scene, camera: Camera) -> np.ndarray:
-    """bool [H, W]: the photograph's background, each pixel as deep as the product next to it, in the new view."""
+    """Returns bool [H, W]: the photograph's background in the new view, as deep as the nearest pixel of the product."""
     inside = scene.mask > 127
     height, width = inside.shape
     if inside.all():

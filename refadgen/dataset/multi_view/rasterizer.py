@@ -1,8 +1,8 @@
-"""Gaussians and a pinhole camera to a picture: the rasterizer of 3D Gaussian Splatting (Kerbl et al. 2023).
+"""The rasterizer of 3D Gaussian Splatting (Kerbl et al. 2023): Gaussians and a pinhole camera give a picture.
 
-`rasterize` runs the reference below, in torch, or the CUDA kernels of the package gsplat; both compute the same. A
-Gaussian's covariance goes to the picture by the local affine approximation of the projection (EWA, Zwicker et al.
-2001), is widened by a pixel's reconstruction filter, and a pixel blends what it sees from front to back.
+`rasterize` runs the torch reference below, or the CUDA kernels of the package gsplat; both compute the same picture.
+The local affine approximation of the projection (EWA, Zwicker et al. 2001) maps a Gaussian's covariance to the picture.
+A pixel's reconstruction filter widens it. Each pixel blends its Gaussians from front to back.
 
 Axes: x to the right, y down, z away from the camera. A pixel (column, row) is centred at (column + ½, row + ½).
 """
@@ -21,18 +21,18 @@ FILTER_PX2 = 0.3
 """Variance of a pixel's reconstruction filter, in px² (3DGS's code)."""
 MIN_ALPHA, MAX_ALPHA = 1 / 255, 0.999
 MIN_TRANSMITTANCE = 1e-4
-"""A pixel ends before the Gaussian that would let less light than this through."""
+"""A pixel is complete before the Gaussian that would reduce its transmittance below this."""
 NEAR = 0.01
-"""Least depth of a Gaussian that is drawn."""
+"""Smallest depth at which a Gaussian is drawn."""
 _MAX_PAIRS = 1_000_000
-"""Pairs of pixel and Gaussian that are worked on at once: about 100 MB."""
+"""Pairs of pixel and Gaussian per step: about 100 MB."""
 
 Backend = Literal["torch", "gsplat"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A pinhole camera: (x, y, z) = rotation · point + translation is seen at principal + focal_px · (x, y) / z."""
+    """A pinhole camera. It shows (x, y, z) = rotation · point + translation at principal + focal_px · (x, y) / z."""
 
     rotation: Tensor
     """float32 [3, 3], world to camera."""
@@ -40,28 +40,28 @@ class Camera:
     """float32 [3]."""
     focal_px: float
     principal: tuple[float, float]
-    """Principal point (x, y), in pixels from the top left corner of the picture."""
+    """Principal point x, y, in pixels from the top left corner of the picture."""
     width_px: int
     height_px: int
 
 
 @dataclass(frozen=True)
 class Splats:
-    """Gaussians as a camera sees them."""
+    """Gaussians projected to a camera's picture."""
 
     centers: Tensor
-    """[N, 2], pixels."""
+    """[N, 2]: x, y in pixels."""
     covariances: Tensor
-    """[N, 3]: xx, xy, yy, in px², without the pixel's filter."""
+    """[N, 3]: xx, xy, yy in px², without the pixel's filter."""
     depths: Tensor
     """[N], along the camera's axis."""
 
 
 def rasterize(gaussians: Gaussians, camera: Camera, backend: Backend = "torch") -> tuple[Tensor, Tensor]:
-    """The picture of Gaussians on black.
+    """Renders Gaussians on black.
 
-    Returns: colour float32 [H, W, C], C the channels of `gaussians.colors`, weighted by alpha; alpha float32 [H, W],
-    0…1. The reference is deterministic and runs where the Gaussians are; gsplat wants them on a CUDA device.
+    Returns colours float32 [H, W, C], the C channels of `gaussians.colors` weighted by alpha, and alpha float32 [H, W],
+    0…1. The reference is deterministic and runs on the Gaussians' device; gsplat needs them on a CUDA device.
     """
     if backend == "gsplat":
         return _rasterize_gsplat(gaussians, camera)
@@ -69,7 +69,7 @@ def rasterize(gaussians: Gaussians, camera: Camera, backend: Backend = "torch") 
 
 
 def choose_backend(name: str, device: torch.device) -> Backend:
-    """The backend of `multi_view.rasterizer`. Raises: ValueError where gsplat is asked for and cannot run."""
+    """Returns the backend for `multi_view.rasterizer`. Raises: ValueError where gsplat is asked for and cannot run."""
     package = importlib.util.find_spec("gsplat") is not None
     if name == "auto":
         return "gsplat" if package and device.type == "cuda" else "torch"
@@ -81,7 +81,7 @@ def choose_backend(name: str, device: torch.device) -> Backend:
 
 
 def project(gaussians: Gaussians, camera: Camera) -> Splats:
-    """Where Gaussians appear and how large: cov2d = J W Σ Wᵀ Jᵀ (3DGS Eq. 5)."""
+    """Projects Gaussians to a camera's picture: cov2d = J W Σ Wᵀ Jᵀ (Kerbl et al. 2023, Eq. 5)."""
     points = gaussians.means @ camera.rotation.T + camera.translation
     x, y, z = points.unbind(1)
     z = z.clamp(min=NEAR)
@@ -89,7 +89,7 @@ def project(gaussians: Gaussians, camera: Camera) -> Splats:
     zero = torch.zeros_like(z)
     along_x = torch.stack([focal / z, zero, -focal * x / z**2], 1)
     along_y = torch.stack([zero, focal / z, -focal * y / z**2], 1)
-    # Of L with Σ = L Lᵀ only J W L is needed.
+    # With Σ = L Lᵀ, J W L is enough: its product with itself is cov2d, and symmetric by construction.
     half = torch.stack([along_x, along_y], 1) @ (camera.rotation @ gaussians.half_covariances())
     covariances = torch.stack([(half[:, i] * half[:, j]).sum(1) for i, j in ((0, 0), (0, 1), (1, 1))], 1)
     centers = torch.stack([center_x + focal * x / z, center_y + focal * y / z], 1)
@@ -98,20 +98,20 @@ def project(gaussians: Gaussians, camera: Camera) -> Splats:
 
 @dataclass(frozen=True)
 class _Sorted:
-    """What compositing needs of the splats in the picture, nearest first."""
+    """The splats inside the picture, nearest first, with the values that compositing needs."""
 
     centers: Tensor
     conics: Tensor
-    """[N, 3]: the inverse of the widened covariance."""
+    """[N, 3]: xx, xy, yy of the inverse of the widened covariance."""
     low: Tensor
-    """int64 [N, 2]: first column and row that may be reached, and …"""
+    """int64 [N, 2]: the first column and row that a splat may reach."""
     high: Tensor
-    """… one behind the last."""
+    """int64 [N, 2]: one more than the last column and row."""
     opacities: Tensor
     colors: Tensor
 
     def inside(self, tile: tuple[int, int, int, int]) -> "_Sorted":
-        """Those that reach into a tile (left, top, right, bottom), cut to it."""
+        """Returns the splats that reach into a tile (left, top, right, bottom), cut to it."""
         low = torch.maximum(self.low, self.low.new_tensor(tile[:2]))
         high = torch.minimum(self.high, self.high.new_tensor(tile[2:]))
         keep = (low < high).all(1)
@@ -138,7 +138,7 @@ def _sort(gaussians: Gaussians, camera: Camera) -> _Sorted:
     splats = project(gaussians, camera)
     xx, xy, yy = (splats.covariances + splats.covariances.new_tensor([FILTER_PX2, 0, FILTER_PX2])).unbind(1)
     conics = torch.stack([yy, -xy, xx], 1) / (xx * yy - xy**2)[:, None]
-    # Within this many deviations alpha is at least MIN_ALPHA; the margin is for rounding.
+    # Alpha is at least MIN_ALPHA within so many standard deviations; the margin covers rounding.
     reach = (2 * (gaussians.opacities / MIN_ALPHA).clamp(min=1).log()).sqrt() * 1.0001
     extent = reach[:, None] * torch.stack([xx, yy], 1).sqrt()
     size = torch.tensor([camera.width_px, camera.height_px], device=extent.device)
@@ -152,7 +152,7 @@ def _sort(gaussians: Gaussians, camera: Camera) -> _Sorted:
 
 
 def _tiles(splats: _Sorted, tile: tuple[int, int, int, int]) -> Iterator[tuple[tuple[int, int, int, int], _Sorted]]:
-    """Tiles (left, top, right, bottom) with the splats that reach them, small enough for the memory."""
+    """Yields tiles (left, top, right, bottom) with the splats that reach them, at most _MAX_PAIRS each or one pixel."""
     left, top, right, bottom = tile
     splats = splats.inside(tile)
     if splats.num_pairs() <= _MAX_PAIRS or (right - left == 1 and bottom - top == 1):
@@ -168,12 +168,12 @@ def _tiles(splats: _Sorted, tile: tuple[int, int, int, int]) -> Iterator[tuple[t
 
 
 def _composite(splats: _Sorted, tile: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:
-    """Colour [h, w, C] and alpha [h, w] of one tile."""
+    """Returns colour [h, w, C] and alpha [h, w] of one tile."""
     left, top, right, bottom = tile
     width, height = right - left, bottom - top
     index, column, row, alpha = _pairs(splats)
     pixel = ((row - top) * width + column - left).int()
-    # Splats come nearest first, so a stable sort by pixel leaves each pixel's from front to back.
+    # The splats are sorted nearest first: after a stable sort by pixel each pixel's splats are still front to back.
     pixel, order = torch.sort(pixel, stable=True)
     index, alpha = index[order], alpha[order]
     counts = torch.bincount(pixel, minlength=width * height)
@@ -184,7 +184,10 @@ def _composite(splats: _Sorted, tile: tuple[int, int, int, int]) -> tuple[Tensor
 
 
 def _pairs(splats: _Sorted) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Splat, column, row and alpha of every pair of pixel and splat that counts, nearest splat first."""
+    """Returns splat, column, row and alpha of each pair of pixel and splat with alpha of MIN_ALPHA or more.
+
+    The nearest splat comes first.
+    """
     size = splats.high - splats.low
     counts = size.prod(1)
     index = torch.repeat_interleave(counts)
@@ -202,11 +205,12 @@ def _pairs(splats: _Sorted) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _transmittance(alpha: Tensor, counts: Tensor) -> Tensor:
-    """What reaches each pair through those in front of it in its pixel; 0 from where a pixel ends.
+    """Returns the transmittance [P] of each pair: the light that the splats in front of it in its pixel let through.
 
-    A cumulative product over all pairs, divided by its value where the pixel starts; as sums of logarithms in float64,
-    which hold millions of factors.
+    0 once a pixel is complete. alpha: [P], pixel by pixel, front to back; counts: pairs per pixel.
     """
+    # A cumulative product over all pairs, divided by its value at the pixel's first pair. As sums of logarithms in
+    # float64: the product of millions of factors would underflow.
     through = torch.log1p(-alpha.double())
     after = through.cumsum(0)
     before = after - through

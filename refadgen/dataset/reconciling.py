@@ -1,4 +1,8 @@
-"""Between the two passes: what the first one says of each ad goes into the ledger, near-duplicates with it."""
+"""Between the two passes: the ledger is reconciled with the first pass, and near-duplicates are rejected.
+
+The first pass writes its own ledger (`screening/`). Its rejections are copied to the data set's ledger (`ledger/`); the
+ads that passed are given to the second pass.
+"""
 
 from typing import Any
 
@@ -14,26 +18,27 @@ from refadgen.dataset.near_duplicates import find_near_duplicates
 from refadgen.dataset.planning import Keys
 from refadgen.storage.store import Storage
 
-_MARKS = ("perceptual_hash", "thumbnail")
-_FREED = (NEAR_DUPLICATE, REPLACED)
-"""Rejections that end with what they came of: the ad of smaller id has left the input, or the row is as it was."""
+_SIGNATURES = ("perceptual_hash", "thumbnail")
+_LIFTED = (NEAR_DUPLICATE, REPLACED)
+"""Rejections that a change of the input lifts: the ad of smaller id is gone, or the row is as it was before."""
 
 
-def settle(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *, retry_failed: bool) -> Keys:
-    """Writes what of the first pass the ledger does not say yet; returns the sorted keys that the second pass takes up.
+def reconcile(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *, retry_failed: bool) -> Keys:
+    """Appends the rejections that the ledger lacks; returns the sorted short keys of the ads for the second pass.
 
     keys: sorted short keys of the ads of the input. retry_failed: as in `Ledger.settled`.
     """
     screening, ledger = screening_ledger(storage), dataset_ledger(storage)
     names = [name for name in SCHEMA.names if name in screening.names and name != "row_id"]
-    screened = screening.latest([*names, *_MARKS])
+    screened = screening.latest([*names, *_SIGNATURES])
     screened = screened.filter(pa.array(np.isin(short_keys(screened["row_id"]), keys)))
-    screened = _with_near_duplicates(screened, rules).drop_columns(_MARKS)
+    screened = _with_near_duplicates(screened, rules).drop_columns(_SIGNATURES)
     own, passed = short_keys(screened["row_id"]), _flags(pc.equal(screened["status"], "done"))
 
     known = ledger.latest(["status", "reason", "ad_id", "duplicate_of"])
     known_keys = short_keys(known["row_id"])
-    added = screened.filter(pa.array(~passed & ~_said_already(screened, own, known, known_keys)))
+    # Only rows that are new: a run that changes nothing leaves the ledger as it is.
+    added = screened.filter(pa.array(~passed & ~_is_recorded(screened, own, known, known_keys)))
     with LedgerWriter(ledger) as writer:
         for row in ledger_rows(added):
             writer.add([{**row, "run_id": run_id, "file": "", "split": ""}])
@@ -42,12 +47,12 @@ def settle(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *, re
             writer.add([{**row, **said, "run_id": run_id, "file": "", "split": ""}])
 
     settled = np.isin(own, ledger.settled(retry_failed=retry_failed))
-    freed = np.isin(own, known_keys[_flags(pc.is_in(known["reason"], pa.array(_FREED)))])
-    return np.sort(own[passed & (freed | ~settled)])
+    lifted = np.isin(own, known_keys[_flags(pc.is_in(known["reason"], pa.array(_LIFTED)))])
+    return np.sort(own[passed & (lifted | ~settled)])
 
 
 def _with_near_duplicates(screened: pa.Table, rules: FilterConfig) -> pa.Table:
-    """The rows with their near-duplicates rejected, and a column `duplicate_of`."""
+    """Returns the rows with near-duplicates rejected, and a column `duplicate_of` (the ad_id of the ad that stays)."""
     keeper = np.full(len(screened), -1, np.int64)
     fit = np.flatnonzero(_flags(pc.equal(screened["status"], "done")))
     if rules.duplicate_distance is not None:
@@ -60,7 +65,7 @@ def _with_near_duplicates(screened: pa.Table, rules: FilterConfig) -> pa.Table:
             max_color_difference=rules.duplicate_color,
         )
         keeper[fit] = np.where(found >= 0, fit[found], -1)
-    is_out = pa.array(keeper >= 0)
+    is_duplicate = pa.array(keeper >= 0)
     duplicate_of = screened["ad_id"].take(pa.array(keeper, mask=keeper < 0))
     bits = f"' by at most filter.duplicate_distance={rules.duplicate_distance} bits"
     replaced = {
@@ -69,30 +74,31 @@ def _with_near_duplicates(screened: pa.Table, rules: FilterConfig) -> pa.Table:
         "detail": pc.binary_join_element_wise("differs from '", duplicate_of, bits, ""),
     }
     for name, value in replaced.items():
-        column = pc.if_else(is_out, value, screened[name])
+        column = pc.if_else(is_duplicate, value, screened[name])
         screened = screened.set_column(screened.schema.get_field_index(name), name, column)
     return screened.append_column("duplicate_of", duplicate_of)
 
 
-def _said_already(screened: pa.Table, own: Keys, known: pa.Table, known_keys: Keys) -> npt.NDArray[np.bool_]:
-    """For each screened row whether the ledger's latest row of the same id has its status, reason and near-duplicate.
+def _is_recorded(screened: pa.Table, own: Keys, known: pa.Table, known_keys: Keys) -> npt.NDArray[np.bool_]:
+    """Returns bool [N]: whether the ledger's latest row of the same id has the same status, reason and near-duplicate.
 
-    known_keys: sorted, as rows come out of a ledger.
+    own: short keys of `screened`. known_keys: short keys of `known`, sorted, as rows come out of a ledger.
     """
     if not len(known):
         return np.zeros(len(screened), dtype=bool)
     index = np.minimum(np.searchsorted(known_keys, own), len(known) - 1)
     theirs = known.take(pa.array(index))
-    said = known_keys[index] == own
+    recorded: npt.NDArray[np.bool_] = known_keys[index] == own
     for name in ("status", "reason", "duplicate_of"):
-        said &= _flags(pc.equal(pc.fill_null(screened[name], ""), pc.fill_null(theirs[name], "")))
-    return said
+        recorded &= _flags(pc.equal(pc.fill_null(screened[name], ""), pc.fill_null(theirs[name], "")))
+    return recorded
 
 
 def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> list[dict[str, Any]]:
-    """The ledger's rows of ads that are done and in the input by another row of the same id and the same picture.
+    """Returns the ledger's rows of done ads whose row of the input has changed.
 
-    others: rows of the ledger that are not of this input.
+    Such an ad is in the input with another row of the same ad_id and the same picture. others: rows of the ledger that
+    are not in this input.
     """
     others = others.filter(pc.equal(others["status"], "done"))
     others = others.filter(pc.is_in(others["ad_id"], value_set=screened["ad_id"].combine_chunks()))
@@ -108,4 +114,5 @@ def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> list[dict
 
 
 def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    return column.to_numpy().astype(bool)
+    flags: npt.NDArray[np.bool_] = column.to_numpy().astype(bool)
+    return flags

@@ -1,4 +1,4 @@
-"""What comes of the first pass: which ads the second takes up, and what the ledger says of the others."""
+"""Between the passes: the ads that the second pass works on, and the ledger rows of the others."""
 
 import dataclasses
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from refadgen.batch.ledger import now, short_key
 from refadgen.config import FilterConfig
 from refadgen.dataset.ledgers import SCHEMA, SCREENING_SCHEMA, dataset_ledger, screening_ledger
-from refadgen.dataset.settling import settle
+from refadgen.dataset.reconciling import reconcile
 from refadgen.storage.store import Storage
 
 RULES = FilterConfig(duplicate_distance=4)
@@ -44,10 +44,10 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def settled(storage: Storage, names: str, *, retry_failed: bool = False, **rules: Any) -> set[str]:
-    """Names of the ads that the second pass takes up of an input of these."""
+def second_pass(storage: Storage, names: str, *, retry_failed: bool = False, **rules: Any) -> set[str]:
+    """Names of the ads that the second pass works on, for an input of these."""
     keys = np.sort(np.array([short_key(key_of(name)) for name in names], np.uint64))
-    found = settle(storage, keys, "run", dataclasses.replace(RULES, **rules), retry_failed=retry_failed)
+    found = reconcile(storage, keys, "run", dataclasses.replace(RULES, **rules), retry_failed=retry_failed)
     assert (np.diff(found.astype(object)) > 0).all()  # sorted
     return {name for name in names if short_key(key_of(name)) in found.tolist()}
 
@@ -56,19 +56,19 @@ def ledger(storage: Storage) -> dict[str, dict[str, Any]]:
     return {row["ad_id"]: row for row in dataset_ledger(storage).latest().to_pylist()}
 
 
-def test_ads_that_passed_are_taken_up_and_others_are_recorded_once(storage: Storage) -> None:
+def test_ads_that_passed_go_on_and_others_are_recorded_once(storage: Storage) -> None:
     screening_ledger(storage).append(
         [seen("a"), seen("b", status="rejected", reason="low_resolution", detail="8×8 px"), seen("c"), seen("x")]
     )
-    assert settled(storage, "abc") == {"a", "c"}  # x is not of this input
-    assert settled(storage, "abc") == {"a", "c"}
+    assert second_pass(storage, "abc") == {"a", "c"}  # x is not of this input
+    assert second_pass(storage, "abc") == {"a", "c"}
     (row,) = dataset_ledger(storage).latest().to_pylist()
     expected = ("b", "rejected", "low_resolution", "8×8 px", "run", "", None)
     assert tuple(row[n] for n in ("ad_id", "status", "reason", "detail", "run_id", "file", "duplicate_of")) == expected
     assert len(dataset_ledger(storage).parts()) == 1  # the second time said nothing new
 
 
-def test_what_is_done_or_failed_is_not_taken_up_again_unless_asked_for(storage: Storage) -> None:
+def test_done_and_failed_ads_need_no_work_unless_a_retry_is_asked_for(storage: Storage) -> None:
     screening_ledger(storage).append([seen(name) for name in "abc"])
     done, failed = (
         dict.fromkeys(SCHEMA.names)
@@ -76,11 +76,11 @@ def test_what_is_done_or_failed_is_not_taken_up_again_unless_asked_for(storage: 
         for name, status, reason in (("a", "done", ""), ("b", "failed", "fetch_timeout"))
     )
     dataset_ledger(storage).append([done, failed])
-    assert settled(storage, "abc") == {"c"}
-    assert settled(storage, "abc", retry_failed=True) == {"b", "c"}
+    assert second_pass(storage, "abc") == {"c"}
+    assert second_pass(storage, "abc", retry_failed=True) == {"b", "c"}
 
 
-def test_near_duplicates_are_rejected_by_the_ad_that_stays_and_freed_without_it(storage: Storage) -> None:
+def test_near_duplicates_are_rejected_while_the_ad_of_smaller_id_is_in_the_input(storage: Storage) -> None:
     screening_ledger(storage).append(
         [
             seen("c", perceptual_hash=HASH),
@@ -89,18 +89,18 @@ def test_near_duplicates_are_rejected_by_the_ad_that_stays_and_freed_without_it(
             seen("d"),
         ]
     )
-    assert settled(storage, "abcd") == {"b", "d"}
+    assert second_pass(storage, "abcd") == {"b", "d"}
     row = ledger(storage)["c"]
     assert (row["status"], row["reason"], row["duplicate_of"]) == ("rejected", "near_duplicate", "b")
     assert row["detail"] == "differs from 'b' by at most filter.duplicate_distance=4 bits"
-    assert settled(storage, "acd") == {"c", "d"}  # b has left the input
+    assert second_pass(storage, "acd") == {"c", "d"}  # b has left the input
 
 
 def test_a_near_duplicate_names_the_ad_that_keeps_it_out_now(storage: Storage) -> None:
     screening_ledger(storage).append([seen(name, perceptual_hash=HASH) for name in "abc"])
-    settled(storage, "bc")
+    second_pass(storage, "bc")
     assert ledger(storage)["c"]["duplicate_of"] == "b"
-    settled(storage, "ac")
+    second_pass(storage, "ac")
     assert ledger(storage)["c"]["duplicate_of"] == "a"
 
 
@@ -109,16 +109,16 @@ def done(name: str, **said: Any) -> dict[str, Any]:
     return dict.fromkeys(SCHEMA.names) | row | said
 
 
-def test_a_changed_row_takes_the_place_of_what_was_done_and_changes_back(storage: Storage) -> None:
+def test_a_changed_row_replaces_the_done_one_and_can_change_back(storage: Storage) -> None:
     ads = [seen(name, ad_id="ad", image="s3://shop/ad.jpg", perceptual_hash=ord(name) << 40) for name in "pq"]
     screening_ledger(storage).append(ads)
     dataset_ledger(storage).append([done("p", ad_id="ad", image="s3://shop/ad.jpg")])
-    assert settled(storage, "q") == {"q"}
+    assert second_pass(storage, "q") == {"q"}
     (row,) = dataset_ledger(storage).latest().to_pylist()
     assert (row["row_id"], row["status"], row["reason"], row["file"]) == (key_of("p"), "rejected", "replaced", "")
     dataset_ledger(storage).append([done("q", ad_id="ad", image="s3://shop/ad.jpg")])
-    assert settled(storage, "q") == set()
-    assert settled(storage, "p") == {"p"}
+    assert second_pass(storage, "q") == set()
+    assert second_pass(storage, "p") == {"p"}
     assert {row["row_id"]: row["reason"] for row in dataset_ledger(storage).latest().to_pylist()} == {
         key_of("p"): "replaced",
         key_of("q"): "replaced",
@@ -128,24 +128,24 @@ def test_a_changed_row_takes_the_place_of_what_was_done_and_changes_back(storage
 def test_another_picture_of_the_same_id_is_another_ad(storage: Storage) -> None:
     screening_ledger(storage).append([seen("q", ad_id="1.jpg", image="/second/1.jpg", input_sha256="b")])
     dataset_ledger(storage).append([done("p", ad_id="1.jpg", image="/first/1.jpg", input_sha256="a")])
-    assert settled(storage, "q") == {"q"}
+    assert second_pass(storage, "q") == {"q"}
     assert [row["status"] for row in dataset_ledger(storage).latest().to_pylist()] == ["done"]
 
 
 @pytest.mark.parametrize("reason", ["low_resolution", "truncated_image"])
-def test_a_better_file_at_the_same_place_is_taken_up_when_asked_for(reason: str, storage: Storage) -> None:
+def test_a_better_file_at_the_same_place_is_retried_when_asked_for(reason: str, storage: Storage) -> None:
     screening_ledger(storage).append([seen("a", status="rejected", reason=reason)])
-    assert settled(storage, "a") == set()
+    assert second_pass(storage, "a") == set()
     screening_ledger(storage).append([seen("a")])
-    assert settled(storage, "a") == set()
-    assert settled(storage, "a", retry_failed=True) == {"a"}
+    assert second_pass(storage, "a") == set()
+    assert second_pass(storage, "a", retry_failed=True) == {"a"}
 
 
 def test_without_a_distance_all_stay(storage: Storage) -> None:
     screening_ledger(storage).append([seen("a", perceptual_hash=HASH), seen("b", perceptual_hash=HASH)])
-    assert settled(storage, "ab", duplicate_distance=None) == {"a", "b"}
+    assert second_pass(storage, "ab", duplicate_distance=None) == {"a", "b"}
     assert ledger(storage) == {}
 
 
-def test_an_input_without_rows_settles_nothing(storage: Storage) -> None:
-    assert settled(storage, "") == set()
+def test_an_input_without_rows_plans_nothing(storage: Storage) -> None:
+    assert second_pass(storage, "") == set()
