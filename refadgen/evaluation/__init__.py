@@ -1,1 +1,4 @@
-"""Judges of generated ads, and held-out products and scenes with their truth."""
+"""Measures generated ads against the truth: held-out products and scenes, judge networks, metrics.
+
+The truth comes from the studio, so importing the modules needs the extra `refadgen[studio]`; `metrics` does not.
+"""

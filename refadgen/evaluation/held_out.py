@@ -1,8 +1,15 @@
-"""Held-out cases with their truth: products never trained on, in scene pairs never trained on, and look-alikes.
+"""Held-out cases with their truth: products and pairs of surface and wall that no training ever saw.
 
-Sixteen shapes, each worn by three products; each product is asked for in three scenes. The candidates of a case are
-true renders of its shape, pose, mask, scene and light in the appearance of every product, so the silhouette gives
-nothing away. One trace of light serves them all (`refadgen.studio.dressing`).
+Sixteen shapes, each in three appearances, give 48 products; each product is asked for in several scenes. The candidates
+of a case are true renders in its scene: one per product, all in the case's shape, pose, mask and light. The silhouette
+therefore says nothing about which candidate is right. One trace of light serves all candidates of a case
+(`refadgen.studio.dressing`).
+
+    with render_pool() as pool:
+        products = held_out_products(48)
+        cases = cases_of(pool, products, 3)
+
+Rendering needs the extra `refadgen[studio]`.
 """
 
 import itertools
@@ -11,8 +18,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 
 from refadgen.studio.appearance import Appearance
 from refadgen.studio.camera import View
@@ -22,42 +29,53 @@ from refadgen.studio.scenes import Scene, sample_scene, scene_prompt
 from refadgen.studio.shapes import NOUNS
 
 SIZE = {"width_px": 128, "height_px": 160, "spp": 6}
-SEED_OFFSET = 1_000_000  # far from the seeds that anything was trained on
+"""Keyword arguments of every render here: the size of the built-in model, and samples per pixel."""
+SEED_OFFSET = 1_000_000
+"""First seed; far from the seeds that anything was trained on."""
 PER_SHAPE = 3
+"""Products that share a shape."""
+MAX_SCENES = 9
+"""The number of pairs of surface and wall that are held out, hence of a product's scenes."""
 
 
 @dataclass(frozen=True)
 class HeldOutProduct:
-    """One product, its photograph, and the photograph of the next product of the same shape."""
+    """One product with its photograph. Images are uint8 H×W×3."""
 
     product: Product
     view: View
-    photo: np.ndarray
-    other_photo: np.ndarray
-    mask: np.ndarray
+    photo: npt.NDArray[np.uint8]
+    """The product on white: the model's product image."""
+    other_photo: npt.NDArray[np.uint8]
+    """The photograph of another product of the same shape, for the control with the wrong product image."""
+    mask: npt.NDArray[np.uint8]
+    """H×W, 0 or 255; true for both photographs and for every ad of the product."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One product in one scene."""
+    """One product in one scene: a prompt for the model, and the true ads of all products there."""
 
     index: int
-    """Of the product: the number of the right candidate."""
+    """The product's number, and so the number of the right candidate."""
     scene: Scene
     prompt: str
-    candidates: np.ndarray
-    """True renders, uint8 products×H×W×3."""
+    candidates: npt.NDArray[np.uint8]
+    """True renders, products×H×W×3; `candidates[index]` is the truth."""
 
 
 def unseen_products(start: int) -> Iterator[Product]:
-    """Products of the test split."""
+    """The products of the test split from seed `start` on."""
     for seed in range(start, start + 10**6):
         if split_of(product_id_of(seed)) == "test":
             yield sample_product(seed)
 
 
 def held_out_products(count: int) -> list[HeldOutProduct]:
-    """`count` products, three of each shape, each shape of another kind. Raises: ValueError."""
+    """The first `count` held-out products, PER_SHAPE of each shape, each shape of another kind of product.
+
+    Raises: ValueError unless `count` is a multiple of PER_SHAPE and there are enough kinds.
+    """
     most = PER_SHAPE * len(set(NOUNS))
     if count % PER_SHAPE or not 0 < count <= most:
         raise ValueError(f"--products {count}: must be a multiple of {PER_SHAPE}, at most {most}")
@@ -70,23 +88,28 @@ def held_out_products(count: int) -> list[HeldOutProduct]:
     found = []
     for number, product in enumerate(shapes.values()):
         view = sample_view(SEED_OFFSET + number)
-        mine = looks[PER_SHAPE * number : PER_SHAPE * (number + 1)]
-        photos, mask = dress_photos(product, view, mine, **SIZE)
-        for place, look in enumerate(mine):
-            finish = {"roughness": product.appearance.roughness, "metallic": product.appearance.metallic}
-            worn = replace(product, appearance=replace(look, **finish))  # as it is photographed
-            found.append(HeldOutProduct(worn, view, photos[place], photos[(place + 1) % PER_SHAPE], mask))
+        own_looks = looks[PER_SHAPE * number : PER_SHAPE * (number + 1)]
+        photos, mask = dress_photos(product, view, own_looks, **SIZE)
+        finish = product.appearance
+        for place, look in enumerate(own_looks):
+            # A dressing keeps the finish of the traced product, so the record must say the same.
+            worn = replace(look, roughness=finish.roughness, metallic=finish.metallic)
+            other = photos[(place + 1) % PER_SHAPE]
+            found.append(HeldOutProduct(replace(product, appearance=worn), view, photos[place], other, mask))
     return found
 
 
 def looks_of(count: int) -> list[Appearance]:
-    """The appearances of the first `count` products beyond those that give the shapes."""
+    """The appearances of `count` held-out products, others than those that give the shapes."""
     products = unseen_products(2 * SEED_OFFSET)
     return [next(products).appearance for _ in range(count)]
 
 
 def cases_of(pool: Executor, products: list[HeldOutProduct], scenes: int) -> list[Case]:
-    """The cases, product by product; each in `scenes` different unseen combinations of trained words."""
+    """The cases, product by product, each product in `scenes` scenes (at most MAX_SCENES).
+
+    Renders products × scenes × products images, in the pool's processes.
+    """
     looks = [each.product.appearance for each in products]
     numbers = [index for index in range(len(products)) for _ in range(scenes)]
     places = [scene for index in range(len(products)) for scene in scenes_of(index, scenes)]
@@ -94,8 +117,8 @@ def cases_of(pool: Executor, products: list[HeldOutProduct], scenes: int) -> lis
 
 
 def scenes_of(index: int, count: int) -> list[Scene]:
-    """`count` scenes of a product, at most nine, no pair of surface and wall twice."""
-    assert count <= 9
+    """`count` scenes (at most MAX_SCENES) of product number `index`: held-out pairs of surface and wall, none twice."""
+    assert count <= MAX_SCENES
     found: dict[tuple[str, str], Scene] = {}
     for seed in itertools.count(SEED_OFFSET + 1000 * index):
         scene = sample_scene(seed, held_out=True)
@@ -111,31 +134,7 @@ def _case(held: HeldOutProduct, index: int, scene: Scene, looks: list[Appearance
     return Case(index, scene, prompt, candidates)
 
 
-def two_processes() -> ProcessPoolExecutor:
-    """For rendering, of which much is one thread's work."""
-    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
-
-
-def nearest(output: np.ndarray, candidates: np.ndarray, mask: np.ndarray) -> int:
-    """The candidate of the least mean distance in Lab inside the mask, both slightly smoothed."""
-    inside = mask > 127
-    seen = _smooth_lab(output)[inside]
-    return int(np.argmin([np.abs(seen - _smooth_lab(candidate)[inside]).mean() for candidate in candidates]))
-
-
-def _smooth_lab(image_u8: np.ndarray) -> np.ndarray:
-    return cv2.GaussianBlur(cv2.cvtColor(image_u8.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), (0, 0), 1.0)
-
-
-def inmask_ssim(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """Mean SSIM (Wang et al. 2004: Gaussian window of 1.5, K 0.01 and 0.03) of grey values inside the mask."""
-    a, b = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64) for image in (output, truth))
-
-    def blur(image: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(image, (11, 11), 1.5)
-
-    mean_a, mean_b = blur(a), blur(b)
-    var_a, var_b, cov = blur(a * a) - mean_a**2, blur(b * b) - mean_b**2, blur(a * b) - mean_a * mean_b
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    ssim = (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
-    return float(ssim[mask > 127].mean())
+def render_pool(processes: int = 2) -> ProcessPoolExecutor:
+    """Processes for rendering: much of a render is the work of one thread."""
+    # Not forked: a child would inherit locks that threads of torch and Mitsuba hold, and hang.
+    return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))

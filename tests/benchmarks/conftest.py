@@ -1,4 +1,4 @@
-"""The benchmarks are scripts; their tests import them."""
+"""Makes the benchmark scripts importable, for their tests and for each other."""
 
 import sys
 from pathlib import Path

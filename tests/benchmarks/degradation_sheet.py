@@ -1,9 +1,9 @@
-"""A picture of every degradation at six strengths, from none to the largest that a setting takes.
+"""Draws every degradation at six strengths, from none to the largest that its setting accepts.
 
     python tests/benchmarks/degradation_sheet.py FILE.png [--ad 6]
 
-The product is one of the sample ads. Each line is one degradation alone; above the pictures stand their strengths, in
-the units of `DegradationConfig`; the last line has the defaults, all together, six times.
+The product is from one of the sample ads. Each line shows one degradation alone, with its strength in the units of
+`DegradationConfig` above each image. The last line shows the default degradations together, for six seeds.
 """
 
 import argparse
@@ -26,13 +26,14 @@ NONE = {name: (0.0, 0.0) for name in DEGRADATION_LIMITS}
 
 
 def labelled(image: np.ndarray, text: str) -> np.ndarray:
-    """The picture below its text."""
+    """The image with a line of text above it."""
     strip = np.full((18, image.shape[1], 3), 235, np.uint8)
     cv2.putText(strip, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip, image])
 
 
 def main() -> None:
+    """Draws the sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--ad", type=int, default=6, help="number of the sample ad, from 0")

@@ -1,9 +1,9 @@
-"""One guided step at full Stable Diffusion 1.5 size, random weights, through the real pipeline on the CPU.
+"""Times one guided step at full Stable Diffusion 1.5 size through the real pipeline, randomly initialised, on the CPU.
 
     python tests/benchmarks/full_size_step.py [--image-encoder]
 
-512×640 px, batch 1, guidance 7.5, fp32: needs about 10 GB (14 GB with the image encoder) and a minute or two. Prints
-the seconds of the reference pass and of the step, and the process's peak memory. The last line is JSON.
+512×640 px, batch 1, guidance 7.5, fp32. Needs about 10 GB (14 GB with the image encoder) and a minute or two. Prints
+the seconds of the reference pass and of the step, and the peak memory of the process. The last line is JSON.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from refadgen.model.pipeline import DenoisingBatch
 
 
 def fill(module: nn.Module) -> None:
-    """Gives a module of meta tensors its memory and plain random numbers: one pass, no second copy.
+    """Gives a module of meta tensors its memory and random weights, in place and without a second copy.
 
-    Matrices and convolutions keep the size of what runs through them; norms start as the identity.
+    Weights have the deviation that keeps activations at the size of their input; norms start as the identity.
     """
     module.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(0)
@@ -39,6 +39,7 @@ def fill(module: nn.Module) -> None:
 
 
 def main() -> int:
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image-encoder", action="store_true", help="with CLIP ViT-H and the Resampler")
     options = parser.parse_args()

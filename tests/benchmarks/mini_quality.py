@@ -1,12 +1,14 @@
-"""Does the built-in model make this product in this scene? Measured on products and scene pairs it never saw.
+"""Measures the built-in model on products and scene pairs it never saw: is it this product, in this scene?
 
     python tests/benchmarks/mini_quality.py [--model mini] [--products 48] [--scenes 3] [--sheet FILE]
 
-`product_accuracy`: the share of outputs whose nearest candidate (see `held_out`) is the right product; chance is one in
-`products`. Beside it the same with λ = 0 and with another product's photograph as reference, in one scene each.
-`mask_iou` and `scene_accuracy`: what a small judge, trained on true renders, finds in the outputs; its own figures on
-true renders it has not learned from are stated. `inmask_ssim`: to the true render. Needs the studio extra; about a
-quarter of an hour on two cores. Ends with one line of JSON.
+* `product_accuracy`: share of ads whose nearest candidate is their own product (`refadgen.evaluation.metrics.nearest`);
+  chance is one in `products`. Two controls in one scene each: λ = 0, and another product's photograph as reference.
+* `mask_iou`, `scene_accuracy`: a small judge's findings in the ads (`refadgen.evaluation.judges`), beside its own
+  scores on true renders that it has not learned from.
+* `inmask_ssim`: similarity to the true render inside the mask.
+
+Needs the studio extra and about a quarter of an hour on two cores. The last line is JSON.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from refadgen.evaluation import held_out
+from refadgen.evaluation import held_out, metrics
 from refadgen.evaluation.judges import judge_at, judge_images, word_numbers
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.pipeline import DenoisingRow
@@ -36,7 +38,11 @@ def generate(
     steps: int = STEPS,
     seed: int = 0,
 ) -> np.ndarray:
-    """The model's ads of the cases, uint8 n×H×W×3. swapped: from the photograph of another product of the shape."""
+    """The model's ads of the cases, uint8 n×H×W×3.
+
+    products: their photographs and masks are the model's input. swapped: the photograph of another product of the same
+    shape instead. seed: of the sampling noise; each case has its own.
+    """
     images = []
     for start in range(0, len(cases), BATCH):
         rows: list[DenoisingRow] = []
@@ -63,20 +69,20 @@ def right_products(
 ) -> list[bool]:
     """Whether each output is nearest to its own product."""
     return [
-        held_out.nearest(output, case.candidates, products[case.index].mask) == case.index
+        metrics.nearest(output, case.candidates, products[case.index].mask) == case.index
         for output, case in zip(outputs, cases, strict=True)
     ]
 
 
 def words_of(cases: list[held_out.Case]) -> np.ndarray:
-    """Surface, wall and light of each case, int n×3."""
+    """The true words of each case, int n×3, as `judge_images` takes them."""
     return np.array([word_numbers(case.scene) for case in cases])
 
 
 def write_sheet(
     file: Path, products: list[held_out.HeldOutProduct], cases: list[held_out.Case], outputs: np.ndarray
 ) -> None:
-    """Product, output and true render of each case, four cases a line."""
+    """An image with the photograph, the ad and the true render of each case, four cases a line."""
     tiles = []
     for output, case in zip(outputs, cases, strict=True):
         tiles.append(np.concatenate([products[case.index].photo, output, case.candidates[case.index]], axis=1))
@@ -86,22 +92,22 @@ def write_sheet(
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints one line of JSON, some progress before it."""
     parser = argparse.ArgumentParser(description="Quality of the built-in model on held-out products.")
-    parser.add_argument("--model", default="mini")
-    parser.add_argument("--products", type=int, default=48)
-    parser.add_argument("--scenes", type=int, default=3)
-    parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--judge", type=Path, help="file that keeps the judge for further runs")
-    parser.add_argument("--judge-speed", type=int, default=1, help="so many times faster, and worse, for a trial")
+    parser.add_argument("--model", default="mini", help="name, folder or Hub id")
+    parser.add_argument("--products", type=int, default=48, help="a multiple of 3")
+    parser.add_argument("--scenes", type=int, default=3, help="of each product, at most 9")
+    parser.add_argument("--sheet", type=Path, help="image file with all cases")
+    parser.add_argument("--judge", type=Path, help="file that keeps the trained judge for further runs")
+    parser.add_argument("--judge-speed", type=int, default=1, help="divides the judge's training, for a trial")
     arguments = parser.parse_args()
     started = time.monotonic()
 
-    def say(what: str) -> None:
-        print(f"{time.monotonic() - started:.0f} s: {what}", flush=True)
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - started:.0f} s: {text}", flush=True)
 
     pipeline = RefAdGenPipeline.from_pretrained(arguments.model)
-    pool = held_out.two_processes()
+    pool = held_out.render_pool()
     products = held_out.held_out_products(arguments.products)
     cases = held_out.cases_of(pool, products, arguments.scenes)
     say(f"{len(cases)} cases, {len(cases) * len(products)} true renders")
@@ -122,7 +128,7 @@ def main() -> None:
         ),
         "inmask_ssim": np.mean(
             [
-                held_out.inmask_ssim(output, case.candidates[case.index], products[case.index].mask)
+                metrics.inmask_ssim(output, case.candidates[case.index], products[case.index].mask)
                 for output, case in zip(outputs, cases, strict=True)
             ]
         ),

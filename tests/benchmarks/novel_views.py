@@ -24,7 +24,7 @@ from PIL import Image
 
 from refadgen.config import MultiViewConfig
 from refadgen.dataset.multi_view import NovelViews
-from refadgen.evaluation.held_out import inmask_ssim
+from refadgen.evaluation.metrics import inmask_ssim
 from refadgen.studio.appearance import sample_appearance
 from refadgen.studio.camera import View, camera_for
 from refadgen.studio.render import Product, render_product_photo, sample_view

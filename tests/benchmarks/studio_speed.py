@@ -1,8 +1,8 @@
-"""What a dressing saves: seconds of a triplet traced by itself against one of many dressings of a traced view.
+"""Compares the seconds of a triplet that is traced by itself with those of one of many dressings of a traced view.
 
     python tests/benchmarks/studio_speed.py [--seeds 10] [--dressings 12]
 
-Both in turns, seed by seed, in this process with one thread. Needs the studio extra. The last line is JSON.
+The two take turns, seed by seed, in this process with one thread. Needs the studio extra. The last line is JSON.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from refadgen.studio.render import render_triplet
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints one line of JSON."""
     parser = argparse.ArgumentParser(description="Seconds of a triplet, traced and dressed.")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--dressings", type=int, default=12)
@@ -24,7 +24,7 @@ def main() -> None:
     drjit.set_thread_count(1)
     traced_s = dressed_s = 0.0
     num_dressed = 0
-    render_triplet(0)  # the first one loads plugins
+    render_triplet(0)  # not timed: the first render loads Mitsuba's plugins
     for seed in range(options.seeds):
         started = time.perf_counter()
         render_triplet(seed)
