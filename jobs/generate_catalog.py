@@ -59,7 +59,7 @@ def main(words: list[str] | None = None) -> int:
         return 2
     if not catalog_job.num_rows:
         print(f"{arguments.catalog}: the catalogue has no rows")
-    print(catalog_job.describe(catalog_job.plan()) if arguments.dry_run else catalog_job.run())
+    print(catalog_job.describe() if arguments.dry_run else catalog_job.run())
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.batch.ledger import now, short_key
+from refadgen.batch.ledger import Ledger, now, short_key
 from refadgen.catalog.placement import Placement
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import scan_catalog, unusable_row_id
@@ -17,8 +17,8 @@ from refadgen.config.identity import triplet_identity
 from refadgen.dataset.files import triplets_key
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
 from refadgen.dataset.planning import AdPlanner
+from refadgen.generation.encoding import image_key
 from refadgen.generation.ledger import AdLedger
-from refadgen.generation.publisher import image_key
 from refadgen.generation.wanted import attempt_seed, pixel_settings, wanted_images
 from refadgen.storage.store import Storage
 from refadgen.training.cache import unit_name
@@ -84,12 +84,16 @@ def test_row_ids_of_ads(tmp_path: Path) -> None:
     assert triplets_key("train", ["a", "b"]) == "data/train/triplets-c8687a08aa5d6ed2.parquet"
 
 
+def append(ledger: Ledger, rows: list[dict]) -> None:
+    ledger.append(pa.Table.from_pylist(rows, schema=ledger.schema))
+
+
 def test_places_of_ledgers(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     row = {"recorded_at": now(), "status": "done", "reason": ""}
-    AdLedger(storage).append([{**row, "image_id": 32 * "0"}])
-    screening_ledger(storage).append([{**row, "row_id": 32 * "0"}])
-    dataset_ledger(storage).append([{**row, "row_id": 32 * "1"}])
+    append(AdLedger(storage), [{**row, "image_id": 32 * "0"}])
+    append(screening_ledger(storage), [{**row, "row_id": 32 * "0"}])
+    append(dataset_ledger(storage), [{**row, "row_id": 32 * "1"}])
     folders = [key.partition("/")[0] for key in storage.keys("")]
     assert folders == ["ledger", "ledger", "screening"]
     assert all(key.split("/")[1].startswith("part-") and key.split("-")[2] == "0" for key in storage.keys(""))

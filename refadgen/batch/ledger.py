@@ -1,17 +1,17 @@
-"""The ledger of a job: parquet parts with a row per wanted thing, appended and never changed; the latest row counts.
+"""The ledger of a job: parquet parts, appended and never changed. The latest row of each id counts.
 
-A run appends small parts as its rows come, and folds them, level by level, so that there are never many.
+A run appends small parts as rows come, and folds them level by level, so that there are never many.
 """
 
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from refadgen.batch.rows import require_columns, schema_of
 from refadgen.errors import retried_reasons
 from refadgen.storage.store import Storage
 
-_SETTLED = ("done", "rejected")
+_RECONCILED = ("done", "rejected")
 
 _FOLD = 64
 _LEVELS = 3
@@ -36,21 +37,22 @@ class Ledger:
     def __init__(
         self,
         storage: Storage,
-        schema: pa.Schema,
+        row_type: type,
         folder: str = "ledger",
         *,
         retried: Sequence[str] = retried_reasons(),
     ) -> None:
-        """schema: begins with the id, hexadecimal text of 16 digits or more; has `recorded_at`, `status`, `reason`.
+        """row_type: a row type (see `rows`). Its first field is the id: hexadecimal text of 16 digits or more. It has
+        `recorded_at`, `status` and `reason`.
 
-        retried: reasons of rejections that are taken up again together with what failed.
+        retried: rejections that `--retry-failed` retries together with what failed.
         """
         self._retried = pa.array(retried, pa.string())
         self._storage = storage
-        self._schema = schema
-        self._id = schema.names[0]
+        self.row_type = row_type
+        self.schema: pa.Schema = schema_of(row_type)
+        self._id = self.schema.names[0]
         self._folder = folder
-        self.names: list[str] = schema.names
 
     def parts(self) -> list[str]:
         """Keys of all parts, oldest first: their names start with their time."""
@@ -64,10 +66,10 @@ class Ledger:
         except (pa.ArrowInvalid, KeyError) as error:
             raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: {error}") from error
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one part. Fields of the schema that a row does not hold are null."""
-        table = pa.Table.from_pylist([dict(row) for row in rows], schema=self._schema)
-        self._write(table, f"{time.time_ns():020d}", level=0)
+    def append(self, table: pa.Table) -> None:
+        """Writes one part. Raises: TypeError naming a column that is missing or that the row type does not have."""
+        require_columns(table.schema, self.row_type)
+        self._write(table.select(self.schema.names), f"{time.time_ns():020d}", level=0)
 
     def _write(self, table: pa.Table, written: str, *, level: int) -> None:
         sink = pa.BufferOutputStream()
@@ -87,7 +89,7 @@ class Ledger:
                 self._storage.delete(folded)
 
     def _read_all(self, keys: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
-        with ThreadPoolExecutor(_READERS) as threads:  # objects in a store have latency, not weight
+        with ThreadPoolExecutor(_READERS) as threads:  # small objects in a store: latency counts, not bandwidth
             return list(threads.map(lambda key: self._read(key, columns), keys))
 
     def latest(self, columns: Sequence[str] | None = None, ids: pa.Array | None = None) -> pa.Table:
@@ -95,13 +97,13 @@ class Ledger:
 
         ids: only of these.
         """
-        wanted = list(self._schema.names) if columns is None else [self._id, *columns]
-        needed = list(dict.fromkeys([*wanted, "recorded_at"]))
+        chosen = list(self.schema.names) if columns is None else [self._id, *columns]
+        needed = list(dict.fromkeys([*chosen, "recorded_at"]))
         tables = self._read_all(self.parts(), needed)
         if ids is not None:
             tables = [table.filter(pc.is_in(table[self._id], value_set=ids)) for table in tables]
         if not tables:
-            return pa.schema([self._schema.field(name) for name in wanted]).empty_table()
+            return pa.schema([self.schema.field(name) for name in chosen]).empty_table()
         table = pa.concat_tables(tables)
         table = table.append_column("_order", pa.array(np.arange(len(table))))
         table = table.sort_by([(self._id, "ascending"), ("recorded_at", "descending"), ("_order", "descending")])
@@ -109,15 +111,16 @@ class Ledger:
         first = np.ones(len(in_order), dtype=bool)
         if len(in_order) > 1:
             first[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
-        return table.filter(pa.array(first)).select(wanted)
+        return table.filter(pa.array(first)).select(chosen)
 
-    def settled(self, *, retry_failed: bool) -> npt.NDArray[np.uint64]:
-        """Sorted 64-bit keys (`short_key`) of what needs no work.
+    def reconciled(self, *, retry_failed: bool) -> npt.NDArray[np.uint64]:
+        """Sorted 64-bit keys (`short_key`) of the ids that need no work.
 
-        `done` and `rejected` are settled; `failed` too, unless it is taken up again, with `retried`.
+        These are `done` and `rejected` ids, and `failed` ones. With `retry_failed`, `failed` ids and rejections for a
+        reason in `retried` need work again.
         """
         latest = self.latest(["status", "reason"])
-        chosen = pc.is_in(latest["status"], pa.array(_SETTLED))
+        chosen = pc.is_in(latest["status"], pa.array(_RECONCILED))
         if retry_failed:
             chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], self._retried)))
         else:
@@ -144,22 +147,22 @@ def short_keys(row_ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     return keys
 
 
-def is_settled(row_id: str, settled: npt.NDArray[np.uint64]) -> bool:
-    """Whether `row_id` is among the sorted keys that `Ledger.settled` gave."""
+def is_reconciled(row_id: str, reconciled: npt.NDArray[np.uint64]) -> bool:
+    """Whether the key of `row_id` is among the sorted keys that `Ledger.reconciled` gave."""
     key = np.uint64(short_key(row_id))
-    index = int(np.searchsorted(settled, key))
-    return index < len(settled) and bool(settled[index] == key)
+    index = int(np.searchsorted(reconciled, key))
+    return index < len(reconciled) and bool(reconciled[index] == key)
 
 
 class LedgerWriter:
     """Appends rows as they come, from a thread of its own: at once, but at most four parts a second.
 
-    A context: leaving it, also by an error, writes what is pending.
+    A context manager: leaving it, also by an error, writes the pending rows.
     """
 
     def __init__(self, ledger: Ledger, min_interval_s: float = 0.25) -> None:
         self._ledger, self._min_interval_s = ledger, min_interval_s
-        self._pending: list[Mapping[str, Any]] = []
+        self._pending: list[pa.Table] = []
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._error: BaseException | None = None
@@ -168,20 +171,23 @@ class LedgerWriter:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
 
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Takes rows; stamps their time by this process's clock. Raises: what writing an earlier part has raised."""
-        stamped = [{**row, "recorded_at": now()} for row in rows]
-        for row in stamped:
-            self.counts[row["status"]] += 1
-            if row["reason"]:
-                self.reasons[row["reason"]] += 1
+    def add(self, table: pa.Table) -> None:
+        """Takes rows, and stamps them with this process's time. Raises: the error of writing an earlier part."""
+        # Workers' clocks differ: the latest row of an id must be the one that came last.
+        index = table.schema.get_field_index("recorded_at")
+        field = self._ledger.schema.field("recorded_at")
+        stamped = table.set_column(index, field, pa.array([now()] * len(table), field.type))
+        for name, counter in (("status", self.counts), ("reason", self.reasons)):
+            for entry in pc.value_counts(table[name]).to_pylist():
+                if entry["values"]:
+                    counter[entry["values"]] += entry["counts"]
         with self._changed:
             self._raise_error()
-            self._pending += stamped
+            self._pending.append(stamped)
             self._changed.notify()
 
     def close(self) -> None:
-        """Writes what is pending and ends the thread. Raises: what writing has raised."""
+        """Writes the pending rows and ends the thread. Raises: the error of writing."""
         self._closing.set()
         with self._changed:
             self._changed.notify()
@@ -203,11 +209,11 @@ class LedgerWriter:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing.is_set())
-                rows, self._pending = self._pending, []
-            if not rows:
+                tables, self._pending = self._pending, []
+            if not tables:
                 return
             try:
-                self._ledger.append(rows)
+                self._ledger.append(pa.concat_tables(tables))
                 num_parts += 1
                 if num_parts % _FOLD == 0:
                     self._ledger.compact()
@@ -217,12 +223,6 @@ class LedgerWriter:
             self._closing.wait(self._min_interval_s)
 
 
-def ledger_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows of a ledger table as dictionaries, in bounded memory."""
-    for batch in table.to_batches(max_chunksize=10_000):
-        yield from batch.to_pylist()
-
-
 def now() -> datetime:
-    """The time, as the ledger records it."""
+    """The present time, as the ledger records it."""
     return datetime.now(UTC)

@@ -2,9 +2,15 @@
 
 import logging
 import os
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayTaskError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def connect(num_cpus: int, *, dashboard: bool = False) -> None:
@@ -34,3 +40,25 @@ def connect(num_cpus: int, *, dashboard: bool = False) -> None:
 def submitted() -> bool:
     """Whether this process runs on a cluster that it was submitted to."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def run_in_task(function: Callable[P, T], *arguments: P.args, **settings: P.kwargs) -> T:
+    """Calls `function` in a Ray task, so that reading all rows of a large ledger costs the driver no memory.
+
+    Raises: what `function` raises.
+    """
+    return results_of([_call.remote(function, *arguments, **settings)])[0]
+
+
+@ray.remote
+def _call(function: Callable[..., T], *arguments: Any, **settings: Any) -> T:
+    return function(*arguments, **settings)
+
+
+def results_of(references: list[Any]) -> list[Any]:
+    """The results of Ray tasks. Raises: the error of the first that failed, as the task raised it."""
+    try:
+        found: list[Any] = ray.get(references)
+        return found
+    except RayTaskError as error:
+        raise error.cause from error

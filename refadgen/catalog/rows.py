@@ -77,6 +77,12 @@ def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
     )
 
 
+def row_images(row_number: int, values: Mapping[str, object]) -> tuple[str | bytes | None, str | bytes | None]:
+    """Image and mask of a row that `parse_row` has accepted: an address, the encoded image, or None."""
+    reader = _RowReader(row_number, values)
+    return reader.image("image"), reader.image("mask")
+
+
 class _RowReader:
     """The fields of one row by name; every complaint names row and field."""
 

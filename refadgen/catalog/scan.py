@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
-from refadgen.catalog.rows import CatalogRow, parse_row
+from refadgen.catalog.columns import COLUMNS, Column, resolve_columns, unwrapped
+from refadgen.catalog.rows import CatalogRow, parse_row, row_images
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity, redact_address
 from refadgen.storage.store import Storage, split_uri
@@ -33,6 +33,8 @@ class Fragment:
     first_row: int
     """Number of its first row in the catalogue."""
     num_rows: int
+    has_inline_images: bool = False
+    """Whether the images themselves may lie in the file, not their addresses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +65,20 @@ def scan_catalog(
         if ignored and ignored <= set(parquet.schema_arrow.names):
             continue
         try:
-            resolve_columns(parquet.schema_arrow, columns)
+            found = resolve_columns(parquet.schema_arrow, columns)
         except ValueError as error:
             raise ValueError(f"{redact_address(file)}: {error}") from error
+        inline = _has_inline_images(parquet.schema_arrow, found)
         for group in range(parquet.num_row_groups):
             num_rows = parquet.metadata.row_group(group).num_rows
             if limit is not None:
                 num_rows = min(num_rows, limit - first_row)
             if num_rows > 0:
-                fragments.append(Fragment(uri=file, row_group=group, first_row=first_row, num_rows=num_rows))
+                fragments.append(
+                    Fragment(
+                        uri=file, row_group=group, first_row=first_row, num_rows=num_rows, has_inline_images=inline
+                    )
+                )
                 first_row += num_rows
     return CatalogScan(fragments=tuple(fragments), num_rows=first_row, first_rows=_repeated_skus(fragments))
 
@@ -119,7 +126,7 @@ def _skus(fragments: list[Fragment]) -> Iterator[tuple[int, str]]:
     for uri, group in groupby(fragments, key=lambda fragment: fragment.uri):
         parquet = _open(uri)  # once: a footer is as long as its file has row groups
         for fragment in group:
-            for row, values in _values(fragment, parquet=parquet, only_sku=True):
+            for row, values in _values(fragment, parquet=parquet, only=("sku",)):
                 sku = values["sku"]
                 yield row, "" if sku is None or not str(sku).strip() else str(sku)
 
@@ -129,18 +136,22 @@ def _values(
     columns: tuple[Column, ...] = COLUMNS,
     parquet: pq.ParquetFile | None = None,
     *,
-    only_sku: bool = False,
+    only: tuple[str, ...] = (),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row numbers and values by our column names, in bounded memory. parquet: the fragment's file, if it is open.
+    """Row numbers and values by our column names, in bounded memory.
+
+    parquet: the fragment's file, if it is open. only: these columns, as far as they are there; empty: all.
 
     Raises: ValueError naming the file where it is damaged.
     """
     parquet = parquet or _open(fragment.uri)
     found = resolve_columns(parquet.schema_arrow, columns)
-    if only_sku:
-        found = {"sku": found["sku"]}
+    if only:
+        found = {name: found[name] for name in only if name in found}
     batches = parquet.iter_batches(
-        batch_size=8192 if only_sku else _READ_ROWS, row_groups=[fragment.row_group], columns=list(found.values())
+        batch_size=8192 if only == ("sku",) else _READ_ROWS,
+        row_groups=[fragment.row_group],
+        columns=list(found.values()),
     )
     row = 0
     try:
@@ -198,6 +209,22 @@ def parsed_rows(
             yield row_number, values, row
         except RowError as error:
             yield row_number, values, error
+
+
+def _has_inline_images(schema: pa.Schema, found: Mapping[str, str]) -> bool:
+    """Whether `image` or `mask` is a column of bytes, or of structs, which may hold bytes."""
+    kinds = [unwrapped(schema.field(found[name]).type) for name in ("image", "mask") if name in found]
+    return not all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds)
+
+
+def inline_images(fragment: Fragment, rows: Set[int]) -> Iterator[tuple[int, str | bytes | None, str | bytes | None]]:
+    """Yields (row number, image, mask) of the rows with these numbers, in bounded memory.
+
+    Raises: ValueError naming the file where it is damaged.
+    """
+    for row_number, values in _values(fragment, only=("image", "mask")):
+        if row_number in rows:
+            yield row_number, *row_images(row_number, values)
 
 
 def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:

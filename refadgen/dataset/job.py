@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
-from refadgen.batch.ledger import Ledger, LedgerWriter, ledger_rows, now, short_keys
+from refadgen.batch.ledger import Ledger, LedgerWriter, now, short_keys
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
@@ -157,8 +157,8 @@ class DatasetJob:
     def describe(self) -> str:
         """What `--dry-run` prints: resolved configuration, and what a run would take up. Needs Ray."""
         keys = self._input_keys()
-        screened = np.isin(keys, _apart(self._screening.settled, retry_failed=self._retry_failed))
-        settled = np.isin(keys, _apart(self._ledger.settled, retry_failed=self._retry_failed))
+        screened = np.isin(keys, _apart(self._screening.reconciled, retry_failed=self._retry_failed))
+        settled = np.isin(keys, _apart(self._ledger.reconciled, retry_failed=self._retry_failed))
         return "\n".join(
             [
                 to_yaml(self._config),
@@ -236,7 +236,7 @@ class DatasetJob:
 
     def _screen(self, keys: Keys, run_id: str) -> None:
         """The first pass over the ads that it has not settled."""
-        settled = _apart(self._screening.settled, retry_failed=self._retry_failed)
+        settled = _apart(self._screening.reconciled, retry_failed=self._retry_failed)
         num = np.count_nonzero(~np.isin(keys, settled))
         if not num:
             return
@@ -290,13 +290,12 @@ def _require_apart(input_uri: str, output: Storage) -> None:
         raise ValueError(f"--output {output.uri}: lies in the input's folder; give one outside of it")
 
 
-def _progress(dataset: Dataset, total: int, what: str) -> Iterator[list[dict[str, Any]]]:
+def _progress(dataset: Dataset, total: int, what: str) -> Iterator[pa.Table]:
     """The rows of a Dataset as they come, behind a progress bar."""
     with tqdm(total=total, unit="ad", desc=what, mininterval=1.0, dynamic_ncols=True) as progress:
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            rows = list(ledger_rows(table))
-            yield rows
-            progress.update(len(rows))
+            yield table
+            progress.update(len(table))
 
 
 def _totals(ledger: Ledger, keys: Keys) -> tuple[dict[str, int], dict[str, int]]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
-from refadgen.batch.ledger import is_settled, short_key
+from refadgen.batch.ledger import is_reconciled, short_key
 from refadgen.batch.stage_rows import error_json, to_table
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.rows import CatalogRow
@@ -111,7 +111,7 @@ def plan_fragments(table: pa.Table, *, planner: Any, keys: Any, are_open: bool) 
     for fragment in table.to_pylist():
         pending: list[dict[str, Any]] = []
         for plan in plans.rows(Fragment(**fragment)):
-            if is_settled(plan["row_id"], known) == are_open:
+            if is_reconciled(plan["row_id"], known) == are_open:
                 pending.append(plan)
             if len(pending) >= 64:
                 yield to_table(pending, PLAN_SCHEMA)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from refadgen.batch.ledger import Ledger, LedgerWriter, ledger_rows, short_keys
+from refadgen.batch.ledger import Ledger, LedgerWriter, short_keys
 from refadgen.config import FilterConfig
 from refadgen.dataset.ledgers import NEAR_DUPLICATE, REPLACED, SCHEMA, dataset_ledger, screening_ledger
 from refadgen.dataset.near_duplicates import find_near_duplicates
@@ -26,10 +26,10 @@ _LIFTED = (NEAR_DUPLICATE, REPLACED)
 def reconcile(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *, retry_failed: bool) -> Keys:
     """Appends the rejections that the ledger lacks; returns the sorted short keys of the ads for the second pass.
 
-    keys: sorted short keys of the ads of the input. retry_failed: as in `Ledger.settled`.
+    keys: sorted short keys of the ads of the input. retry_failed: as in `Ledger.reconciled`.
     """
     screening, ledger = screening_ledger(storage), dataset_ledger(storage)
-    names = [name for name in SCHEMA.names if name in screening.names and name != "row_id"]
+    names = [name for name in SCHEMA.names if name in screening.schema.names and name != "row_id"]
     screened = screening.latest([*names, *_SIGNATURES])
     screened = screened.filter(pa.array(np.isin(short_keys(screened["row_id"]), keys)))
     screened = _with_near_duplicates(screened, rules).drop_columns(_SIGNATURES)
@@ -40,13 +40,15 @@ def reconcile(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *,
     # Only rows that are new: a run that changes nothing leaves the ledger as it is.
     added = screened.filter(pa.array(~passed & ~_is_recorded(screened, own, known, known_keys)))
     with LedgerWriter(ledger) as writer:
-        for row in ledger_rows(added):
-            writer.add([{**row, "run_id": run_id, "file": "", "split": ""}])
+        if len(added):
+            rows = [{**row, "run_id": run_id, "file": "", "split": ""} for row in added.to_pylist()]
+            writer.add(pa.Table.from_pylist(rows, schema=SCHEMA))
         for row in _replaced(ledger, known.filter(pa.array(~np.isin(known_keys, keys))), screened):
             said = {"status": "rejected", "reason": REPLACED, "detail": "the input's row of this ad has changed"}
-            writer.add([{**row, **said, "run_id": run_id, "file": "", "split": ""}])
+            row = {**row, **said, "run_id": run_id, "file": "", "split": ""}
+            writer.add(pa.Table.from_pylist([row], schema=SCHEMA))
 
-    settled = np.isin(own, ledger.settled(retry_failed=retry_failed))
+    settled = np.isin(own, ledger.reconciled(retry_failed=retry_failed))
     lifted = np.isin(own, known_keys[_flags(pc.is_in(known["reason"], pa.array(_LIFTED)))])
     return np.sort(own[passed & (lifted | ~settled)])
 
@@ -108,7 +110,7 @@ def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> list[dict
         pictures.setdefault(row["ad_id"], set()).update(filter(None, (row["image"], row["input_sha256"])))
     return [
         row
-        for row in ledger_rows(ledger.latest(ids=others["row_id"].combine_chunks()))
+        for row in ledger.latest(ids=others["row_id"].combine_chunks()).to_pylist()
         if pictures[row["ad_id"]] & {row["image"], row["input_sha256"]}
     ]
 

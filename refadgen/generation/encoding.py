@@ -1,8 +1,9 @@
-"""Ad images as files: JPEG, PNG or WebP that say what they are, in XMP, and how they were made.
+"""Ad images as files: JPEG, PNG or WebP, with an XMP packet that says that and how they were generated.
 
-The generation record depends on the wanted image alone (no times, no run), so that the same image is the same bytes.
+The generation record holds no time and no run, so that the same image is the same bytes.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from refadgen.config import OutputConfig, SamplingConfig
+from refadgen.generation.wanted import WantedImage
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -36,20 +38,49 @@ def encode_ad(image_u8: npt.NDArray[np.uint8], record: Mapping[str, Any], config
     return sink.getvalue()
 
 
-def generation_record(facts: Mapping[str, Any], sampling: SamplingConfig, fingerprint: str) -> dict[str, Any]:
+def image_key(image_id: str, format: str) -> str:
+    """Where an ad image lies in the output: `images/3f/3fa9….jpg`. One folder of millions of files would be slow."""
+    return f"images/{image_id[:2]}/{image_id}.{EXTENSIONS[format]}"
+
+
+def product_key(product: bytes) -> str:
+    """Where the picture of a placed product lies in the output, by its content: equal products are one file."""
+    name = hashlib.sha256(product).hexdigest()[:32]
+    return f"products/{name[:2]}/{name}.webp"
+
+
+def generation_record(
+    wanted: WantedImage,
+    *,
+    sku: str,
+    negative_prompt: str | None,
+    seed: int,
+    input_sha256: str,
+    color_similarity: float,
+    structure_similarity: float,
+    sampling: SamplingConfig,
+    fingerprint: str,
+) -> dict[str, str | int | float | None]:
     """How an image was made, for its XMP: nothing that differs between two runs.
 
-    facts: of one image, with the names of GENERATE_SCHEMA; scores count as float32, as they travel between stages.
-    fingerprint: the model's, since paths differ between machines.
+    seed: of the attempt that is published. fingerprint: the model's, since paths differ between machines.
     """
-    names = ("image_id", "sku", "scene", "variant", "prompt", "negative_prompt", "seed", "input_sha256")
-    return {name: facts[name] for name in names} | {
+    return {
+        "image_id": wanted.image_id,
+        "sku": sku,
+        "scene": wanted.scene,
+        "variant": wanted.variant,
+        "prompt": wanted.prompt,
+        "negative_prompt": negative_prompt or "",
+        "seed": seed,
+        "input_sha256": input_sha256,
         "model": fingerprint,
         "num_inference_steps": sampling.num_inference_steps,
         "guidance_scale": sampling.guidance_scale,
         "fusion_scale": sampling.fusion_scale,
-        "color_similarity": round(float(np.float32(facts["color_similarity"])), 4),
-        "structure_similarity": round(float(np.float32(facts["structure_similarity"])), 4),
+        # Scores travel between stages as float32; the endpoint rounds likewise, so that both write the same bytes.
+        "color_similarity": round(float(np.float32(color_similarity)), 4),
+        "structure_similarity": round(float(np.float32(structure_similarity)), 4),
     }
 
 

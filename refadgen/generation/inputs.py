@@ -1,10 +1,9 @@
-"""`--check-inputs`: which settled images were made of a product image that has changed behind its address.
+"""`--check-inputs`: which reconciled images were made of a product image that has changed behind its address.
 
-An image_id is known before anything is fetched, so it holds the address, not the bytes. The ledger holds the bytes'
-hash; here the product images are fetched again and compared with it.
+An image_id is known before anything is fetched, so it holds the address, not the bytes. The ledger holds the hash of
+the bytes; here the product images are fetched again and compared with it.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,15 +13,15 @@ import pyarrow as pa
 import ray
 
 from refadgen.batch.ledger import Ledger, short_key
+from refadgen.batch.rows import from_table
+from refadgen.generation.rows import FetchedProduct
 
 Keys = npt.NDArray[np.uint64]
-
-CHANGED_SCHEMA = pa.schema([("key", pa.uint64())])
 
 
 @dataclass(frozen=True)
 class RecordedInputs:
-    """64 bits of each image_id, sorted, and 64 bits of the hash of what it was made of; 0 where nothing was fetched."""
+    """Short keys of image ids, sorted, and 64 bits of the hash of each one's product image; 0: it was never fetched."""
 
     keys: Keys
     hashes: Keys
@@ -48,16 +47,16 @@ def _numbers(digests: list[str | None]) -> Keys:
 
 
 def changed_inputs(table: pa.Table, *, recorded: Any) -> pa.Table:
-    """INPUT: stages.FETCH_SCHEMA. OUTPUT: CHANGED_SCHEMA, the images whose input has changed. A Ray task.
+    """INPUT: FetchedProduct. OUTPUT: `key`, short keys of the images whose input has changed. A Ray task.
 
-    A product image that cannot be fetched now tells nothing: what was made of it stays.
+    A product image that cannot be fetched now proves nothing: its images stay as they are.
     """
     known: RecordedInputs = ray.get(recorded)
     keys = [
-        short_key(wanted["image_id"])
-        for row in table.select(["wanted", "input_sha256"]).to_pylist()
-        if row["input_sha256"]
-        for wanted in json.loads(row["wanted"])
-        if known.differs(wanted["image_id"], row["input_sha256"])
+        short_key(image.image_id)
+        for product in from_table(table, FetchedProduct)
+        if product.input_sha256
+        for image in product.wanted
+        if known.differs(image.image_id, product.input_sha256)
     ]
-    return pa.table({"key": pa.array(keys, pa.uint64())}, schema=CHANGED_SCHEMA)
+    return pa.table({"key": pa.array(keys, pa.uint64())})

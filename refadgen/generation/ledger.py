@@ -1,50 +1,75 @@
 """The ledger of the main job: one row per wanted image (see refadgen/batch/ledger.py)."""
 
-import pyarrow as pa
+from dataclasses import dataclass
+from datetime import datetime
 
 from refadgen.batch.ledger import Ledger
+from refadgen.batch.rows import Float32, Int32, schema_of
 from refadgen.storage.store import Storage
 
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),  # hash of all that decides the picture: 32 hexadecimal digits
-        ("run_id", pa.string()),
-        ("recorded_at", pa.timestamp("us", tz="UTC")),
-        ("row", pa.int64()),  # of the catalogue, from 0
-        ("sku", pa.string()),
-        ("category", pa.string()),
-        ("scene", pa.string()),
-        ("variant", pa.int32()),  # from 0
-        ("status", pa.string()),  # done, failed, rejected
-        ("reason", pa.string()),  # a short code; empty when done
-        ("detail", pa.string()),  # one sentence for a person; empty when done
-        ("attempts", pa.int32()),  # images drawn
-        ("uri", pa.string()),  # of the image, relative to the output; empty unless done
-        ("product_uri", pa.string()),  # of the placed product (its alpha is the mask), relative; empty if never placed
-        ("image", pa.string()),  # the product image's address, without signatures
-        ("input_sha256", pa.string()),  # of the product image's bytes
-        ("prompt", pa.string()),
-        ("negative_prompt", pa.string()),
-        ("seed", pa.int64()),
-        ("width_px", pa.int32()),
-        ("height_px", pa.int32()),
-        ("mask_source", pa.string()),  # own_mask, alpha, plain_background, sam2
-        ("mask_score", pa.float32()),
-        ("mask_area", pa.float32()),  # share of the product photograph
-        ("color_similarity", pa.float32()),  # in-mask, to the placed product, 0 to 1
-        ("structure_similarity", pa.float32()),  # in-mask SSIM to the placed product
-        ("mask_iou", pa.float32()),  # of the wanted and the found mask; null without segmentation networks
-        ("fetch_s", pa.float32()),
-        ("segment_s", pa.float32()),
-        ("generate_s", pa.float32()),  # the image's share of its batches
-        ("publish_s", pa.float32()),
-        ("model", pa.string()),  # path and fingerprint
-    ]
-)
+
+@dataclass(frozen=True, kw_only=True)
+class AdLedgerRow:
+    """One wanted image, and what became of it. None: never measured, because an earlier stage failed."""
+
+    image_id: str
+    """Hash of everything that decides the picture: 32 hexadecimal digits."""
+    run_id: str
+    recorded_at: datetime | None
+    """Set when the row is appended."""
+    row: int
+    """Of the catalogue, from 0."""
+    sku: str
+    category: str | None
+    scene: str
+    variant: Int32
+    """From 0."""
+    status: str
+    """done, failed or rejected."""
+    reason: str
+    """A key of errors.REASONS; empty when done."""
+    detail: str
+    """One sentence for a person; empty when done."""
+    attempts: Int32
+    """Images drawn."""
+    uri: str
+    """Of the image, relative to the output; empty unless done."""
+    product_uri: str
+    """Of the placed product (its alpha channel is the mask), relative to the output; empty if it was never placed."""
+    image: str
+    """The product image's address, without signatures."""
+    input_sha256: str
+    """Of the product image's bytes."""
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width_px: Int32 | None
+    height_px: Int32 | None
+    mask_source: str
+    """own_mask, alpha, plain_background or sam2."""
+    mask_score: Float32 | None
+    mask_area: Float32 | None
+    """Share of the product photograph."""
+    color_similarity: Float32 | None
+    """Inside the mask, to the placed product, 0 to 1."""
+    structure_similarity: Float32 | None
+    """SSIM inside the mask, to the placed product."""
+    mask_iou: Float32 | None
+    """Of M′ and the mask found in the ad; None without segmentation networks."""
+    fetch_s: Float32
+    segment_s: Float32
+    generate_s: Float32 | None
+    """The image's share of its batches."""
+    publish_s: Float32
+    model: str
+    """Path and fingerprint."""
+
+
+SCHEMA = schema_of(AdLedgerRow)
 
 
 class AdLedger(Ledger):
     """The ledger of one output folder."""
 
     def __init__(self, storage: Storage) -> None:
-        super().__init__(storage, SCHEMA)
+        super().__init__(storage, AdLedgerRow)

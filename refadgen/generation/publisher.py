@@ -1,44 +1,49 @@
 """The last stage: encode, write, and only then the ledger row."""
 
 import dataclasses
-import hashlib
 import io
-import json
 import time
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from refadgen.batch.stage_rows import to_table
+from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
+from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
-from refadgen.generation import ledger
-from refadgen.generation.encoding import EXTENSIONS, encode_ad, encode_product, generation_record
+from refadgen.generation.encoding import encode_ad, generation_record, image_key
+from refadgen.generation.ledger import AdLedgerRow
+from refadgen.generation.rows import GeneratedImage, GeneratedProduct
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import Storage
 
 
-def image_key(image_id: str, format: str) -> str:
-    """Where an ad image lies in the output: `images/3f/3fa9….jpg`. A folder of millions of files serves nobody."""
-    return f"images/{image_id[:2]}/{image_id}.{EXTENSIONS[format]}"
+@dataclasses.dataclass(frozen=True)
+class _Published:
+    """What became of one image."""
+
+    failure: RowFailure | None
+    uri: str = ""
+    mask_iou: float | None = None
 
 
 class AdPublisher:
     """Writes images and placed products, and makes the ledger rows.
 
-    INPUT: GENERATE_SCHEMA. OUTPUT: ledger.SCHEMA, one row per row. A retried task writes the same bytes to the same
+    INPUT: GeneratedProduct. OUTPUT: AdLedgerRow, one row per image. A retried task writes the same bytes to the same
     places.
     """
 
-    def __init__(self, config: GenerateConfig, output_uri: str, run_id: str, model: str) -> None:
+    def __init__(self, config: GenerateConfig, run_id: str, output_uri: str, model: str) -> None:
+        """model: path and fingerprint, as the ledger has it."""
         self._config = config
         self._storage = Storage(output_uri)
         self._run_id = run_id
         self._model = model
+        self._errors = UnexpectedErrors(type(self).__name__, run_id)
         self._masker = None
-        self._last_product = ""
         if config.segmentation.grounding_dino is not None:
             from refadgen.segmentation import ProductMasker
 
@@ -48,61 +53,92 @@ class AdPublisher:
             self._masker = ProductMasker(dataclasses.replace(config.segmentation, device=device), gpu_expected=has_gpu)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table([self._row(row) for row in table.to_pylist()], ledger.SCHEMA)
+        rows = [row for product in from_table(table, GeneratedProduct) for row in self._product(product)]
+        return to_table(rows, AdLedgerRow)
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _product(self, product: GeneratedProduct) -> list[AdLedgerRow]:
+        """Publishes a product's picture once, then its images."""
         started = time.monotonic()
-        entry = {
-            **row,
-            "run_id": self._run_id,
-            "status": "done",
-            "reason": "",
-            "detail": "",
-            "uri": "",
-            "product_uri": "",
-            "image": redact_address(row["image"]) if row["image"] else "",
-            "model": self._model,
-        }
+        failure, product_uri = None, ""
         try:
-            entry |= self._publish(row)
-        except Exception as error:  # storage raises many kinds; the image can be made and written again
-            entry |= {
-                "status": "failed",
-                "reason": "publish_failed",
-                "detail": f"{type(error).__name__}: {error}"[:300],
-            }
-        if row["error"]:
-            entry |= json.loads(row["error"])
-        return {**entry, "publish_s": time.monotonic() - started}
+            if product.product:
+                self._storage.write(product.product_uri, product.product)
+                product_uri = product.product_uri
+        except Exception as error:  # storage raises many kinds; the images can be made and written again
+            failure = self._errors.failure(error, product.label, "publish_failed")
+        rows = []
+        for image in product.images:
+            published = _Published(failure) if failure else self._publish(product, image)
+            seconds, started = time.monotonic() - started, time.monotonic()
+            rows.append(self._ledger_row(product, image, published, product_uri, seconds))
+        return rows
 
-    def _publish(self, row: dict[str, Any]) -> dict[str, Any]:
-        if not row["canvas"]:
-            return {}
-        canvas = np.asarray(Image.open(io.BytesIO(row["canvas"])))
-        mask = np.asarray(Image.open(io.BytesIO(row["product_mask"])))
-        height, width = mask.shape
-        product = encode_product(canvas, mask)
-        name = hashlib.sha256(product).hexdigest()[:32]
-        published: dict[str, Any] = {
-            "product_uri": f"products/{name[:2]}/{name}.webp",
-            "width_px": width,
-            "height_px": height,
-        }
-        if published["product_uri"] != self._last_product:  # a product's images come together
-            self._storage.write(published["product_uri"], product)
-            self._last_product = published["product_uri"]
-        if row["ad"]:
-            ad = np.asarray(Image.open(io.BytesIO(row["ad"])))
-            published["uri"] = image_key(row["image_id"], self._config.output.format)
-            published["mask_iou"] = self._mask_iou(ad, mask, row["category"])
-            record = generation_record(row, self._config.sampling, self._model.rpartition("@")[2])
-            self._storage.write(published["uri"], encode_ad(ad, record, self._config.output))
-        return published
+    def _publish(self, product: GeneratedProduct, image: GeneratedImage) -> _Published:
+        if not image.ad:
+            return _Published(None)
+        try:
+            ad_u8 = np.asarray(Image.open(io.BytesIO(image.ad)))
+            mask_iou = self._mask_iou(ad_u8, product)
+            record = generation_record(
+                image.wanted,
+                sku=product.sku,
+                negative_prompt=product.negative_prompt,
+                seed=image.seed,
+                input_sha256=product.input_sha256,
+                color_similarity=image.color_similarity or 0.0,
+                structure_similarity=image.structure_similarity or 0.0,
+                sampling=self._config.sampling,
+                fingerprint=self._model.rpartition("@")[2],
+            )
+            uri = image_key(image.wanted.image_id, self._config.output.format)
+            self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
+            return _Published(None, uri, mask_iou)
+        except Exception as error:
+            return _Published(self._errors.failure(error, product.label, "publish_failed"))
 
-    def _mask_iou(self, ad: np.ndarray, mask: np.ndarray, category: str | None) -> float | None:
+    def _mask_iou(self, ad_u8: npt.NDArray[np.uint8], product: GeneratedProduct) -> float | None:
         """Overlap of M′ with the product that the segmentation networks find in the ad; None without networks."""
         if self._masker is None:
             return None
-        found = self._masker.find(ad, last_element(category)) >= 128
-        wanted = mask >= 128
-        return float((found & wanted).sum() / max(1, (found | wanted).sum()))
+        found = self._masker.find(ad_u8, last_element(product.category)) >= 128
+        expected = np.asarray(Image.open(io.BytesIO(product.product_mask))) >= 128
+        return float((found & expected).sum() / max(1, (found | expected).sum()))
+
+    def _ledger_row(
+        self, product: GeneratedProduct, image: GeneratedImage, published: _Published, product_uri: str, seconds: float
+    ) -> AdLedgerRow:
+        failure = image.error or published.failure
+        return AdLedgerRow(
+            image_id=image.wanted.image_id,
+            run_id=self._run_id,
+            recorded_at=None,
+            row=product.row,
+            sku=product.sku,
+            category=product.category,
+            scene=image.wanted.scene,
+            variant=image.wanted.variant,
+            status=failure.status if failure else "done",
+            reason=failure.reason if failure else "",
+            detail=failure.detail if failure else "",
+            attempts=image.attempts,
+            uri=published.uri,
+            product_uri=product_uri,
+            image=redact_address(product.image) if product.image else "",
+            input_sha256=product.input_sha256,
+            prompt=image.wanted.prompt,
+            negative_prompt=product.negative_prompt or "",
+            seed=image.seed,
+            width_px=product.width_px,
+            height_px=product.height_px,
+            mask_source=product.mask_source,
+            mask_score=product.mask_score,
+            mask_area=product.mask_area,
+            color_similarity=image.color_similarity,
+            structure_similarity=image.structure_similarity,
+            mask_iou=published.mask_iou,
+            fetch_s=product.fetch_s,
+            segment_s=product.segment_s,
+            generate_s=image.generate_s,
+            publish_s=seconds,
+            model=self._model,
+        )

@@ -151,8 +151,17 @@ class AdGeneration:
         """The image scored, and encoded where it passes the gate."""
         scores = score_fidelity(image, order.placed.canvas, order.placed.mask)
         problem = below_gate(scores, self._quality)
-        facts = {**order.facts, **dataclasses.asdict(order.wanted), **dataclasses.asdict(scores), "seed": seed}
-        record = generation_record(facts, order.config.sampling, self._fingerprint)
+        record = generation_record(
+            order.wanted,
+            sku=order.facts["sku"],
+            negative_prompt=order.facts["negative_prompt"],
+            seed=seed,
+            input_sha256=order.facts["input_sha256"],
+            color_similarity=scores.color_similarity,
+            structure_similarity=scores.structure_similarity,
+            sampling=order.config.sampling,
+            fingerprint=self._fingerprint,
+        )
         return AdResult(
             status="failed" if problem else "done",
             reason="low_fidelity" if problem else "",

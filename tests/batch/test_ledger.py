@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from refadgen.batch.ledger import Ledger, LedgerWriter, is_settled, short_key, short_keys
+from refadgen.batch.ledger import Ledger, LedgerWriter, is_reconciled, short_key, short_keys
 from refadgen.generation.ledger import SCHEMA, AdLedger
 from refadgen.storage.store import Storage
 
@@ -29,40 +29,44 @@ def entry(number: int, status: str, minute: int = 0, **values: Any) -> dict[str,
     }
 
 
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return AdLedger(Storage(str(tmp_path)))
 
 
 def test_the_latest_row_of_an_id_counts_whatever_the_order_of_the_parts(ledger: Ledger) -> None:
-    ledger.append([entry(1, "done", minute=5), entry(2, "failed", minute=1)])
-    ledger.append([entry(1, "failed", minute=2), entry(2, "done", minute=3)])
+    ledger.append(table([entry(1, "done", minute=5), entry(2, "failed", minute=1)]))
+    ledger.append(table([entry(1, "failed", minute=2), entry(2, "done", minute=3)]))
     latest = ledger.latest(["status"]).to_pylist()
     assert [row["status"] for row in latest] == ["done", "done"]
 
 
 def test_of_rows_of_one_instant_the_later_written_counts(ledger: Ledger) -> None:
-    ledger.append([entry(1, "failed")])
-    ledger.append([entry(1, "done")])
+    ledger.append(table([entry(1, "failed")]))
+    ledger.append(table([entry(1, "done")]))
     assert ledger.latest(["status"]).to_pylist()[0]["status"] == "done"
 
 
 def test_settled_holds_failed_rows_only_where_they_are_not_retried(ledger: Ledger) -> None:
     first = 2**120  # short keys are the first digits
-    ledger.append([entry(first * n, status) for n, status in enumerate(("done", "failed", "rejected"), start=1)])
+    ledger.append(table([entry(first * n, status) for n, status in enumerate(("done", "failed", "rejected"), start=1)]))
     ids = [f"{first * n:032x}" for n in (1, 2, 3, 4)]
-    assert [is_settled(i, ledger.settled(retry_failed=False)) for i in ids] == [True, True, True, False]
-    assert [is_settled(i, ledger.settled(retry_failed=True)) for i in ids] == [True, False, True, False]
+    assert [is_reconciled(i, ledger.reconciled(retry_failed=False)) for i in ids] == [True, True, True, False]
+    assert [is_reconciled(i, ledger.reconciled(retry_failed=True)) for i in ids] == [True, False, True, False]
 
 
 def test_an_empty_ledger_settles_nothing(ledger: Ledger) -> None:
     assert len(ledger.latest()) == 0
-    assert not is_settled("0" * 32, ledger.settled(retry_failed=False))
+    assert not is_reconciled("0" * 32, ledger.reconciled(retry_failed=False))
 
 
 def test_many_parts_are_folded_without_changing_what_they_say(ledger: Ledger) -> None:
     for number in range(70):
-        ledger.append([entry(number % 50, "done" if number % 3 else "failed", minute=number)])
+        ledger.append(table([entry(number % 50, "done" if number % 3 else "failed", minute=number)]))
     before = ledger.latest().to_pylist()
     ledger.compact()
     assert len(ledger.parts()) == 7
@@ -73,31 +77,33 @@ def test_many_parts_are_folded_without_changing_what_they_say(ledger: Ledger) ->
 
 def test_a_folded_part_keeps_its_place_in_time(ledger: Ledger) -> None:
     for _ in range(64):
-        ledger.append([entry(1, "failed")])
-    ledger.append([entry(1, "done")])
+        ledger.append(table([entry(1, "failed")]))
+    ledger.append(table([entry(1, "done")]))
     ledger.compact()
     assert len(ledger.parts()) == 2
     assert ledger.latest(["status"]).to_pylist()[0]["status"] == "done"
 
 
 def test_only_the_rows_of_wanted_ids_are_read(ledger: Ledger) -> None:
-    ledger.append([entry(1, "done"), entry(2, "done"), entry(3, "done")])
+    ledger.append(table([entry(1, "done"), entry(2, "done"), entry(3, "done")]))
     wanted = pa.array([f"{n:032x}" for n in (3, 1)])
     assert [row["image_id"][-1] for row in ledger.latest(ids=wanted).to_pylist()] == ["1", "3"]
 
 
 def test_what_a_setting_lifts_is_taken_up_with_what_failed(ledger: Ledger) -> None:
-    ledger.append([entry(2**120, "rejected", reason="private_address"), entry(2**121, "rejected", reason="empty_mask")])
+    ledger.append(
+        table([entry(2**120, "rejected", reason="private_address"), entry(2**121, "rejected", reason="empty_mask")])
+    )
     ids = [f"{n:032x}" for n in (2**120, 2**121)]
-    assert [is_settled(i, ledger.settled(retry_failed=False)) for i in ids] == [True, True]
-    assert [is_settled(i, ledger.settled(retry_failed=True)) for i in ids] == [False, True]
+    assert [is_reconciled(i, ledger.reconciled(retry_failed=False)) for i in ids] == [True, True]
+    assert [is_reconciled(i, ledger.reconciled(retry_failed=True)) for i in ids] == [False, True]
 
 
 def test_the_writer_writes_at_once_and_the_rest_at_its_end(ledger: Ledger) -> None:
     with LedgerWriter(ledger, min_interval_s=3600) as writer:
-        writer.add([entry(1, "done")])
+        writer.add(table([entry(1, "done")]))
         wait_until(lambda: len(ledger.parts()) == 1)
-        writer.add([entry(2, "rejected")])
+        writer.add(table([entry(2, "rejected")]))
         assert len(ledger.latest()) == 1
     assert len(ledger.latest()) == 2
     assert writer.counts == {"done": 1, "rejected": 1}
@@ -106,8 +112,8 @@ def test_the_writer_writes_at_once_and_the_rest_at_its_end(ledger: Ledger) -> No
 
 def test_pending_rows_do_not_wait_for_further_ones(ledger: Ledger) -> None:
     with LedgerWriter(ledger, min_interval_s=0.05) as writer:
-        writer.add([entry(1, "done")])
-        writer.add([entry(2, "done")])
+        writer.add(table([entry(1, "done")]))
+        writer.add(table([entry(2, "done")]))
         wait_until(lambda: len(ledger.latest()) == 2)
 
 
@@ -115,7 +121,7 @@ def test_an_error_in_the_middle_of_a_run_loses_no_row(ledger: Ledger) -> None:
     def interrupted() -> None:
         with LedgerWriter(ledger, min_interval_s=3600) as writer:
             for number in range(5):
-                writer.add([entry(number, "done")])
+                writer.add(table([entry(number, "done")]))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -126,7 +132,7 @@ def test_an_error_in_the_middle_of_a_run_loses_no_row(ledger: Ledger) -> None:
 def test_a_run_folds_its_own_parts(ledger: Ledger) -> None:
     with LedgerWriter(ledger, min_interval_s=0) as writer:
         for number in range(200):
-            writer.add([entry(number, "done")])
+            writer.add(table([entry(number, "done")]))
             wait_until(lambda number=number: writer.counts["done"] == number + 1 and not writer._pending)
     assert len(ledger.parts()) < 100
     assert len(ledger.latest()) == 200
@@ -135,7 +141,7 @@ def test_a_run_folds_its_own_parts(ledger: Ledger) -> None:
 def test_a_part_that_cannot_be_written_stops_the_run(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "ledger").write_text("a file in the folder's place")
     with pytest.raises(OSError, match="ledger"), LedgerWriter(ledger) as writer:
-        writer.add([entry(1, "done")])
+        writer.add(table([entry(1, "done")]))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

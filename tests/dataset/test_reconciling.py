@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from refadgen.batch.ledger import now, short_key
+from refadgen.batch.ledger import Ledger, now, short_key
 from refadgen.config import FilterConfig
 from refadgen.dataset.ledgers import SCHEMA, SCREENING_SCHEMA, dataset_ledger, screening_ledger
 from refadgen.dataset.reconciling import reconcile
@@ -39,6 +40,10 @@ def seen(name: str, **said: Any) -> dict[str, Any]:
     return row | said
 
 
+def append(ledger: Ledger, rows: list[dict[str, Any]]) -> None:
+    ledger.append(pa.Table.from_pylist(rows, schema=ledger.schema))
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path))
@@ -57,8 +62,9 @@ def ledger(storage: Storage) -> dict[str, dict[str, Any]]:
 
 
 def test_ads_that_passed_go_on_and_others_are_recorded_once(storage: Storage) -> None:
-    screening_ledger(storage).append(
-        [seen("a"), seen("b", status="rejected", reason="low_resolution", detail="8×8 px"), seen("c"), seen("x")]
+    append(
+        screening_ledger(storage),
+        [seen("a"), seen("b", status="rejected", reason="low_resolution", detail="8×8 px"), seen("c"), seen("x")],
     )
     assert second_pass(storage, "abc") == {"a", "c"}  # x is not of this input
     assert second_pass(storage, "abc") == {"a", "c"}
@@ -69,25 +75,26 @@ def test_ads_that_passed_go_on_and_others_are_recorded_once(storage: Storage) ->
 
 
 def test_done_and_failed_ads_need_no_work_unless_a_retry_is_asked_for(storage: Storage) -> None:
-    screening_ledger(storage).append([seen(name) for name in "abc"])
+    append(screening_ledger(storage), [seen(name) for name in "abc"])
     done, failed = (
         dict.fromkeys(SCHEMA.names)
         | {"row_id": key_of(name), "recorded_at": now(), "ad_id": name, "status": status, "reason": reason}
         for name, status, reason in (("a", "done", ""), ("b", "failed", "fetch_timeout"))
     )
-    dataset_ledger(storage).append([done, failed])
+    append(dataset_ledger(storage), [done, failed])
     assert second_pass(storage, "abc") == {"c"}
     assert second_pass(storage, "abc", retry_failed=True) == {"b", "c"}
 
 
 def test_near_duplicates_are_rejected_while_the_ad_of_smaller_id_is_in_the_input(storage: Storage) -> None:
-    screening_ledger(storage).append(
+    append(
+        screening_ledger(storage),
         [
             seen("c", perceptual_hash=HASH),
             seen("b", perceptual_hash=HASH ^ 0b111),
             seen("a", status="rejected", reason="low_resolution", perceptual_hash=HASH),
             seen("d"),
-        ]
+        ],
     )
     assert second_pass(storage, "abcd") == {"b", "d"}
     row = ledger(storage)["c"]
@@ -97,7 +104,7 @@ def test_near_duplicates_are_rejected_while_the_ad_of_smaller_id_is_in_the_input
 
 
 def test_a_near_duplicate_names_the_ad_that_keeps_it_out_now(storage: Storage) -> None:
-    screening_ledger(storage).append([seen(name, perceptual_hash=HASH) for name in "abc"])
+    append(screening_ledger(storage), [seen(name, perceptual_hash=HASH) for name in "abc"])
     second_pass(storage, "bc")
     assert ledger(storage)["c"]["duplicate_of"] == "b"
     second_pass(storage, "ac")
@@ -111,12 +118,12 @@ def done(name: str, **said: Any) -> dict[str, Any]:
 
 def test_a_changed_row_replaces_the_done_one_and_can_change_back(storage: Storage) -> None:
     ads = [seen(name, ad_id="ad", image="s3://shop/ad.jpg", perceptual_hash=ord(name) << 40) for name in "pq"]
-    screening_ledger(storage).append(ads)
-    dataset_ledger(storage).append([done("p", ad_id="ad", image="s3://shop/ad.jpg")])
+    append(screening_ledger(storage), ads)
+    append(dataset_ledger(storage), [done("p", ad_id="ad", image="s3://shop/ad.jpg")])
     assert second_pass(storage, "q") == {"q"}
     (row,) = dataset_ledger(storage).latest().to_pylist()
     assert (row["row_id"], row["status"], row["reason"], row["file"]) == (key_of("p"), "rejected", "replaced", "")
-    dataset_ledger(storage).append([done("q", ad_id="ad", image="s3://shop/ad.jpg")])
+    append(dataset_ledger(storage), [done("q", ad_id="ad", image="s3://shop/ad.jpg")])
     assert second_pass(storage, "q") == set()
     assert second_pass(storage, "p") == {"p"}
     assert {row["row_id"]: row["reason"] for row in dataset_ledger(storage).latest().to_pylist()} == {
@@ -126,23 +133,23 @@ def test_a_changed_row_replaces_the_done_one_and_can_change_back(storage: Storag
 
 
 def test_another_picture_of_the_same_id_is_another_ad(storage: Storage) -> None:
-    screening_ledger(storage).append([seen("q", ad_id="1.jpg", image="/second/1.jpg", input_sha256="b")])
-    dataset_ledger(storage).append([done("p", ad_id="1.jpg", image="/first/1.jpg", input_sha256="a")])
+    append(screening_ledger(storage), [seen("q", ad_id="1.jpg", image="/second/1.jpg", input_sha256="b")])
+    append(dataset_ledger(storage), [done("p", ad_id="1.jpg", image="/first/1.jpg", input_sha256="a")])
     assert second_pass(storage, "q") == {"q"}
     assert [row["status"] for row in dataset_ledger(storage).latest().to_pylist()] == ["done"]
 
 
 @pytest.mark.parametrize("reason", ["low_resolution", "truncated_image"])
 def test_a_better_file_at_the_same_place_is_retried_when_asked_for(reason: str, storage: Storage) -> None:
-    screening_ledger(storage).append([seen("a", status="rejected", reason=reason)])
+    append(screening_ledger(storage), [seen("a", status="rejected", reason=reason)])
     assert second_pass(storage, "a") == set()
-    screening_ledger(storage).append([seen("a")])
+    append(screening_ledger(storage), [seen("a")])
     assert second_pass(storage, "a") == set()
     assert second_pass(storage, "a", retry_failed=True) == {"a"}
 
 
 def test_without_a_distance_all_stay(storage: Storage) -> None:
-    screening_ledger(storage).append([seen("a", perceptual_hash=HASH), seen("b", perceptual_hash=HASH)])
+    append(screening_ledger(storage), [seen("a", perceptual_hash=HASH), seen("b", perceptual_hash=HASH)])
     assert second_pass(storage, "ab", duplicate_distance=None) == {"a", "b"}
     assert ledger(storage) == {}
 

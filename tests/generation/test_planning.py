@@ -7,14 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from refadgen.batch.rows import from_table
 from refadgen.catalog.scan import scan_catalog
 from refadgen.config import GenerateConfig
 from refadgen.generation.ledger import SCHEMA, AdLedger
-from refadgen.generation.planning import Planner
+from refadgen.generation.planning import CatalogPlanner
+from refadgen.generation.rows import PlannedProduct
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.store import Storage
 
-NOTHING_SETTLED = np.array([], dtype=np.uint64)
+NOTHING = np.array([], dtype=np.uint64)
 
 
 def write(file: Path, skus: list[str], **columns: pa.Array) -> None:
@@ -22,21 +24,23 @@ def write(file: Path, skus: list[str], **columns: pa.Array) -> None:
     pq.write_table(pa.table({"sku": skus, "image": ["a.png"] * len(skus), **columns}), file, row_group_size=2)
 
 
-def plans(catalog: Path) -> list[dict]:
+def plans(catalog: Path) -> list[PlannedProduct]:
     scan = scan_catalog(str(catalog), ignored=frozenset(SCHEMA.names))
     config = GenerateConfig()
-    planner = Planner(config=config, settings=pixel_settings(config, "f" * 16), first_rows=scan.first_rows)
-    return [plan for fragment in scan.fragments for plan, _ in planner.rows(fragment, NOTHING_SETTLED) if plan]
+    planner = CatalogPlanner(
+        config=config, settings=pixel_settings(config, "f" * 16), first_rows=scan.first_rows, reconciled=NOTHING
+    )
+    return [plan for fragment in scan.fragments for plan in from_table(planner(fragment)[0], PlannedProduct)]
 
 
 def test_an_output_inside_of_the_catalogues_folder_is_no_catalogue(tmp_path: Path) -> None:
     write(tmp_path / "products.parquet", ["a", "b", "c"])
     row = {name: None for name in SCHEMA.names} | {"image_id": "0" * 32, "sku": "a", "status": "done"}
-    AdLedger(Storage(str(tmp_path / "ads"))).append([row])
+    AdLedger(Storage(str(tmp_path / "ads"))).append(pa.Table.from_pylist([row], schema=SCHEMA))
     scan = scan_catalog(str(tmp_path), ignored=frozenset(SCHEMA.names))
     assert scan.num_rows == 3
     assert not scan.first_rows
-    assert [plan["error"] for plan in plans(tmp_path)] == ["", "", ""]
+    assert [plan.error for plan in plans(tmp_path)] == [None, None, None]
 
 
 def test_skus_repeat_over_row_groups_and_files(tmp_path: Path) -> None:
@@ -53,9 +57,10 @@ def test_a_text_that_is_not_utf8_costs_its_row(column: str, tmp_path: Path) -> N
         texts = pa.ListArray.from_arrays(pa.array([0, 1, 2, 3]), texts)
     write(tmp_path / "c.parquet", ["a", "b", "c"], **{column: texts})
     first, second, third = plans(tmp_path / "c.parquet")
-    assert (first["error"], third["error"]) == ("", "")
-    assert "bad_text" in second["error"]
-    assert f"row 1: {column}: is not UTF-8" in second["error"]
+    assert first.error is third.error is None
+    assert second.error is not None
+    assert second.error.reason == "bad_text"
+    assert f"row 1: {column}: is not UTF-8" in second.error.detail
 
 
 def test_damage_in_a_file_is_named(tmp_path: Path) -> None:

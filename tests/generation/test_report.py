@@ -69,7 +69,7 @@ def large_ledger():
 def page_of(folder, rows, facts=FACTS, **options):
     storage = Storage(str(folder))
     shutil.rmtree(folder / "ledger", ignore_errors=True)
-    AdLedger(storage).append(rows)
+    AdLedger(storage).append(table(rows))
     assert write_report(storage, AdLedger(storage), facts, **options) == "report.html"
     return (folder / "report.html").read_text("utf-8")
 

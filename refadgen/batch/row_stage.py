@@ -1,0 +1,130 @@
+"""A stage of a batch job as a Ray actor: one row in, one row out, and no row takes its block down.
+
+A stage declares its row types and implements `process`. Timing, skipping rows that failed before, and turning whatever
+`process` raises into the row's `error` are the same for all stages, and are here.
+"""
+
+import dataclasses
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar, Generic, Protocol, TypeVar
+
+import pyarrow as pa
+
+from refadgen.batch.rows import from_table, to_table
+from refadgen.errors import RowError
+
+_log = logging.getLogger("refadgen.batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFailure:
+    """A RowError as it travels in a row's `error` and ends in the ledger."""
+
+    status: str
+    reason: str
+    detail: str
+
+    @classmethod
+    def of(cls, error: RowError) -> "RowFailure":
+        return cls(error.status, error.reason, error.detail)
+
+
+class StageRow(Protocol):
+    """What every row between stages has."""
+
+    @property
+    def error(self) -> RowFailure | None:
+        """What went wrong with the row in an earlier stage; later stages pass it on."""
+
+    @property
+    def label(self) -> str:
+        """The row for people: its number in the input and its product's id."""
+
+
+class UnexpectedErrors:
+    """Faults of ours or of a library in one stage of one run: logged with their traceback, once per kind.
+
+    The ledger keeps a short text; the worker's log is where the fault can be found.
+    """
+
+    def __init__(self, stage: str, run_id: str) -> None:
+        self._stage, self._run_id = stage, run_id
+        self._logged: set[tuple[str, type[Exception]]] = set()
+
+    def failure(self, error: Exception, label: str, reason: str = "internal_error") -> RowFailure:
+        """The failure of the row `label`, after logging `error`. Call it where the error is caught."""
+        # A broken library fails for every row alike: one traceback says it, a million would hide it.
+        if (kind := (reason, type(error))) not in self._logged:
+            self._logged.add(kind)
+            _log.error("%s failed: run %s, %s: %s", self._stage, self._run_id, label, reason, exc_info=error)
+        return RowFailure.of(RowError(reason, f"{label}: {type(error).__name__}: {str(error)[:200]}"))
+
+
+RowIn = TypeVar("RowIn", bound=StageRow)
+Added = TypeVar("Added")
+RowOut = TypeVar("RowOut")
+
+
+class RowStage(ABC, Generic[RowIn, Added, RowOut]):
+    """One stage. A subclass sets the row types and implements `process`.
+
+    An output row has the fields of `row_out`, each from what `process` added, from `error` and the timer, or from the
+    input row. A class whose `row_out` has a field that none of them gives is refused when it is defined.
+    """
+
+    row_in: type[RowIn]
+    added: type[Added]
+    """What `process` returns. Made without arguments, it stands for a row that failed. A field `error` of it lets a
+    stage refuse a row and still keep what it measured."""
+    row_out: type[RowOut]
+    timer: ClassVar[str]
+    """The field of `row_out` that takes the seconds spent on the row."""
+    num_threads: ClassVar[int] = 1
+    """Rows worked on at once; more than one only where `process` waits for the network."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        names = [{field.name for field in dataclasses.fields(kind)} for kind in (cls.row_in, cls.added)]  # type: ignore[arg-type]
+        given = names[0] | names[1] | {"error", cls.timer}
+        if unknown := sorted({field.name for field in dataclasses.fields(cls.row_out)} - given):  # type: ignore[arg-type]
+            raise TypeError(f"{cls.__name__}: nothing gives {cls.row_out.__name__} its {', '.join(unknown)}")
+        cls._from_added = names[1]
+
+    _from_added: ClassVar[set[str]]
+
+    def __init__(self, run_id: str) -> None:
+        self._errors = UnexpectedErrors(type(self).__name__, run_id)
+        self._threads = ThreadPoolExecutor(self.num_threads) if self.num_threads > 1 else None
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        apply: Callable[..., Iterable[RowOut]] = map if self._threads is None else self._threads.map
+        return to_table(list(apply(self._run, from_table(table, self.row_in))), self.row_out)
+
+    @abstractmethod
+    def process(self, row: RowIn) -> Added:
+        """What this stage adds to a row. Raises: RowError for what is wrong with the row, anything for a fault."""
+
+    def _run(self, row: RowIn) -> RowOut:
+        started = time.monotonic()
+        made, failure = self.added(), row.error
+        if failure is None:
+            try:
+                made = self.process(row)
+            except RowError as error:
+                failure = RowFailure.of(error)
+            except Exception as error:
+                failure = self._errors.failure(error, row.label)
+            if failure is None and "error" in self._from_added:
+                failure = getattr(made, "error")  # noqa: B009 (mypy knows no such field of every `Added`)
+        own = {"error": failure, self.timer: time.monotonic() - started}
+        values = {
+            field.name: own[field.name]
+            if field.name in own
+            else getattr(made if field.name in self._from_added else row, field.name)
+            for field in dataclasses.fields(self.row_out)  # type: ignore[arg-type]
+        }
+        return self.row_out(**values)

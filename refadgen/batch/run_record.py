@@ -1,0 +1,73 @@
+"""`run.json`: what a run of a batch job was asked for and what came of it, written when it starts and when it ends."""
+
+import json
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from ray.data import Dataset
+from tqdm import tqdm
+
+from refadgen.batch.ledger import LedgerWriter, now
+from refadgen.storage.store import Storage
+
+KEY = "run.json"
+
+
+class RunRecord:
+    """The record of one run, and its clock."""
+
+    def __init__(self, storage: Storage, packages: Sequence[str], **facts: Any) -> None:
+        """Writes the record of a run that starts now.
+
+        packages: distributions whose versions are recorded. facts: plain values for JSON, without secrets.
+        """
+        self.run_id = uuid.uuid4().hex[:12]
+        self._storage = storage
+        self._started = time.monotonic()
+        versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+        self.facts: dict[str, Any] = {
+            "run_id": self.run_id,
+            "state": "running",
+            "output": storage.uri,
+            "started_at": now().isoformat(timespec="seconds"),
+            **facts,
+            "versions": versions,
+        }
+        self._write()
+
+    @property
+    def seconds(self) -> float:
+        """Since the run started."""
+        return time.monotonic() - self._started
+
+    def finish(self, **facts: Any) -> Mapping[str, Any]:
+        """Writes the record of the finished run, `facts` added, and returns all of it."""
+        self.facts |= {"state": "finished", "seconds": round(self.seconds, 1), **facts}
+        self._write()
+        return self.facts
+
+    def _write(self) -> None:
+        self._storage.write(KEY, json.dumps(self.facts, indent=2, ensure_ascii=False).encode())
+
+
+def record_rows(dataset: Dataset, writer: LedgerWriter, *, total: int, unit: str, label: str | None = None) -> None:
+    """Appends the ledger rows of a stream as they come, behind a progress bar.
+
+    total: rows that will come. unit: their noun. label: shown before the bar.
+    """
+    with tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True) as progress:
+        # No prefetching: a row counts once it is recorded, and blocks held back here would be lost in a crash.
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            writer.add(table)
+            progress.update(len(table))
+            progress.set_postfix(dict(writer.counts), refresh=False)
+
+
+def reason_lines(reasons: Mapping[str, int]) -> Iterator[str]:
+    """The reasons of a summary, the most frequent first, a line each."""
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        yield f"  {count} × {reason}"

@@ -1,0 +1,151 @@
+"""Rows of the main job between its stages: one product with its wanted images, from the plan to the publisher.
+
+    PlannedProduct ─► FetchedProduct ─► PlacedProduct ─► GeneratedProduct ─► AdLedgerRow (one per image)
+
+Between stages travel encoded bytes and small columns, never decoded images. A product's own bytes travel once for all
+its images.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Self
+
+from refadgen.batch.row_stage import RowFailure
+from refadgen.batch.rows import Float32, Int32
+from refadgen.config import LayoutConfig
+from refadgen.generation.wanted import WantedImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductRow:
+    """What every stage passes on."""
+
+    row: int
+    """Of the catalogue, from 0."""
+    sku: str
+    category: str | None
+    image: str
+    """Address; empty: the image itself lies in the catalogue."""
+    negative_prompt: str | None
+    """None: the model's."""
+    wanted: tuple[WantedImage, ...]
+    """The images to make."""
+    error: RowFailure | None
+
+    @property
+    def label(self) -> str:
+        return f"row {self.row}, sku {self.sku!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedProduct(ProductRow):
+    """A catalogue row whose images are not all in the ledger."""
+
+    image_bytes: bytes = b""
+    """Empty unless the image itself lies in the catalogue."""
+    mask: str = ""
+    """Address of the row's own mask; empty: it lies in `mask_bytes`, or there is none."""
+    mask_bytes: bytes = b""
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
+    """The job's, with the row's placement merged in."""
+
+    def with_images(self, image: str | bytes | None, mask: str | bytes | None) -> Self:
+        """The row with those of the two that are encoded images."""
+        return dataclasses.replace(
+            self,
+            image_bytes=image if isinstance(image, bytes) else b"",
+            mask_bytes=mask if isinstance(mask, bytes) else b"",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What the fetcher adds. Empty after an error."""
+
+    photo: bytes = b""
+    """PNG, RGB or RGBA, upright."""
+    own_mask: bytes = b""
+    """PNG, L, the photo's size; empty: the row has none."""
+    input_sha256: str = ""
+    """Of the product image as fetched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchedProduct(ProductRow, Fetched):
+    layout: LayoutConfig
+    fetch_s: Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """What the segmenter adds. Empty or None after an error."""
+
+    canvas: bytes = b""
+    """PNG, RGB: the product placed on white."""
+    product_mask: bytes = b""
+    """PNG, L, 0 or 255: M′."""
+    product: bytes = b""
+    """WebP of both, for people: its alpha channel is M′."""
+    product_uri: str = ""
+    """Where `product` is published, relative to the output."""
+    width_px: Int32 | None = None
+    height_px: Int32 | None = None
+    mask_source: str = ""
+    mask_score: Float32 | None = None
+    mask_area: Float32 | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacedProduct(ProductRow, Placed):
+    input_sha256: str
+    fetch_s: Float32
+    segment_s: Float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedImage:
+    """One wanted image after the generator. The scores are None where no image was drawn."""
+
+    wanted: WantedImage
+    error: RowFailure | None
+    ad: bytes = b""
+    """PNG; empty after an error."""
+    seed: int
+    """Of the attempt that is kept; the wanted image's own where none was drawn."""
+    attempts: Int32 = 0
+    color_similarity: Float32 | None = None
+    structure_similarity: Float32 | None = None
+    generate_s: Float32 | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedProduct:
+    """A product with some of its images: all of them, unless they are more than one row carries."""
+
+    row: int
+    sku: str
+    category: str | None
+    image: str
+    negative_prompt: str | None
+    input_sha256: str
+    product_mask: bytes
+    product: bytes
+    product_uri: str
+    width_px: Int32 | None
+    height_px: Int32 | None
+    mask_source: str
+    mask_score: Float32 | None
+    mask_area: Float32 | None
+    fetch_s: Float32
+    segment_s: Float32
+    images: tuple[GeneratedImage, ...]
+
+    @property
+    def label(self) -> str:
+        return f"row {self.row}, sku {self.sku!r}"
+
+    @classmethod
+    def of(cls, product: PlacedProduct, images: tuple[GeneratedImage, ...]) -> "GeneratedProduct":
+        """The product's row with these images."""
+        names = [each.name for each in dataclasses.fields(cls) if each.name != "images"]
+        return cls(**{name: getattr(product, name) for name in names}, images=images)
