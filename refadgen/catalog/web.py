@@ -1,8 +1,9 @@
 """Images over http(s), from addresses that a foreign catalogue wrote.
 
-Each host is resolved once, every address it has is checked, and the connection goes to a checked address itself, so a
-second answer of the name server cannot lead elsewhere. Redirects are followed by hand and checked alike. No cookies, no
-proxies of the environment, no kept connections: a request is small beside the images that are made from it.
+The catalogue must not reach hosts of a private network (server-side request forgery): each host is resolved once, each
+of its addresses is checked, and the connection goes to a checked address. Redirects are followed by hand and checked
+alike. No proxies of the environment: they would resolve names themselves, unchecked. No cookies, no kept connections: a
+request costs little beside the images that are made from its answer.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, NewConnectionError
 from urllib3.util import Retry, Url, make_headers, parse_url
 
-from refadgen.catalog.attempts import Attempts, TryAgain
+from refadgen.catalog.attempts import Attempts, ImageName, TryAgain
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 from refadgen.storage.addresses import is_public_address, redact_address
@@ -40,39 +41,45 @@ class WebReader:
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
-        """Loading the trusted certificates takes a while, so only where https is met."""
+        """Loading the trusted certificates is slow: once, and only for a catalogue with https addresses."""
         return ssl.create_default_context()
 
-    def read(self, address: str) -> bytes:
-        """The body behind `address`, retried as FetchConfig says.
+    def read(self, address: str, *, field: str = "image") -> bytes:
+        """Returns the body behind `address`, retried as FetchConfig says.
 
+        field: the field that errors name.
         Raises: RowError. rejected: `bad_address`, `private_address`, `image_not_found`, `image_refused`,
         `image_too_large`, `too_many_redirects`, `bad_certificate`; failed: `image_timeout`, `image_unreachable`,
         `image_server_error`.
         """
-        return self._attempts.run(lambda: self._attempt(address))
+        return self._attempts.run(lambda: self._attempt(address, field))
 
-    def _attempt(self, address: str) -> bytes:
-        """One attempt, through all redirects, within `total_timeout_s` (waiting for a turn does not count)."""
+    def _attempt(self, address: str, field: str) -> bytes:
+        """One attempt, through all redirects, within `total_timeout_s` without the waits for a turn."""
         left_s = self._config.total_timeout_s
         for _ in range(MAX_REDIRECTS + 1):
-            url = _parsed(address)
+            name = ImageName(field=field, shown=redact_address(address))
+            url = _parsed(address, name)
+            tls = self._tls if url.scheme == "https" else None
             with self._attempts.turn(url.host or ""):
                 started = time.monotonic()
-                body, location = _Request(url, self._config, self._tls if url.scheme == "https" else None, left_s).run()
+                body, location = _Request(url, name, self._config, tls, left_s).run()
                 left_s -= time.monotonic() - started
             if body is not None:
                 return body
-            address = _joined(url.url, location)
-        raise RowError("too_many_redirects", f"image: {redact_address(address)}: over {MAX_REDIRECTS}")
+            address = _joined(url.url, location, name)
+        name = ImageName(field=field, shown=redact_address(address))
+        raise name.error("too_many_redirects", f"over {MAX_REDIRECTS}")
 
 
 class _Request:
-    """One request to one host. tls: for https. left_s: seconds until it is cut off, wherever it stands."""
+    """One request to one host. tls: None for http. left_s: seconds until it is cut off, whatever it is doing."""
 
-    def __init__(self, url: Url, config: FetchConfig, tls: ssl.SSLContext | None, left_s: float) -> None:
+    def __init__(
+        self, url: Url, name: ImageName, config: FetchConfig, tls: ssl.SSLContext | None, left_s: float
+    ) -> None:
         self._url = url
-        self._shown = redact_address(url.url)
+        self._name = name
         self._config = config
         self._tls = tls
         self._left_s = left_s
@@ -82,7 +89,9 @@ class _Request:
         self._cut_off = threading.Event()
 
     def run(self) -> tuple[bytes | None, str]:
-        """The body and "", or None and where the server redirects to. Raises: RowError, TryAgain."""
+        """The body and "", or None and the location of a redirect. Raises: RowError, TryAgain."""
+        # Slow-loris: `timeout_s` starts again with each byte that arrives. Only a clock of our own ends a server that
+        # sends one byte every few seconds.
         timer = threading.Timer(max(self._left_s, 0.0), self._cut)
         timer.daemon = True
         timer.start()
@@ -93,11 +102,11 @@ class _Request:
                 raise self._timeout() from None
             raise
         except ssl.SSLCertVerificationError as error:
-            raise self._rejected("bad_certificate", error.verify_message or "the certificate does not fit") from None
-        except Exception as error:  # urllib3, http.client, ssl and socket; their texts may hold the signed query
+            raise self._name.error("bad_certificate", error.verify_message or "the certificate does not fit") from None
+        except Exception as error:  # of urllib3, http.client, ssl and socket; their texts may hold the signed query
             if self._cut_off.is_set() or _is_timeout(error):
                 raise self._timeout() from None
-            raise self._again("image_unreachable", f"the connection broke ({type(error).__name__})") from None
+            raise self._name.try_again("image_unreachable", f"the connection broke ({type(error).__name__})") from None
         finally:
             timer.cancel()
             for opened in (self._response, self._connection):
@@ -108,6 +117,7 @@ class _Request:
         headers = make_headers(user_agent=USER_AGENT, basic_auth=self._url.auth)
         default_port = 443 if self._url.scheme == "https" else 80
         port = "" if self._url.port in (None, default_port) else f":{self._url.port}"
+        # The connection goes to a number, so the host's name is sent here. Compression would not make an image smaller.
         headers |= {"Host": f"{self._url.host}{port}", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
         connection = self._connect(self._url.port or default_port)
         connection.request("GET", self._url.request_uri, headers=headers, preload_content=False)
@@ -116,35 +126,38 @@ class _Request:
         if status in _REDIRECTS and response.headers.get("Location"):
             return None, response.headers["Location"]
         if status in _RETRIABLE or status >= 500:
-            raise self._again("image_server_error", f"answered {status}", _retry_after(response))
+            raise self._name.try_again("image_server_error", f"answered {status}", _retry_after(response))
         if status in (404, 410):
-            raise self._rejected("image_not_found", f"answered {status}")
+            raise self._name.error("image_not_found", f"answered {status}")
         if not 200 <= status < 300:
-            remedy = "have it allowed or the address signed afresh"
-            raise self._rejected("image_refused", f"answered {status}; {remedy}")
+            raise self._name.error("image_refused", f"answered {status}; have it allowed or the address signed afresh")
         return self._body(response), ""
 
     def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
         limit = self._config.max_bytes
         body = bytearray()
+        # Only a hint: a server may declare nothing, or less than it sends.
         declared = response.headers.get("Content-Length", "")
         if declared.isdecimal() and int(declared) > limit:
             raise self._too_large(f"{declared} bytes is")
+        # Counted after decoding: a server may compress unasked, and 1 MB of a decompression bomb holds 1 GB of zeros.
         while chunk := response.read(_CHUNK_BYTES, decode_content=True):
             body += chunk
             if len(body) > limit:
                 raise self._too_large("its body is")
+        # A socket that `_cut` shut down looks like the end of a body without a Content-Length.
         if self._cut_off.is_set():
             raise self._timeout()
         return bytes(body)
 
     def _connect(self, port: int) -> HTTPConnection:
-        """A connection to the first of the host's checked addresses that takes one."""
+        """A connection to the first of the host's checked addresses that accepts one."""
         problem: Exception | None = None
         for ip in self._checked_addresses(port):
             if self._cut_off.is_set():
                 break
             if self._tls is not None:
+                # The certificate must fit the host's name, though the connection goes to a number.
                 name = (self._url.host or "").strip("[]").rstrip(".")
                 self._connection = HTTPSConnection(
                     ip, port, timeout=self._config.timeout_s, ssl_context=self._tls, server_hostname=name
@@ -159,7 +172,7 @@ class _Request:
                 self._connection.close()
                 problem = error
                 continue
-            # Kept here, since the connection lets go of its socket once the headers are read.
+            # For `_cut`: the connection drops its own reference to the socket once the headers are read.
             self._socket = self._connection.sock
             if self._cut_off.is_set():
                 raise self._timeout()
@@ -167,45 +180,42 @@ class _Request:
         raise problem or self._timeout()
 
     def _checked_addresses(self, port: int) -> list[str]:
-        """The host's addresses. Raises: RowError where one of them is not public (unless that is allowed)."""
+        """The host's IP addresses. Raises: RowError where one of them is not public and that is not allowed."""
         host = (self._url.host or "").strip("[]")
+        # DNS rebinding: resolved once, and connected to by number. A name that is resolved again for the connection may
+        # have a private address by then.
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise self._again("image_unreachable", "the host's name has no address") from error
+            raise self._name.try_again("image_unreachable", "the host's name has no address") from error
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        # All of them: the operating system may order them so that a private one comes first.
         if not self._config.allow_private_addresses and not all(map(is_public_address, addresses)):
-            raise self._rejected(
+            raise self._name.error(
                 "private_address",
                 "leads to an address that is not of the public internet; set fetch.allow_private_addresses=true",
             )
         return addresses
 
     def _cut(self) -> None:
-        """The end of `left_s`: wakes whatever the request is blocked in."""
+        """Ends the request after `left_s`, from the timer's thread, by waking the call that it is blocked in."""
         self._cut_off.set()
         if self._socket is not None:
-            # socket's own shutdown: that of an SSLSocket would first drop the TLS state the reader is using.
+            # The plain socket's shutdown: an SSLSocket's own would first drop the TLS state that the reader is using.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def _timeout(self) -> TryAgain:
         limits = f"fetch.timeout_s={self._config.timeout_s:g}, fetch.total_timeout_s={self._config.total_timeout_s:g}"
-        return self._again("image_timeout", f"did not answer in time ({limits})")
-
-    def _again(self, reason: str, what: str, retry_after_s: float = 0.0) -> TryAgain:
-        return TryAgain(reason, f"image: {self._shown}: {what}", retry_after_s)
+        return self._name.try_again("image_timeout", f"did not answer in time ({limits})")
 
     def _too_large(self, size: str) -> RowError:
         limit = self._config.max_bytes
-        return self._rejected("image_too_large", f"{size} more than fetch.max_bytes={limit}; raise it")
-
-    def _rejected(self, reason: str, what: str) -> RowError:
-        return RowError(reason, f"image: {self._shown}: {what}")
+        return self._name.error("image_too_large", f"{size} more than fetch.max_bytes={limit}; raise it")
 
 
-def _parsed(address: str) -> Url:
-    """The parts of an http(s) address. Raises: RowError `bad_address`, also where a redirect leaves http(s)."""
+def _parsed(address: str, name: ImageName) -> Url:
+    """The parts of an http(s) address. Raises: RowError `bad_address`, also for a redirect to another scheme."""
     problem = "not a complete http(s) address"
     try:
         url = parse_url(address)
@@ -213,19 +223,19 @@ def _parsed(address: str) -> Url:
             return url._replace(fragment=None)
     except (LocationParseError, ValueError):
         problem = "not a valid address"
-    raise RowError("bad_address", f"image: {redact_address(address)}: {problem}")
+    raise name.error("bad_address", problem)
 
 
-def _joined(address: str, location: str) -> str:
-    """Where a redirect from `address` leads. Raises: RowError `bad_address`."""
+def _joined(address: str, location: str, name: ImageName) -> str:
+    """The address that a redirect from `address` to `location` leads to. Raises: RowError `bad_address`."""
     try:
         return urljoin(address, location)
     except ValueError as error:
-        raise RowError("bad_address", f"image: {redact_address(address)}: redirects nowhere") from error
+        raise name.error("bad_address", "redirects to no valid address") from error
 
 
 def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
-    """Seconds the server asks to wait, 0 where it does not say or not in a form that can be read."""
+    """Seconds that the server asks to wait; 0 where it gives none, or in no known form."""
     value = response.headers.get("Retry-After")
     if not value:
         return 0.0
@@ -236,7 +246,7 @@ def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
 
 
 def _is_timeout(error: BaseException) -> bool:
-    """Whether `error` is a timeout. urllib3 counts refused connections among them."""
+    """Whether `error` is a timeout. urllib3's NewConnectionError is one by type, but means a refused connection."""
     return not isinstance(error, NewConnectionError) and isinstance(
         error, TimeoutError | urllib3.exceptions.TimeoutError
     )

@@ -141,7 +141,7 @@ class AdFetcher:
         max_side_px = self._config.triplet.max_side_px
         own_mask = b""
         if row["mask"] or row["mask_bytes"]:
-            mask_data = self._fetcher.fetch(row["mask"] or row["mask_bytes"])
+            mask_data = self._fetcher.fetch(row["mask"] or row["mask_bytes"], field="mask")
             own_mask = encode_png(fitted(decode_mask(mask_data, self._config.fetch, photo.size), max_side_px))
         return {
             "ad": encode_png(fitted(as_rgb(photo), max_side_px)),

@@ -41,7 +41,7 @@ class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
         photo = decode_image(data, self._config)
         own_mask = b""
         if row.mask or row.mask_bytes:
-            mask_data = self._fetcher.fetch(row.mask or row.mask_bytes)
+            mask_data = self._fetcher.fetch(row.mask or row.mask_bytes, field="mask")
             own_mask = encode_png(decode_mask(mask_data, self._config, photo.size))
         return Fetched(photo=encode_png(photo), own_mask=own_mask, input_sha256=hashlib.sha256(data).hexdigest())
 

@@ -74,7 +74,7 @@ class ProductMasker:
             return self._checked(cut.alpha, "plain_background", cut.score)
         except RowError as error:
             if self.networks is None:
-                raise RowError(error.reason, f"{error.detail}; {CONFIGURE}") from error
+                raise RowError(error.reason, f"{error.problem}; {CONFIGURE}") from error
         alpha, score = self.networks.segment(image_u8, name)
         return self._checked(alpha, "sam2", score)
 
@@ -93,5 +93,6 @@ class ProductMasker:
         given = source in ("own_mask", "alpha")
         weakness: Weakness | None = find_weakness(measurements, score, self.config, trimmed_is_whole=given)
         if weakness is not None:
-            raise RowError(weakness.reason, weakness.detail)
+            field = "mask" if source == "own_mask" else None  # None: the image, as the table of reasons has it
+            raise RowError(weakness.reason, weakness.detail, field=field)
         return Segmentation(mask, alpha, source, score, measurements)

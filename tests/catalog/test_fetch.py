@@ -246,6 +246,22 @@ def test_a_bucket_that_hangs_holds_up_no_other(sick_s3, shop):
     hanging.join()
 
 
+def test_errors_name_the_field_that_is_fetched(shop, web):
+    for mask in (
+        "none.png",
+        f"{web.url}/status/404",
+        f"{web.url}/status/500",
+        "s3://gone/a",
+        "ftp://a/b",
+        b"",
+        "data:,",
+    ):
+        with pytest.raises(RowError) as error:
+            _fetcher(shop).fetch(mask, field="mask")
+        assert error.value.field == "mask", mask
+        assert error.value.detail.startswith("mask: "), mask
+
+
 def test_web_addresses_go_to_the_web(shop, web):
     assert _fetcher(shop).fetch(f"{web.url}/ok/a") == web.image
     assert _reason(_fetcher(shop), f"{web.url.upper()}/status/404") == "rejected image_not_found"

@@ -129,6 +129,7 @@ def test_rejections(image: Image.Image, own_mask: np.ndarray | None, reason: str
     with pytest.raises(RowError) as caught:
         _masker().segment(image, None, own_mask)
     assert (caught.value.status, caught.value.reason) == ("rejected", reason)
+    assert caught.value.field == ("image" if own_mask is None else "mask")
 
 
 @pytest.mark.parametrize(
