@@ -3,7 +3,7 @@
     ray job submit -- python jobs/build_dataset.py ads.parquet --output s3://brand/triplets
     python jobs/build_dataset.py photographs/ --output out/triplets caption.model=Qwen/Qwen2.5-VL-7B-Instruct
 
-The same command again continues where the last one stopped. Exit code 0 unless the job itself broke: 2 for a wrong
+The same command again resumes where the last one stopped. Exit code 0 unless the job itself broke: 2 for a wrong
 setting or input, 1 for a fault.
 """
 
@@ -17,18 +17,18 @@ from refadgen.storage.addresses import redact_address
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line. Exits with 2 where it is wrong."""
-    parser = argparse.ArgumentParser(description="Make training triplets of ad photographs.")
+    parser = argparse.ArgumentParser(description="Make training triplets from ad photographs.")
     parser.add_argument(
         "input", help="parquet of ads or a folder of it (a catalogue is one), a folder of images, or the authors' JSON"
     )
     parser.add_argument("--output", help="folder for the data set, a path or s3:// (default: out/NAME-triplets)")
     parser.add_argument("--config", help="YAML file of settings")
     parser.add_argument("--limit", type=int, help="only the first N ads of the input")
-    parser.add_argument("--dry-run", action="store_true", help="print settings and what would be done, and end")
+    parser.add_argument("--dry-run", action="store_true", help="print settings and the work that is left, and end")
     parser.add_argument("--screen-only", action="store_true", help="only filter by size and find near-duplicates")
-    retry = "take up ads that failed before, and those whose image was missing, broken or too small"
+    retry = "retry ads that failed before, and those whose image was missing, broken or too small"
     parser.add_argument("--retry-failed", action="store_true", help=retry)
-    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
 
@@ -39,7 +39,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         config = load_config(DatasetConfig, arguments.config, arguments.settings)
 
-        from refadgen.dataset import job  # Ray and torch: only after the words are known to be right
+        from refadgen.dataset import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
         dataset_job = job.DatasetJob(
             config,

@@ -3,7 +3,7 @@
     ray job submit -- python jobs/generate_catalog.py catalogs/demo.parquet
     python jobs/generate_catalog.py s3://shop/catalogue/ --output s3://shop/ads --model org/model sampling.seed=7
 
-The same command again continues where the last one stopped. Exit code 0 unless the job itself broke: 2 for a wrong
+The same command again resumes where the last one stopped. Exit code 0 unless the job itself broke: 2 for a wrong
 setting or catalogue, 1 for a fault.
 """
 
@@ -23,13 +23,13 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", help="YAML file of settings")
     parser.add_argument("--limit", type=int, help="only the first N rows of the catalogue")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print settings, what would be made and skipped, and end"
+        "--dry-run", action="store_true", help="print settings, the images to make and to skip, and end"
     )
-    parser.add_argument("--retry-failed", action="store_true", help="take up images that failed before")
+    parser.add_argument("--retry-failed", action="store_true", help="retry images that failed before")
     parser.add_argument(
-        "--check-inputs", action="store_true", help="fetch all product images again; make anew what changed"
+        "--check-inputs", action="store_true", help="fetch all product images again; remake ads of changed ones"
     )
-    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
 
@@ -41,7 +41,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         config = load_config(GenerateConfig, arguments.config, [*model, *arguments.settings])
 
-        from refadgen.generation import job  # Ray and torch: only after the words are known to be right
+        from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
         catalog_job = job.CatalogJob(
             config,

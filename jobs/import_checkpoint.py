@@ -3,7 +3,7 @@
     python jobs/import_checkpoint.py mp_rank_00_model_states.pt --base stable-diffusion-v1-5/stable-diffusion-v1-5 \\
         --vae stabilityai/sd-vae-ft-mse --image-encoder h94/IP-Adapter/models/image_encoder --output refadgen-released
 
-Nothing in the file is executed, and every weight in it must find its place. Exit codes: 0 done, 2 bad input.
+Nothing in the file is executed, and every weight in it must have a place in our model. Exit codes: 0 done, 2 bad input.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. Exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, metavar="FILE", help="the DeepSpeed file, mp_rank_00_model_states.pt")
     parser.add_argument("--base", required=True, help="Stable Diffusion 1.5: a folder or hub id")
@@ -25,19 +26,23 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the job. Returns the exit code."""
     options = parse_arguments(arguments)
     try:
         place = _check_output(options.output)
         print(f"reading {options.file}", flush=True)
-        from refadgen.model.authors_checkpoint import import_checkpoint  # late: --help is quick
+        from refadgen.model.authors_checkpoint import (
+            import_checkpoint,  # late, for torch takes seconds: --help is quick
+        )
 
         pipeline = import_checkpoint(
             options.file, base=options.base, vae=options.vae, image_encoder=options.image_encoder
         )
         print(f"writing {options.output}", flush=True)
+        # A folder on the same file system, so that the rename is atomic: a killed import leaves no partial model.
         with tempfile.TemporaryDirectory(dir=place, prefix=".import-") as folder:
             pipeline.save_pretrained(Path(folder) / "model")
-            os.replace(Path(folder) / "model", options.output)  # whole or not at all
+            os.replace(Path(folder) / "model", options.output)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

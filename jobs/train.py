@@ -3,7 +3,7 @@
     ray job submit -- python jobs/train.py --config debug
     python jobs/train.py --config paper --data s3://shop/triplets --base MODEL --output s3://shop/training
 
-`--config` takes a preset (paper, mini-base, mini, debug) or a YAML file. The same command again goes on from the newest
+`--config` takes a preset (paper, mini-base, mini, debug) or a YAML file. The same command again resumes from the newest
 checkpoint. Exit code 0 for a finished training, 2 for a wrong setting or data set, 1 for a fault.
 """
 
@@ -15,7 +15,7 @@ from refadgen.config import TrainConfig, load_config, to_yaml
 
 
 def preset_file(name: str | None) -> str | None:
-    """The file of a preset, or `name` itself as a file."""
+    """The file of a preset; a name with a suffix is a file itself. Raises: ValueError for an unknown preset."""
     if name is None or Path(name).suffix:
         return name
     import refadgen.training
@@ -34,8 +34,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="triplets, a path or s3://, or tiny; short for data.path=…")
     parser.add_argument("--base", help="model to start from; short for model.base=…")
     parser.add_argument("--output", default="out/train", help="folder for everything, a path or s3://")
-    parser.add_argument("--dry-run", action="store_true", help="print settings and what would train, and end")
-    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, over those of --config")
+    parser.add_argument("--dry-run", action="store_true", help="print settings and the parts that train, and end")
+    parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
 
@@ -50,7 +50,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     from refadgen.storage.store import STORE_ERRORS
-    from refadgen.training import job  # Ray and torch: only after the words are known to be right
+    from refadgen.training import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
     try:
         training = job.TrainingJob(config, arguments.output)
@@ -65,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"train: {error}", file=sys.stderr)
         return 2
     except STORE_ERRORS as error:
-        print(f"train: {type(error).__name__}: {error}; mended, the same command goes on", file=sys.stderr)
+        print(f"train: {type(error).__name__}: {error}; once repaired, the same command resumes", file=sys.stderr)
         return 1
     except job.TrainingStopped as error:
         print(f"train: stopped: {error}", file=sys.stderr)

@@ -30,8 +30,8 @@ class FilterConfig(Section, name="filter"):
     duplicate_distance: int | None = setting(4, _TRIPLETS, least=0, most=8)
     """Bits of the 64-bit perceptual hash in which near-duplicates differ at most, 0 to 8; None: duplicates stay."""
     duplicate_color: float = setting(12.0, _TRIPLETS, least=0, most=255)
-    """Mean difference of their 4×4 thumbnails at most, in grey levels of 255: alike in shape, unlike in colour, is
-    another product."""
+    """Largest mean difference of near-duplicates' 4×4 thumbnails, in grey levels of 255. Ads that are alike in shape
+    but not in colour show different products."""
     text: bool = setting(False, _TRIPLETS)
     """Whether RapidOCR looks for embedded text and watermarks (the extra `ocr`)."""
     max_text_area: float = setting(0.02, _TRIPLETS, least=0, most=1)
@@ -41,16 +41,16 @@ class FilterConfig(Section, name="filter"):
     unsafe_model: str | None = setting(None, _TRIPLETS, place=Place.MODEL)
     """Image classifier for unsafe content, a folder or hub id of transformers; None: no such filter."""
     unsafe_labels: tuple[str, ...] = setting(("nsfw", "porn", "hentai", "sexy"), _TRIPLETS)
-    """Its labels that mean unsafe, in upper or lower case; it need not have all of them."""
+    """Labels of that classifier that mean unsafe, in upper or lower case; it need not have all of them."""
     max_unsafe_score: float = setting(0.5, _TRIPLETS, least=0, most=1)
-    """Largest sum of their probabilities."""
+    """Largest sum of those labels' probabilities."""
     people: bool = setting(True, _TRIPLETS)
     """Whether Grounding DINO, where it is configured, looks for people and hands in front of the product."""
     max_person_overlap: float = setting(0.1, _TRIPLETS, least=0, most=1)
-    """Share of the product's box that boxes of hands and people may cover; a person whose box holds the whole product
+    """Share of the product's box that boxes of hands and people may cover. A person whose box encloses the product's
     wears or carries it, or stands behind it, and does not count."""
     max_products: int = setting(1, _TRIPLETS, least=1)
-    """Boxes of the category that Grounding DINO may find, each apart from the others; without a category none count."""
+    """Boxes of the category that Grounding DINO may find apart from each other. Not checked without a category."""
 
     def check(self) -> None:
         ok = self.unsafe_model is None or any(label.strip() for label in self.unsafe_labels)
@@ -62,18 +62,18 @@ class CaptionConfig(Section, name="caption"):
     """Who describes the ads, and how."""
 
     model: str | None = setting(None, _TRIPLETS, place=Place.MODEL)
-    """Qwen2.5-VL, a folder or hub id of transformers; None: captions from category, colours and what the row holds."""
+    """Qwen2.5-VL, a folder or hub id of transformers; None: captions from category, colours and the row's own texts."""
     prompts: tuple[str, ...] = setting(_QUESTIONS, _TRIPLETS)
-    """One caption each, after the row's own; four is the paper's number."""
+    """Questions to the model; each gives one caption, after the row's own. Four is the paper's number."""
     max_new_tokens: int = setting(96, _TRIPLETS, least=8, most=4096)
-    """Of one answer."""
+    """Longest answer, in tokens."""
     batch_size: int = setting(4, _RUN, least=1, most=256)
     """Questions answered at once."""
     max_side_px: int = setting(768, _TRIPLETS, least=56, most=4096)
     """Longer side of the picture that the model sees."""
     min_words: int = setting(3, _TRIPLETS)
     max_words: int = setting(80, _TRIPLETS)
-    """Length of a caption that counts."""
+    """Shortest and longest caption that is kept."""
     min_latin: float = setting(0.8, _TRIPLETS, least=0, most=1)
     """Least share of Latin letters among a caption's letters: the text encoder reads English."""
     device: str = device_setting()
@@ -92,7 +92,7 @@ class CaptionConfig(Section, name="caption"):
 class MultiViewConfig(Section, name="multi_view"):
     """Novel views of the product by 3D Gaussian Splatting (dual augmentation, first half), near ones as in the paper.
 
-    Ranges are the lowest and the highest that is drawn, evenly; the sign of yaw and pitch is drawn besides.
+    Each range is (lowest, highest); values are drawn uniformly, and the signs of yaw and pitch are drawn too.
     """
 
     depth_model: str | None = setting(None, _TRIPLETS, place=Place.MODEL)
@@ -102,13 +102,14 @@ class MultiViewConfig(Section, name="multi_view"):
     pitch_deg: tuple[float, float] = setting((0.0, 5.0), _TRIPLETS, least=0, most=30)
     """Turn of the camera up or down."""
     distance: tuple[float, float] = setting((0.95, 1.05), _TRIPLETS, least=0.5, most=2)
-    """Of the new camera, as a factor of the photograph's."""
+    """Distance of the new camera, as a factor of the photograph's."""
     camera_distance: float = setting(4.0, _TRIPLETS, least=1.5, most=100)
-    """Of the photograph's camera, in product sizes (the larger side of its box): a photograph does not tell."""
+    """Distance of the photograph's camera, in product sizes (the larger side of its box). Assumed: a photograph does
+    not show it."""
     rasterizer: Literal["auto", "torch", "gsplat"] = setting("auto", _RUN)
     """auto: gsplat where there is CUDA and the package, else the reference in torch."""
     max_holes: float = setting(0.01, _TRIPLETS, least=0, most=1)
-    """Largest share of the new mask that are holes which the photograph does not have."""
+    """Largest share of the new mask that consists of holes that the photograph does not have."""
     max_stretch: float = setting(0.1, _TRIPLETS, least=0, most=1)
     """Largest share of the new mask that shows Gaussians stretched more than twice, or sides not in the photograph."""
     num_tries: int = setting(4, _TRIPLETS, least=1, most=20)
@@ -119,9 +120,9 @@ class MultiViewConfig(Section, name="multi_view"):
 
 @dataclass(frozen=True, kw_only=True)
 class DegradationConfig(Section, name="degradation"):
-    """Strengths of the degradations (dual augmentation, second half): lowest and highest, drawn evenly. (0, 0): never.
+    """Strengths of the degradations (dual augmentation, second half): (lowest, highest), drawn uniformly. (0, 0): off.
 
-    Noise, shadow and warp are the paper's, which gives no strengths; the others are options.
+    The paper names noise, shadow and warp without their strengths; the others are options.
     """
 
     noise: tuple[float, float] = setting((2.0, 8.0), _TRIPLETS, least=0, most=64)
@@ -129,13 +130,13 @@ class DegradationConfig(Section, name="degradation"):
     shadow: tuple[float, float] = setting((0.15, 0.6), _TRIPLETS, least=0, most=0.95)
     """Shadow: share of the light that the product's darkest place loses. At most 0.95."""
     warp: tuple[float, float] = setting((0.01, 0.04), _TRIPLETS, least=0, most=0.2)
-    """Geometric warp: the farthest way of a corner of the product's box, as a share of its longer side. At most 0.2."""
+    """Geometric warp: largest shift of a corner of the product's box, as a share of its longer side. At most 0.2."""
     blur: tuple[float, float] = setting((0.0, 0.0), _TRIPLETS, least=0, most=0.05)
-    """Blur: standard deviation, as a share of the image's height. At most 0.05; 0.002 is a little soft."""
+    """Blur: standard deviation, as a share of the image's height. At most 0.05; 0.002 is slightly soft."""
     color_cast: tuple[float, float] = setting((0.0, 0.0), _TRIPLETS, least=0, most=0.5)
     """Colour cast: largest change of a channel, as a share of its value. At most 0.5; 0.08 is lamp light."""
     jpeg: tuple[float, float] = setting((0.0, 0.0), _TRIPLETS, least=0, most=95)
-    """JPEG: 100 minus the quality. At most 95; 0 is no JPEG at all; 30 to 60 is a picture from a messenger."""
+    """JPEG: 100 minus the quality. At most 95; 0 is off; 30 to 60 is a picture from a messenger."""
 
     def check(self) -> None:
         integers = all(float(value).is_integer() for value in self.jpeg)
@@ -148,20 +149,20 @@ DEGRADATION_LIMITS = {field.name: mark.most for field, mark in settings_of(Degra
 
 @dataclass(frozen=True, kw_only=True)
 class TripletConfig(Section, name="triplet"):
-    """What a triplet holds."""
+    """Size, product images and split of the triplets."""
 
     max_side_px: int = setting(1024, _TRIPLETS, least=64, most=8192)
-    """Ads are made smaller to this longer side, with everything that goes with them."""
+    """Longer side that ads, masks and product images are reduced to; smaller ones stay as they are."""
     variants: tuple[VariantKind, ...] = setting(
         ("original", "degraded", "novel_view", "novel_view", "novel_view"), _TRIPLETS
     )
     """Product images of an ad: its own, degraded ones, degraded novel views; five is the paper's number."""
     test_percent: int = setting(10, _TRIPLETS, least=0, most=99)
-    """Products in a hundred that are kept for testing (9:1, the paper's); decided by the product's id alone."""
+    """Percentage of products that are held out for testing (the paper's 9:1). Decided by the product's id alone."""
     rows_per_file: int = setting(32, _RUN, least=1, most=4096)
     """Ads worked on together and written to one file; a crash costs those between the stages."""
     seed: int = setting(0, _TRIPLETS, least=0, most=2**63 - 1, rule="0 to 2^63 - 1")
-    """Of views and degradations, each row's own by its id."""
+    """Seed of views and degradations; each row derives its own from its id."""
 
     def check(self) -> None:
         ok = bool(self.variants) and len(self.variants) <= 32

@@ -1,4 +1,4 @@
-"""Configurations from YAML and `section.field=value` words, and back; what all sections check their fields with."""
+"""Configurations from YAML and `section.field=value` words, and back."""
 
 import dataclasses
 import difflib
@@ -18,7 +18,7 @@ def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.
     """The configuration from defaults, then a YAML file, then `section.field=value` words.
 
     Values of words are read as YAML (`true`, `0.7`, `[a, b]`, `null`).
-    Raises: ValueError naming the dotted field, the value and what is allowed.
+    Raises: ValueError naming the dotted field, the value and the rule.
     """
     tree: dict[str, Any] = {}
     if file is not None:
@@ -72,7 +72,10 @@ def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
-    """`value` as type `kind`; refuses what would lose or guess (a text for a number, a float for an int)."""
+    """`value` as type `kind`. Conversions that lose or guess are refused: a text for a number, a float for an int.
+
+    Raises: ValueError naming the setting.
+    """
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
         options = typing.get_args(kind)
@@ -98,19 +101,19 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
 
 
 def _convert_items(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
-    """A list as a tuple: of any number of one kind (kind, …), or of just these kinds."""
-    items = [value] if isinstance(value, str) else value
-    what = "texts" if kinds[0] is not float else f"{len(kinds)} numbers"
+    """A list as a tuple: (kind, …) takes any number of items of one kind, else each item has its own kind."""
+    items = [value] if isinstance(value, str) else value  # `fetch.file_roots=/a` means a list of one
+    expected = "texts" if kinds[0] is not float else f"{len(kinds)} numbers"
     if not isinstance(items, list | tuple) or (kinds[0] is not float and not all(isinstance(i, str) for i in items)):
-        raise ValueError(f"{name}={_shown(name, value)}: must be a list of {what}")
+        raise ValueError(f"{name}={_shown(name, value)}: must be a list of {expected}")
     if kinds[-1] is not Ellipsis and len(items) != len(kinds):
-        raise ValueError(f"{name}={value!r}: must be a list of {what}")
+        raise ValueError(f"{name}={value!r}: must be a list of {expected}")
     of_each = [kinds[0]] * len(items) if kinds[-1] is Ellipsis else kinds
     return tuple(_convert(kind, item, name) for kind, item in zip(of_each, items, strict=True))
 
 
 def _shown(name: str, value: object) -> str:
-    """A value as an error may repeat it: whoever writes tokens wrongly may have written them plainly."""
+    """A value as an error message may repeat it. A token written in the wrong form may be the secret itself."""
     return "…" if name.endswith("tokens") else repr(value)
 
 

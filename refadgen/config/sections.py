@@ -175,7 +175,7 @@ class OutputConfig(Section, name="output"):
     format: ImageFormat = setting("jpeg", _PIXELS)
     """Encoding of the ad images."""
     quality: int = setting(92, _PIXELS, least=1, most=100)
-    """Of JPEG and WebP, 1 to 100."""
+    """Quality of JPEG and WebP, 1 to 100; PNG is lossless."""
 
 
 @dataclass(frozen=True, kw_only=True)

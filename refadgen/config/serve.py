@@ -1,6 +1,6 @@
 """Every setting of the endpoint.
 
-The sections that the main job has too mean the same: with the same settings, the endpoint makes the job's images.
+It shares eight sections with the main job; with the same settings there, both make the same images.
 """
 
 import re
@@ -31,7 +31,7 @@ class AccessConfig(Section, name="access"):
 
     tokens: tuple[str, ...] = setting((), _RUN)
     """Bearer tokens as `name:sha256`, the token's SHA-256 in hexadecimal (`python -m refadgen.serving.token NAME` makes
-    one). None: only this machine is served, through loopback."""
+    one). Empty: only this machine is served, through loopback."""
     allowed_origins: tuple[str, ...] = setting((), _RUN)
     """Origins of pages elsewhere that may call the endpoint (CORS), such as https://shop.example."""
     allow_image_urls: bool = setting(False, _RUN)
@@ -55,7 +55,7 @@ class LimitsConfig(Section, name="limits"):
     max_body_bytes: int = setting(20_000_000, _RUN, least=1)
     """Largest request."""
     body_timeout_s: float = setting(30.0, _RUN, above=0, most=86_400)
-    """For a request's body to arrive as a whole: a client that drips bytes ends here."""
+    """For a complete request body to arrive, against slow-loris clients that drip bytes."""
     timeout_s: float = setting(300.0, _RUN, above=0, most=86_400)
     """For an answer, waiting included."""
     max_images: int = setting(8, _RUN, least=1, most=100)
@@ -65,7 +65,7 @@ class LimitsConfig(Section, name="limits"):
     max_queued_images: int = setting(32, _RUN, least=1)
     """Images that wait for a place in a batch, over all replicas; beyond: 429 and Retry-After."""
     sizes: tuple[str, ...] = setting((), _RUN)
-    """Canvases besides the model's own, as `512x640`; none: a square of its width, and its own turned."""
+    """Canvases besides the model's own, as `512x640`; empty: a square of its width, and its own with sides swapped."""
     result_cache_bytes: int = setting(256_000_000, _RUN, least=0)
     """Finished images kept for exact repeats, in each ingress replica."""
     product_cache_bytes: int = setting(128_000_000, _RUN, least=0)
@@ -82,7 +82,7 @@ class LimitsConfig(Section, name="limits"):
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicasConfig(Section, name="deployments.*"):
-    """How many replicas a deployment has, and what each takes."""
+    """How many replicas a deployment has, and the resources of each."""
 
     min_replicas: int = setting(1, _RUN, least=1)
     max_replicas: int = setting(1, _RUN)
@@ -109,16 +109,16 @@ class CatalogRunsConfig(Section, name="catalog_runs"):
     """Catalogue runs over HTTP (`/v1/jobs`)."""
 
     catalog_prefixes: tuple[str, ...] = setting((), _RUN)
-    """Folders and s3:// prefixes that catalogues may lie under. None: no run can be started."""
+    """Folders and s3:// prefixes that catalogues may lie under. Empty: no run can be started."""
     output_prefixes: tuple[str, ...] = setting((), _RUN)
     """Folders and s3:// prefixes that outputs may lie under."""
     jobs_address: str | None = setting(None, _RUN)
-    """Of Ray's Jobs API, such as http://127.0.0.1:8265; None: that of the Ray this runs in."""
+    """Address of Ray's Jobs API, such as http://127.0.0.1:8265; None: that of the Ray this runs in."""
     max_running: int = setting(4, _RUN, least=1)
-    """Runs that one token may have under way."""
+    """Runs that one token may have running at a time."""
     settings: tuple[str, ...] = setting((), _RUN)
-    """Settings of the main job for every run, as `section.field=value`, over those that the endpoint shares with it:
-    `stages.generate.num_gpus=1` for instance."""
+    """Settings of the main job for every run, as `section.field=value`, such as `stages.generate.num_gpus=1`. They
+    override the settings that the endpoint shares with the job."""
 
     def check(self) -> None:
         for name in ("catalog_prefixes", "output_prefixes"):
@@ -145,7 +145,7 @@ class ServeConfig(Section):
     catalog_runs: CatalogRunsConfig = field(default_factory=CatalogRunsConfig)
 
     def generation(self) -> GenerateConfig:
-        """The same settings as the main job takes them."""
+        """The shared sections as a configuration of the main job."""
         shared: dict[str, Any] = {
             name: getattr(self, name)
             for name in ("catalog", "fetch", "layout", "segmentation", "model", "sampling", "quality", "output")

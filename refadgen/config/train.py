@@ -16,21 +16,22 @@ photograph); a degraded one; the product turned. The paper has all but `relit`, 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainDataConfig(Section, name="data"):
-    """The triplets and what of them a step sees."""
+    """The triplets, and how a step reads them."""
 
+    # Not hashed: the checkpoint's facts hold a fingerprint of the rows, so that a data set may be moved.
     path: str = setting("", _RUN, place=Place.PATH_OR_URI)
     """Folder or file of triplets, a path or s3:// (see refadgen/triplets/schema.py); `tiny`: the set that ships."""
     width_px: int = setting(512, _STEPS, multiple_of=8, least=16, most=4096)
     height_px: int = setting(640, _STEPS, multiple_of=8, least=16, most=4096)
-    """Canvas: pictures are resized to cover it and cropped, with one crop for ad, product and mask."""
+    """Canvas in pixels: pictures are resized to cover it and cropped, with one crop for ad, product and mask."""
     variants: tuple[str, ...] = setting(VARIANT_KINDS, _STEPS)
     """Kinds of product image to draw from; `original` alone is training without dual augmentation."""
     mask: Literal["variant", "ad", "none"] = setting("variant", _STEPS)
     """M′: the drawn product image's own mask (the authors'), the product's mask in the ad, or no mask (all zero)."""
     precompute: bool = setting(True, _STEPS)
-    """Whether latents and embeddings are computed once into `cache` (then the crop is decided there), or every time."""
+    """Whether latents and embeddings are computed once into `cache`, with one crop for all epochs, or in every step."""
     cache: str | None = setting(None, _RUN, place=Place.NEW_PATH_OR_URI)
-    """Folder of what is precomputed, a path or s3://; None: `cache/` in the output."""
+    """Folder for latents and embeddings, a path or s3://; None: `cache/` in the output."""
     encode_batch_size: int = setting(8, _RUN, least=1)
     """Pictures in one pass of the encoders."""
     shuffle_rows: int = setting(1024, _STEPS, least=1)
@@ -48,11 +49,13 @@ class TrainDataConfig(Section, name="data"):
 class TrainModelConfig(Section, name="model"):
     """What training starts from, and what the finished model recommends."""
 
+    # Neither place is hashed: the facts hold fingerprints of the files.
     base: str = setting("", _RUN, place=Place.MODEL)
-    """A Stable Diffusion 1.5 folder or hub id, or a RefAdGen one to go on from."""
+    """A Stable Diffusion 1.5 folder or hub id, or that of a RefAdGen model to train further."""
     image_encoder: str | None = setting(None, _RUN, place=Place.MODEL)
     """CLIP vision model, folder or hub id, for the Reference U-Net's context; None: the base's, or the empty prompt."""
-    trains: Literal["product", "everything", "text_to_image"] = setting("product", _RUN)
+    # Not STEPS: the facts hold the names and shapes of all trained tensors, which differ between the kinds.
+    trains: Literal["product", "everything", "text_to_image"] = setting("product", _WEIGHTS)
     """`product`: Reference U-Net, `conv_in`, AFM projections, image projection (the paper). `everything`: the whole
     Generation U-Net and the text encoder as well. `text_to_image`: the base itself, without any product."""
     prompt_suffix: str | None = setting(None, _WEIGHTS)
@@ -61,7 +64,7 @@ class TrainModelConfig(Section, name="model"):
     reference_in_uncond: bool | None = setting(None, _WEIGHTS)
     """These travel with the finished model (see RefAdGenPipeline); None: the base's, or that class's default."""
     save_dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", _WEIGHTS)
-    """Of the finished model's weights; checkpoints are always float32."""
+    """Number format of the finished model's weights; checkpoints are always float32."""
 
     def check(self) -> None:
         if self.image_encoder is not None and self.trains == "text_to_image":
@@ -79,13 +82,13 @@ class ObjectiveConfig(Section, name="objective"):
     zero_terminal_snr: bool = setting(False, _STEPS)
     """Rescales the betas so that the last timestep is pure noise; needs v_prediction."""
     noise_offset: float = setting(0.05, _STEPS, least=0, most=1)
-    """Table 2."""
+    """Standard deviation of a noise that is constant over a channel, beside the usual one; 0.05 is Table 2."""
     min_snr_gamma: float | None = setting(None, _STEPS, above=0)
     """Min-SNR loss weights with this γ (arXiv 2303.09556); None: equal weights."""
     product_weight: float = setting(1.0, _STEPS, above=0)
-    """Weight of errors inside of M′; 1 is Eq. 2."""
+    """Weight of errors inside M′; 1 is Eq. 2."""
     timesteps: Literal["uniform", "stratified"] = setting("uniform", _STEPS)
-    """`stratified`: one from each of batch_size equal slices."""
+    """`uniform`: each row's timestep is drawn from all. `stratified`: one from each of batch_size equal slices."""
     image_dropout: float = setting(0.05, _STEPS, least=0, most=1)
     text_dropout: float = setting(0.05, _STEPS, least=0, most=1)
     both_dropout: float = setting(0.05, _STEPS, least=0, most=1)
@@ -109,7 +112,8 @@ class OptimizerConfig(Section, name="optimizer"):
 
     name: Literal["adamw", "adamw_8bit"] = setting("adamw", _STEPS)
     """`adamw_8bit` (torchao, the extra `quantized`) keeps the moments in 8 bits by blocks of 256 (arXiv 2110.02861): a
-    quarter of their memory. With `run.strategy=ddp` only: `fsdp` shares them out already. Set `run.compile` on GPUs."""
+    quarter of their memory. With `run.strategy=ddp` only: `fsdp` shards them already. Set `run.compile` on GPUs."""
+    # A resumed training may change all that follows: rows, noise and the meaning of the moments stay the same.
     learning_rate: float = setting(1e-5, _WEIGHTS, above=0)
     weight_decay: float = setting(0.01, _WEIGHTS, least=0)
     beta1: float = setting(0.9, _WEIGHTS, least=0, below=1)
@@ -117,49 +121,55 @@ class OptimizerConfig(Section, name="optimizer"):
     epsilon: float = setting(1e-8, _WEIGHTS, above=0)
     max_grad_norm: float = setting(1.0, _WEIGHTS, above=0)
     schedule: Literal["constant", "linear", "cosine", "trapezoid"] = setting("linear", _WEIGHTS)
-    """How the rate falls after the warm-up: not, to 0 by the last step, or (trapezoid) over the last `decay_share`."""
+    """How the rate falls after the warm-up: never (constant), to 0 by the last step (linear, cosine), or to 0 over the
+    last `decay_share` (trapezoid)."""
     warmup_steps: int = setting(500, _WEIGHTS, least=0)
+    """First steps, in which the rate rises to its full value."""
     decay_share: float = setting(0.3, _WEIGHTS, above=0, most=1)
+    """Share of all steps in which the rate of a trapezoid falls."""
     ema_decay: float | None = setting(0.9999, _WEIGHTS, above=0, below=1)
-    """Of the averaged weights, which become the model; None: no average."""
+    """Decay of the moving average of the weights, which becomes the model; None: no average."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Section, name="run"):
-    """How long, on how many workers, and what is written on the way."""
+    """How long, on how many workers, and how often checkpoints and samples are written."""
 
     num_epochs: int | None = setting(8, _WEIGHTS, least=1)
     num_steps: int | None = setting(None, _WEIGHTS, least=1)
-    """One of both: passes over the training rows, or steps."""
+    """Length: passes over the training rows, or steps. One of both is set, the other is None."""
     batch_size: int = setting(6, _STEPS, least=1)
     """Rows of a step over all workers."""
     micro_batch_size: int | None = setting(None, _RUN, least=1)
     """Rows in one pass of a worker; its share of a step is accumulated from such passes. None: its whole share."""
     num_workers: int = setting(1, _RUN, least=1)
     min_workers: int | None = setting(None, _RUN, least=1)
-    """Elastic training goes on with as few as this when nodes are lost; None: always `num_workers`."""
+    """Elastic training continues with as few workers as this when nodes are lost; None: always `num_workers`."""
     num_gpus: float = setting(0.0, _RUN, least=0)
     num_cpus: float = setting(1.0, _RUN, above=0)
-    """Of one worker."""
+    """GPUs and logical CPUs of one worker."""
     strategy: Literal["ddp", "fsdp"] = setting("ddp", _RUN)
-    """`fsdp` (FSDP2) shares out weights, gradients and optimizer state among workers."""
+    """`fsdp` (FSDP2) shards weights, gradients and optimizer state over the workers."""
     dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", _WEIGHTS)
-    """Of the arithmetic, and of frozen weights. auto: bfloat16 on GPUs, float32 on CPUs."""
+    """Number format of the arithmetic and of frozen weights. auto: bfloat16 on GPUs that have it, else float32."""
     gradient_checkpointing: bool = setting(False, _RUN)
     """Computes activations again in the backward pass: much less memory for a third more arithmetic."""
     compile: bool = setting(False, _RUN)
     torch_threads: int | None = setting(None, _RUN, least=1)
     """Threads of a worker on CPUs; None: as many as `num_cpus`."""
     max_failures: int = setting(3, _RUN, least=0)
-    """Lost workers to go on after, from the last checkpoint."""
+    """Lost workers after which the training still restarts from the last checkpoint."""
     seed: int = setting(0, _STEPS)
+    """Seed of rows, noise, timesteps, dropouts and variants."""
     checkpoint_every: int = setting(500, _RUN, least=1)
+    """Steps between checkpoints."""
     keep_checkpoints: int = setting(2, _RUN, least=1)
+    """Newest checkpoints that stay."""
     sample_every: int = setting(0, _RUN, least=0)
     """Steps between sheets of held-out samples, at checkpoints; 0: none."""
     num_samples: int = setting(6, _RUN, least=1)
     sample_steps: int = setting(20, _RUN, least=1)
-    """Images of a sheet, and denoising steps of each."""
+    """Images of a sheet, and denoising steps of each image."""
     log_rows: bool = setting(False, _RUN)
     """Whether the metrics of each step name its rows."""
 
@@ -168,10 +178,10 @@ class RunConfig(Section, name="run"):
             raise ValueError("run.num_epochs and run.num_steps: set one of them, the other to null")
         if self.min_workers is not None:
             require(self.min_workers <= self.num_workers, "run.min_workers", self.min_workers, "at most num_workers")
-        # Elastic training may run on any number of workers between both.
+        # Elastic training may run on any number of workers between both, and each takes an equal share of a step.
         for workers in range(self.min_workers or self.num_workers, self.num_workers + 1):
             if self.batch_size % workers:
-                raise ValueError(f"run.batch_size={self.batch_size}: cannot be shared out evenly to {workers} workers")
+                raise ValueError(f"run.batch_size={self.batch_size}: cannot be split evenly over {workers} workers")
         if self.sample_every % self.checkpoint_every:
             raise ValueError(
                 f"run.sample_every={self.sample_every}: must be a multiple of run.checkpoint_every="
@@ -192,6 +202,6 @@ class TrainConfig(Section):
     def check(self) -> None:
         if self.optimizer.name == "adamw_8bit" and self.run.strategy == "fsdp":
             raise ValueError(
-                "optimizer.name=adamw_8bit with run.strategy=fsdp: FSDP2 shares out the moments already; use adamw, or "
+                "optimizer.name=adamw_8bit with run.strategy=fsdp: FSDP2 shards the moments already; use adamw, or "
                 "run.strategy=ddp"
             )

@@ -140,10 +140,10 @@ def test_each_check_names_its_field_and_value(word: str) -> None:
         (["run.num_steps=4"], r"run\.num_epochs and run\.num_steps: set one of them, the other to null"),
         (["run.num_epochs="], r"run\.num_epochs and run\.num_steps: set one"),
         (["run.num_epochs=", "run.num_steps=0"], r"run\.num_steps=0: must be at least 1"),
-        (["run.batch_size=6", "run.num_workers=4"], r"run\.batch_size=6: cannot be shared out evenly to 4 workers"),
+        (["run.batch_size=6", "run.num_workers=4"], r"run\.batch_size=6: cannot be split evenly over 4 workers"),
         (
             ["run.batch_size=8", "run.num_workers=4", "run.min_workers=2"],  # it may run on three
-            r"run\.batch_size=8: cannot be shared out evenly to 3 workers",
+            r"run\.batch_size=8: cannot be split evenly over 3 workers",
         ),
         (["run.min_workers=3", "run.num_workers=2"], r"run\.min_workers=3: must be at most num_workers"),
         (["run.sample_every=700"], r"run\.sample_every=700: must be a multiple of run\.checkpoint_every=500"),
