@@ -1,6 +1,7 @@
-"""The endpoint: an ad image for one product, now. Ray Serve; same package, same model, same image as the main job.
+"""The endpoint: ad images of one product over HTTP, on Ray Serve. The same model and the same images as the main job.
 
     HTTP ─► api ─► ads: cache? ─► segmentation replica: decode, mask, place ─► generation replica: step engine ─► answer
 
-`app.build` assembles the deployments; `api` speaks HTTP and nothing else; `ads` follows one request; `engine` batches.
+`app.build` assembles the deployments. `guard` admits requests, `api` has the routes, `ads` handles one request, and the
+step engine (refadgen/engine) batches images.
 """

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens, kept as hashes; without any, this machine only."""
+"""Who may send requests: holders of a bearer token; this machine only where no tokens are configured."""
 
 import hashlib
 import hmac
@@ -12,12 +12,12 @@ from refadgen.config.serve import AccessConfig
 from refadgen.serving.errors import ApiError
 
 LOCAL = "local"
-"""The owner of everything where no tokens are configured."""
+"""The owner of all runs where no tokens are configured."""
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 class Access:
-    """Decides about one request by its headers and its connection."""
+    """Admits or refuses a request by its headers and its connection. Tokens are known by their hashes only."""
 
     def __init__(self, config: AccessConfig) -> None:
         pairs = [token.partition(":") for token in config.tokens]
@@ -34,25 +34,32 @@ class Access:
         if scheme.lower() != "bearer" or not token.strip():
             raise ApiError(401, "missing_token", "Authorization: Bearer TOKEN is missing")
         digest = hashlib.sha256(token.strip().encode("utf-8", "replace")).hexdigest()
+        # All hashes are compared, each in constant time: the time taken does not tell how near a guess is.
         found = [name for name, known in self._hashes.items() if hmac.compare_digest(known, digest)]
         if not found:
-            raise ApiError(401, "wrong_token", "the bearer token is not known here")
+            raise ApiError(401, "wrong_token", "the bearer token is not one of access.tokens")
         return found[0]
 
     def _require_local(self, scope: Scope, headers: Headers) -> None:
-        """Without tokens: loopback to loopback, no proxy between, and no page of another site behind it."""
+        """Without tokens: only from loopback to loopback, without a proxy, and not for a page of another site.
+
+        Raises: ApiError 403.
+        """
         ends = [scope.get(end) for end in ("client", "server")]
         if not all(end and _is_loopback(end[0]) for end in ends) or any(name in headers for name in _FORWARDED):
-            raise ApiError(403, "tokens_required", "only this machine is served until access.tokens is set")
-        if not _is_loopback(_hostname(headers.get("host", ""))):  # a name led here from elsewhere
+            raise ApiError(403, "tokens_required", "only this machine may send requests until access.tokens is set")
+        # DNS rebinding: a page whose foreign name now resolves to 127.0.0.1.
+        if not _is_loopback(_hostname(headers.get("host", ""))):
             raise ApiError(403, "foreign_host", "Host must be localhost, 127.0.0.1 or [::1] until access.tokens is set")
         origin = headers.get("origin")
+        # A browser sends a foreign page's form and only hides the answer from it: the work would still be done.
         if origin and origin not in self._origins and origin.partition("://")[2] != headers.get("host"):
-            raise ApiError(403, "foreign_origin", "pages of other sites may not ask; see access.allowed_origins")
+            message = "pages of other sites may not send requests; see access.allowed_origins"
+            raise ApiError(403, "foreign_origin", message)
 
 
 def _hostname(host: str) -> str:
-    """Of a Host header; empty where it names none."""
+    """The name or address in a Host header; empty where there is none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # a bracket that does not close

@@ -1,13 +1,13 @@
-"""One request from its checked fields to its images: what is wanted, what is known already, what must be made."""
+"""One request from its checked fields to its images: the wanted images, those in the cache, those to make."""
 
 import asyncio
 import base64
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
@@ -20,9 +20,11 @@ from refadgen.serving.errors import ApiError
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd
 from refadgen.serving.requests import ProductInput
-from refadgen.serving.schema import AdFields
+from refadgen.serving.schema import AdFields, AdImage
 
+T = TypeVar("T")
 _ALL_SCENES = 100
+"""More scenes than any category has: a scene asked for by name is looked up among all of them."""
 _NEXT_TRY_S = 0.2
 
 
@@ -33,15 +35,27 @@ class Backend(Protocol):
         """Whether every deployment has a warm replica."""
 
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
-        """Raises: ApiError."""
+        """The product, segmented and placed. Raises: ApiError."""
 
-    def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult]:
-        """Steps, then one result. Closing the iterator gives the image up. Raises: ApiError."""
+    def generate(self, order: ImageOrder) -> AsyncGenerator[StepDone | AdResult, None]:
+        """Yields steps, then one result. Closing the generator cancels the image. Raises: ApiError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestedImages:
+    """The images of one request. row: the request as the catalogue row that asks for the same images.
+
+    config: the server's settings with the request's own over them.
+    """
+
+    row: CatalogRow
+    images: tuple[WantedImage, ...]
+    config: GenerateConfig
 
 
 @dataclass(frozen=True)
 class ServedImage:
-    """One image of an answer."""
+    """One image of an answer. cached: it was made for an earlier request."""
 
     wanted: WantedImage
     result: AdResult
@@ -49,29 +63,36 @@ class ServedImage:
 
 
 @dataclass(frozen=True)
-class Update:
-    """Something to tell a client that watches. index: of the image in the request."""
+class ProductUpdate:
+    """The product is placed; comes once, before all others."""
 
-    placed: PlacedAd | None = None
-    index: int | None = None
-    step: StepDone | None = None
-    image: ServedImage | None = None
+    placed: PlacedAd
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """A request as the main job sees a catalogue row."""
+@dataclass(frozen=True)
+class StepUpdate:
+    """One step of one image. index: the image's position in the request."""
 
-    row: CatalogRow
-    images: tuple[WantedImage, ...]
-    config: GenerateConfig
+    index: int
+    step: StepDone
+
+
+@dataclass(frozen=True)
+class ImageUpdate:
+    """One image is ready. index: its position in the request."""
+
+    index: int
+    image: ServedImage
+
+
+Update = ProductUpdate | StepUpdate | ImageUpdate
 
 
 class AdService:
-    """Follows requests; one for each ingress replica."""
+    """Handles requests; one for each ingress replica."""
 
     def __init__(self, config: ServeConfig, model: ModelIdentity, scenes: Scenes, backend: Backend) -> None:
-        """config: with the model's own settings filled in."""
+        """config: with the model's recommended settings filled in (see `with_model_settings`)."""
         self.config = config
         self.model = model
         self.scenes = scenes
@@ -82,32 +103,29 @@ class AdService:
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Canvases that may be asked for, width and height; the first is the default."""
-        sampling = self.config.sampling
-        assert sampling.width_px is not None
-        assert sampling.height_px is not None
-        own = (sampling.width_px, sampling.height_px)
-        listed = [tuple(map(int, size.split("x"))) for size in self.config.limits.sizes]
+        """Canvases that a request may ask for, as (width, height) in px; the first is the default."""
+        own = canvas_size(self._generation)
+        listed = [_size(text) for text in self.config.limits.sizes]
         return tuple(dict.fromkeys([own, *(listed or [(own[0], own[0]), own[::-1]])]))
 
     async def ready(self) -> bool:
+        """Whether requests would be served now."""
         return await self._backend.ready()
 
-    def wanted(self, fields: AdFields, given: ProductInput) -> Wanted:
-        """The images that are asked for, with their ids. Raises: ApiError naming the field."""
+    def requested_images(self, fields: AdFields, given: ProductInput) -> RequestedImages:
+        """The wanted images of a request, with their ids. Raises: ApiError naming the field."""
         config = self._overridden(fields)
-        image: str | bytes = given.image if given.image is not None else str(given.image_url)
-        if given.image is None and not self.config.access.allow_image_urls:
+        if isinstance(given.image, str) and not self.config.access.allow_image_urls:
             message = "image_url: this server does not fetch images (access.allow_image_urls); send the image itself"
             raise ApiError(422, "urls_off", message, param="image_url")
-        known_by = image if isinstance(image, bytes) else image.encode()
+        source = given.image.encode() if isinstance(given.image, str) else given.image
         prompts = (fields.prompt,) if isinstance(fields.prompt, str) else tuple(fields.prompt or ())
         if prompts and fields.scene is not None:
             raise ApiError(422, "prompt_and_scene", "scene: give prompt or scene, not both", param="scene")
         row = CatalogRow(
             row=0,
-            sku=fields.sku or hashlib.sha256(known_by).hexdigest()[:16],
-            image=image,
+            sku=fields.sku or hashlib.sha256(source).hexdigest()[:16],
+            image=given.image,
             title=fields.title,
             category=fields.category,
             prompts=prompts,
@@ -119,6 +137,7 @@ class AdService:
         if fields.scene is not None:
             every = dataclasses.replace(config.catalog, scenes_per_product=_ALL_SCENES)
             config = dataclasses.replace(config, catalog=every)
+        # The catalogue job's own function: the same product and settings have the same image_id in both.
         images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint))
         if fields.scene is not None:
             names = list(dict.fromkeys(image.scene for image in images))
@@ -130,95 +149,113 @@ class AdService:
             limit = self.config.limits.max_images
             message = f"num_variants: {len(images)} images (scenes × variants); at most {limit}, see limits.max_images"
             raise ApiError(422, "too_many_images", message, param="num_variants")
-        return Wanted(row=row, images=images, config=config)
+        return RequestedImages(row=row, images=images, config=config)
 
     def _overridden(self, fields: AdFields) -> GenerateConfig:
-        """The server's settings with the request's in their place."""
-        config = self._generation
-        own = {name: getattr(fields, name) for name in ("fusion_scale", "guidance_scale", "num_inference_steps")}
-        sampling = {name: value for name, value in own.items() if value is not None}
-        if sampling.get("num_inference_steps", 0) > self.config.limits.max_steps:
-            message = f"num_inference_steps: at most {self.config.limits.max_steps} (limits.max_steps)"
+        """The server's settings with the request's over them. Raises: ApiError naming the field."""
+        config, limits = self._generation, self.config.limits
+        sampling, layout, output = config.sampling, config.layout, config.output
+        if fields.num_inference_steps is not None and fields.num_inference_steps > limits.max_steps:
+            message = f"num_inference_steps: at most {limits.max_steps} (limits.max_steps)"
             raise ApiError(422, "too_many_steps", message, param="num_inference_steps")
+        width_px, height_px = canvas_size(config)
         if fields.size is not None:
             allowed = {f"{width}x{height}": (width, height) for width, height in self.sizes}
             if fields.size not in allowed:
                 message = f"size: {fields.size!r} is not one of {', '.join(allowed)}"
                 raise ApiError(422, "unknown_size", message, param="size")
-            sampling["width_px"], sampling["height_px"] = allowed[fields.size]
-        layout = {} if fields.layout is None else fields.layout.model_dump(exclude_none=True)
-        output = {name: getattr(fields, name) for name in ("format", "quality") if getattr(fields, name) is not None}
-        return dataclasses.replace(
-            config,
-            sampling=dataclasses.replace(config.sampling, **sampling),
-            layout=dataclasses.replace(config.layout, **layout),
-            output=dataclasses.replace(config.output, **output),
+            width_px, height_px = allowed[fields.size]
+        sampling = dataclasses.replace(
+            sampling,
+            fusion_scale=_over(fields.fusion_scale, sampling.fusion_scale),
+            guidance_scale=_over(fields.guidance_scale, sampling.guidance_scale),
+            num_inference_steps=_over(fields.num_inference_steps, sampling.num_inference_steps),
+            width_px=width_px,
+            height_px=height_px,
         )
+        if fields.layout is not None:
+            layout = dataclasses.replace(
+                layout,
+                size=_over(fields.layout.size, layout.size),
+                anchor=_over(fields.layout.anchor, layout.anchor),
+                margin=_over(fields.layout.margin, layout.margin),
+            )
+        output = dataclasses.replace(
+            output, format=_over(fields.format, output.format), quality=_over(fields.quality, output.quality)
+        )
+        return dataclasses.replace(config, sampling=sampling, layout=layout, output=output)
 
-    async def make(self, wanted: Wanted, given: ProductInput, *, preview_every: int = 0) -> AsyncIterator[Update]:
-        """The placed product, then steps and images as they come. Raises: ApiError."""
+    async def make(
+        self, requested: RequestedImages, given: ProductInput, *, preview_every: int = 0
+    ) -> AsyncGenerator[Update, None]:
+        """Yields the placed product, then steps and images as they come.
+
+        preview_every: steps between previews; 0: no step updates. Raises: ApiError.
+        """
         placed: PlacedAd | None = None
         missing: list[int] = []
-        for index, image in enumerate(wanted.images):
-            # Behind an address the bytes may have changed: what is kept counts once they are fetched.
-            kept = None if given.image is None else self._results.get(image.image_id)
+        for index, image in enumerate(requested.images):
+            # An image_id holds the address of a product image, not its bytes, and those may have changed since.
+            kept = None if isinstance(given.image, str) else self._results.get(image.image_id)
             if kept is None:
                 missing.append(index)
                 continue
             if placed is None:
                 placed = kept[1]
-                yield Update(placed=placed)
+                yield ProductUpdate(placed)
             metrics.count("result_cache", hit=True)
-            yield Update(index=index, image=ServedImage(image, kept[0], cached=True))
+            yield ImageUpdate(index, ServedImage(image, kept[0], cached=True))
         if not missing:
             return
         if placed is None:
-            placed = await self._place(wanted, given)
-            yield Update(placed=placed)
+            placed = await self._place(requested, given)
+            yield ProductUpdate(placed)
         admitted = asyncio.Event()
         streams = [
-            self._one(wanted, index, placed, preview_every, admitted, leads=index == missing[0]) for index in missing
+            self._one(requested, index, placed, preview_every, admitted, leads=index == missing[0]) for index in missing
         ]
         async with contextlib.aclosing(_merged(streams)) as all_:
             async for update in all_:
                 yield update
 
-    async def _place(self, wanted: Wanted, given: ProductInput) -> PlacedAd:
+    async def _place(self, requested: RequestedImages, given: ProductInput) -> PlacedAd:
         key = None
-        if given.image is not None:
-            config, category = wanted.config, wanted.row.category
-            size = (config.sampling.width_px, config.sampling.height_px)
+        if isinstance(given.image, bytes):
+            config, category = requested.config, requested.row.category
             mask = None if given.mask is None else hashlib.sha256(given.mask).digest()
-            key = (hashlib.sha256(given.image).digest(), mask, category, config.layout, size)
+            key = (hashlib.sha256(given.image).digest(), mask, category, config.layout, canvas_size(config))
             placed = self._products.get(key)
             metrics.count("product_cache", hit=placed is not None)
             if placed is not None:
                 return placed
-        placed = await self._backend.place(given, wanted.row.category, wanted.config)
+        placed = await self._backend.place(given, requested.row.category, requested.config)
         if key is not None:
             self._products.put(key, placed, placed.num_bytes)
         return placed
 
     async def _one(
-        self, wanted: Wanted, index: int, placed: PlacedAd, preview_every: int, admitted: asyncio.Event, *, leads: bool
-    ) -> AsyncIterator[Update]:
-        """Steps and the result of the image `index`.
+        self,
+        requested: RequestedImages,
+        index: int,
+        placed: PlacedAd,
+        preview_every: int,
+        admitted: asyncio.Event,
+        *,
+        leads: bool,
+    ) -> AsyncGenerator[Update, None]:
+        """Yields steps and the result of the image `index`.
 
-        A request is let in whole or not at all: the image that `leads` is refused when all places are taken; the others
-        start once it has a place, and then wait for theirs.
+        A request is admitted with all its images or refused with all: the image that `leads` is refused when the queue
+        is full. The others start once it is `admitted`, and retry until they are.
         """
-        image = wanted.images[index]
+        image = requested.images[index]
         metrics.count("result_cache", hit=False)
         order = ImageOrder(
             wanted=image,
-            config=wanted.config,
+            config=requested.config,
             placed=placed,
-            facts={
-                "sku": wanted.row.sku,
-                "category": wanted.row.category,
-                "negative_prompt": wanted.row.negative_prompt or "",
-                "input_sha256": placed.input_sha256,
-            },
+            sku=requested.row.sku,
+            negative_prompt=requested.row.negative_prompt,
             preview_every=preview_every,
         )
         if not leads:
@@ -229,68 +266,95 @@ class AdService:
                     async for event in events:
                         admitted.set()
                         if isinstance(event, AdResult):
-                            if event.status == "done" and isinstance(wanted.row.image, bytes):
+                            # A failed image is not kept: its next attempt may pass the gate.
+                            if event.status == "done" and isinstance(requested.row.image, bytes):
                                 size = len(event.encoded) + placed.num_bytes
                                 self._results.put(image.image_id, (event, placed), size)
-                            yield Update(index=index, image=ServedImage(image, event, cached=False))
+                            yield ImageUpdate(index, ServedImage(image, event, cached=False))
                         elif event.step:
-                            yield Update(index=index, step=event)
+                            yield StepUpdate(index, event)
                 return
             except ApiError as error:
                 if leads or error.status != 429:
                     raise
             await asyncio.sleep(_NEXT_TRY_S)
 
-    async def collect(self, wanted: Wanted, given: ProductInput) -> tuple[PlacedAd, list[ServedImage]]:
+    async def collect(self, requested: RequestedImages, given: ProductInput) -> tuple[PlacedAd, list[ServedImage]]:
         """The placed product and all images in their order. Raises: ApiError, 504 after `limits.timeout_s`."""
         placed: PlacedAd | None = None
         images: dict[int, ServedImage] = {}
         limit_s = self.config.limits.timeout_s
         try:
-            async with asyncio.timeout(limit_s), contextlib.aclosing(self.make(wanted, given)) as updates:
+            async with asyncio.timeout(limit_s), contextlib.aclosing(self.make(requested, given)) as updates:
                 async for update in updates:
-                    placed = update.placed or placed
-                    if update.image is not None and update.index is not None:
+                    if isinstance(update, ProductUpdate):
+                        placed = update.placed
+                    elif isinstance(update, ImageUpdate):
                         images[update.index] = update.image
         except TimeoutError:
             message = f"no answer within {limit_s:g} s (limits.timeout_s)"
             raise ApiError(504, "timeout", message, retry_after_s=5) from None
         assert placed is not None
-        return placed, [images[index] for index in range(len(wanted.images))]
+        return placed, [images[index] for index in range(len(requested.images))]
 
-    def describe(self, wanted: Wanted, placed: PlacedAd, image: ServedImage) -> dict[str, Any]:
-        """The fields of AdImage."""
-        result = image.result
-        return {
-            **dataclasses.asdict(image.wanted),
-            "sku": wanted.row.sku,
-            "category": wanted.row.category,
-            "negative_prompt": wanted.row.negative_prompt or "",
-            "width_px": wanted.config.sampling.width_px,
-            "height_px": wanted.config.sampling.height_px,
-            "model": self.model.label,
-            "cached": image.cached,
-            "format": wanted.config.output.format,
-            **{
-                name: getattr(placed, name)
-                for name in ("input_sha256", "mask_source", "mask_score", "mask_area", "fetch_s", "segment_s")
-            },
-            **{
-                name: getattr(result, name)
-                for name in (
-                    *("status", "reason", "detail", "attempts", "seed", "color_similarity", "structure_similarity"),
-                    *("waited_s", "generate_s"),
-                )
-            },
-            "image_base64": base64.b64encode(result.encoded).decode() if result.encoded else None,
-        }
+    def describe(self, requested: RequestedImages, placed: PlacedAd, image: ServedImage) -> AdImage:
+        """One image as clients get it."""
+        wanted, result = image.wanted, image.result
+        width_px, height_px = canvas_size(requested.config)
+        return AdImage(
+            image_id=wanted.image_id,
+            sku=requested.row.sku,
+            category=requested.row.category,
+            scene=wanted.scene,
+            variant=wanted.variant,
+            status=result.status,
+            reason=result.reason,
+            detail=result.detail,
+            attempts=result.attempts,
+            seed=result.seed,
+            prompt=wanted.prompt,
+            negative_prompt=requested.row.negative_prompt or "",
+            input_sha256=placed.input_sha256,
+            width_px=width_px,
+            height_px=height_px,
+            mask_source=placed.mask_source,
+            mask_score=placed.mask_score,
+            mask_area=placed.mask_area,
+            color_similarity=result.color_similarity,
+            structure_similarity=result.structure_similarity,
+            fetch_s=placed.fetch_s,
+            segment_s=placed.segment_s,
+            waited_s=result.waited_s,
+            generate_s=result.generate_s,
+            model=self.model.label,
+            cached=image.cached,
+            format=requested.config.output.format,
+            image_base64=base64.b64encode(result.encoded).decode() if result.encoded else None,
+        )
 
 
-async def _merged(streams: list[AsyncIterator[Update]]) -> AsyncIterator[Update]:
+def canvas_size(config: GenerateConfig) -> tuple[int, int]:
+    """Width and height of the canvas in px. config: with the model's recommended settings filled in."""
+    width_px, height_px = config.sampling.width_px, config.sampling.height_px
+    assert width_px is not None
+    assert height_px is not None
+    return width_px, height_px
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")  # LimitsConfig has checked the form
+    return int(width), int(height)
+
+
+def _over(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
+async def _merged(streams: list[AsyncGenerator[Update, None]]) -> AsyncGenerator[Update, None]:
     """All streams' updates as they come. The first error ends all; closing this closes them."""
-    queue: asyncio.Queue[Update | BaseException | None] = asyncio.Queue()
+    queue: asyncio.Queue[Update | Exception | None] = asyncio.Queue()
 
-    async def drain(stream: AsyncIterator[Update]) -> None:
+    async def drain(stream: AsyncGenerator[Update, None]) -> None:
         try:
             async with contextlib.aclosing(stream) as updates:
                 async for update in updates:
@@ -304,7 +368,7 @@ async def _merged(streams: list[AsyncIterator[Update]]) -> AsyncIterator[Update]
         left = len(tasks)
         while left:
             update = await queue.get()
-            if isinstance(update, BaseException):
+            if isinstance(update, Exception):
                 raise update
             if update is None:
                 left -= 1

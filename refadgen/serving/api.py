@@ -1,13 +1,10 @@
-"""The HTTP interface: routes, content types, events. What a request means is `ads`'s and `openai_images`'s business."""
+"""The HTTP interface: routes, content types, errors. `ads` gives requests their meaning."""
 
 import asyncio
 import base64
-import contextlib
-import dataclasses
 import functools
 import json
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, get_args
@@ -23,24 +20,27 @@ from starlette.types import ASGIApp
 from refadgen.config import Anchor
 from refadgen.serving import openai_images
 from refadgen.serving.access import Access
-from refadgen.serving.ads import AdService, ServedImage, Update, Wanted
+from refadgen.serving.ads import AdService, RequestedImages, ServedImage
 from refadgen.serving.catalog_runs import CatalogRuns
 from refadgen.serving.document import openapi_document
-from refadgen.serving.errors import ApiError
+from refadgen.serving.errors import ApiError, server_fault
+from refadgen.serving.events import event_stream
 from refadgen.serving.guard import Guard
 from refadgen.serving.products import PlacedAd
-from refadgen.serving.requests import ProductInput, parse_json, read_ad_request
+from refadgen.serving.requests import parse_json, read_ad_request
 from refadgen.serving.schema import (
     AdResponse,
     ErrorResponse,
     Job,
     JobList,
     JobRequest,
+    Layout,
+    ModelCard,
     ModelList,
     Options,
+    SceneOption,
 )
 
-_log = logging.getLogger("ray.serve")
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -50,7 +50,6 @@ _PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEARTBEAT_S = 10.0
 _IMAGE_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
@@ -58,26 +57,25 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         400: "The body cannot be read.",
         401: "The bearer token is missing or wrong.",
         403: "Not allowed.",
-        404: "There is no such thing.",
+        404: "Not found.",
         408: "The body did not arrive in time.",
         413: "The body is too large.",
         415: "Neither JSON nor multipart/form-data.",
         422: "A field is wrong; `param` names it.",
-        429: "All places are taken; see Retry-After.",
-        500: "A fault of the server.",
-        503: "Try again; see Retry-After.",
+        429: "The queue is full; see Retry-After.",
+        500: "The server failed; its log has the details.",
+        503: "Send the same request again; see Retry-After.",
         504: "The answer took too long.",
     }.items()
 }
-
-
 _ANY_ERROR = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers: bool = True) -> ASGIApp:
     """The ASGI application around `service`.
 
-    runs: None makes one from the configuration. tag_answers: whether answers carry X-Request-ID from here.
+    runs: None makes one from the configuration. tag_answers: whether to set X-Request-ID; Ray Serve's proxy sets its
+    own.
     """
     config = service.config
     app = FastAPI(
@@ -93,11 +91,11 @@ def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers
     _add_ads(app, service)
     openai_images.add_routes(app, service, responses=_responses(*_ANY_ERROR))
     _add_jobs(app, runs or CatalogRuns(config))
-    _add_facts(app, service)
-    app.openapi = functools.cache(lambda: openapi_document(app, service))
+    _add_descriptions(app, service)
+    _add_plain_routes(app, service)
     guarded = Guard(app, Access(config.access), config.limits, tag_answers=tag_answers)
     if config.access.allowed_origins:
-        # Outside of the guard, so that a page may read why it was refused.
+        # Outside the guard: without CORS headers on a 401 the page's script could not read why it was refused.
         return CORSMiddleware(
             guarded,
             allow_origins=config.access.allowed_origins,
@@ -139,117 +137,42 @@ def _add_ads(app: FastAPI, service: AdService) -> None:
     async def make_ads(request: Request) -> Response:
         """Makes the images of one product."""
         fields, given = await read_ad_request(request)
-        wanted = service.wanted(fields, given)
+        requested = service.requested_images(fields, given)
         accept = request.headers.get("accept", "")
         request_id = request.state.request_id
         if "text/event-stream" in accept:
-            events = _events(service, wanted, given, fields.preview_every, request_id)
-            return StreamingResponse(_alive(events), media_type="text/event-stream")
+            events = event_stream(service, requested, given, fields.preview_every, request_id)
+            return StreamingResponse(events, media_type="text/event-stream")
         as_image = accept.strip().startswith("image/")
-        if as_image and len(wanted.images) != 1:
-            message = f"Accept: {accept[:60]}: {len(wanted.images)} images are wanted; ask for one, or for JSON"
+        if as_image and len(requested.images) != 1:
+            num_images = len(requested.images)
+            message = f"Accept: {accept[:60]}: the request is for {num_images} images; ask for one image, or for JSON"
             raise ApiError(422, "one_image_only", message, param="num_variants")
-        placed, images = await service.collect(wanted, given)
+        placed, images = await service.collect(requested, given)
         if as_image:
-            return _image_response(service, wanted, placed, images[0])
-        return JSONResponse(
-            {
-                "request_id": request_id,
-                "images": [service.describe(wanted, placed, image) for image in images],
-                "product_base64": base64.b64encode(placed.product).decode(),
-            }
+            return _image_response(service, requested, placed, images[0])
+        answer = AdResponse(
+            request_id=request_id,
+            images=[service.describe(requested, placed, image) for image in images],
+            product_base64=base64.b64encode(placed.product).decode(),
         )
+        # A finished response: FastAPI would check and copy the images once more.
+        return JSONResponse(answer.model_dump())
 
 
-def _image_response(service: AdService, wanted: Wanted, placed: PlacedAd, image: ServedImage) -> Response:
-    """The one image itself, its facts in a header. Raises: ApiError where the gate refused it."""
+def _image_response(service: AdService, requested: RequestedImages, placed: PlacedAd, image: ServedImage) -> Response:
+    """The one image as a file, with its values in a header. Raises: ApiError where the gate refused it."""
     if image.result.status != "done":
         raise ApiError(422, image.result.reason, image.result.detail, param="image")
-    texts = ("prompt", "negative_prompt", "category", "image_base64")  # too long for a header
-    facts = {name: value for name, value in service.describe(wanted, placed, image).items() if name not in texts}
+    described = service.describe(requested, placed, image)
+    # Texts of a client's choice may be longer than proxies allow for a header.
+    values = described.model_dump(exclude={"prompt", "negative_prompt", "category", "image_base64"})
     return Response(
         image.result.encoded,
-        media_type=_IMAGE_TYPES[wanted.config.output.format],
-        headers={"X-RefAdGen-Facts": json.dumps(facts, ensure_ascii=True)},
+        media_type=_IMAGE_TYPES[requested.config.output.format],
+        # ASCII with escapes: HTTP headers hold Latin-1 only.
+        headers={"X-RefAdGen-Facts": json.dumps(values, ensure_ascii=True)},
     )
-
-
-async def _events(
-    service: AdService, wanted: Wanted, given: ProductInput, preview_every: int, request_id: str
-) -> AsyncIterator[str]:
-    """Server-sent events: `product`, then `step` and `image` as they come, then `done`; or `error`."""
-    limit_s = service.config.limits.timeout_s
-    placed: PlacedAd | None = None
-    try:
-        stream = service.make(wanted, given, preview_every=preview_every or 10**6)
-        async with asyncio.timeout(limit_s), contextlib.aclosing(stream) as updates:
-            async for update in updates:
-                placed = update.placed or placed
-                yield _event(service, wanted, placed, update)
-        yield _sse("done", {"request_id": request_id})
-    except TimeoutError:
-        yield _error_event(ApiError(504, "timeout", f"no answer within {limit_s:g} s"), request_id)
-    except ApiError as error:
-        yield _error_event(error, request_id)
-    except Exception:
-        _log.exception("an event stream failed, id=%s", request_id)
-        yield _error_event(ApiError(500, "internal_error", "a fault of this server; its log says more"), request_id)
-
-
-def _event(service: AdService, wanted: Wanted, placed: PlacedAd | None, update: Update) -> str:
-    if update.placed is not None:
-        facts = {
-            name: getattr(update.placed, name)
-            for name in ("input_sha256", "mask_source", "mask_score", "mask_area", "fetch_s", "segment_s")
-        }
-        product = base64.b64encode(update.placed.product).decode()
-        return _sse("product", facts | {"product_base64": product, "num_images": len(wanted.images)})
-    if update.step is not None:
-        preview = update.step.preview
-        facts = {
-            "index": update.index,
-            "step": update.step.step,
-            "num_steps": wanted.config.sampling.num_inference_steps,
-            "preview_base64": base64.b64encode(preview).decode() if preview else None,
-        }
-        return _sse("step", facts)
-    assert update.image is not None
-    assert placed is not None
-    return _sse("image", {"index": update.index} | service.describe(wanted, placed, update.image))
-
-
-def _error_event(error: ApiError, request_id: str) -> str:
-    return _sse("error", error.body(request_id) | {"status": error.status, "retry_after_s": error.retry_after_s})
-
-
-def _sse(event: str, data: dict[str, Any]) -> str:
-    return f"event: {event}\ndata: {json.dumps(data)}\n\n"
-
-
-async def _alive(events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """`events` with comments where nothing comes, so that nothing between closes the connection."""
-    queue: asyncio.Queue[str | None] = asyncio.Queue()
-
-    async def drain() -> None:
-        async with contextlib.aclosing(events):
-            async for event in events:
-                queue.put_nowait(event)
-        queue.put_nowait(None)
-
-    task = asyncio.create_task(drain())
-    try:
-        while True:
-            try:
-                event = await asyncio.wait_for(queue.get(), _HEARTBEAT_S)
-            except TimeoutError:
-                yield ": still working\n\n"
-                continue
-            if event is None:
-                return
-            yield event
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 def _add_jobs(app: FastAPI, runs: CatalogRuns) -> None:
@@ -271,63 +194,76 @@ def _add_jobs(app: FastAPI, runs: CatalogRuns) -> None:
         """Starts a catalogue run."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "unsupported_media_type", "Content-Type must be application/json")
-        wanted = parse_json(JobRequest, await request.body())
-        return await asyncio.to_thread(runs.start, wanted, request.state.owner)
+        job_request = parse_json(JobRequest, await request.body())
+        # Threads here and below: Ray's job client and S3 block, and this loop serves all requests.
+        return await asyncio.to_thread(runs.start, job_request, request.state.owner)
 
     @app.get("/v1/jobs", response_model=JobList, responses=errors)
     async def list_jobs(request: Request) -> JobList:
-        """The token's own runs, newest first."""
+        """The runs of this token, newest first."""
         return JobList(jobs=await asyncio.to_thread(runs.list, request.state.owner))
 
     @app.get("/v1/jobs/{job_id}", response_model=Job, responses=errors)
     async def read_job(request: Request, job_id: str) -> Job:
-        """One of the token's runs."""
+        """One run of this token."""
         return await asyncio.to_thread(runs.get, job_id, request.state.owner)
 
     @app.delete("/v1/jobs/{job_id}", response_model=Job, responses=errors)
     async def cancel_job(request: Request, job_id: str) -> Job:
-        """Cancels one of the token's runs; what it has published stays, and the same run again continues."""
+        """Cancels one run of this token. Its images stay; the same request again resumes it."""
         return await asyncio.to_thread(runs.cancel, job_id, request.state.owner)
 
 
-def _add_facts(app: FastAPI, service: AdService) -> None:
+def _add_descriptions(app: FastAPI, service: AdService) -> None:
+    """Routes that describe the model and the settings."""
     config = service.config
     errors = _responses(401, 403)
 
     @app.get("/v1/models", response_model=ModelList, responses=errors)
-    async def list_models() -> dict[str, Any]:
-        """The served model, as OpenAI lists models."""
-        return {"object": "list", "data": [openai_images.model_card(service)]}
+    async def list_models() -> ModelList:
+        """The served model, in the form of OpenAI's list of models."""
+        return ModelList(data=[openai_images.model_card(service)])
 
     @app.get("/v1/models/{model_id}", responses=_responses(401, 403, 404))
-    async def read_model(model_id: str) -> dict[str, Any]:
+    async def read_model(model_id: str) -> ModelCard:
+        """The served model."""
         card = openai_images.model_card(service)
-        if model_id != card["id"]:
-            raise ApiError(404, "model_not_found", f"model: the one served here is {card['id']}", param="model")
+        if model_id != card.id:
+            raise ApiError(404, "model_not_found", f"model: this server has only {card.id}", param="model")
         return card
 
     @app.get("/v1/options", response_model=Options, responses=errors)
-    async def options() -> dict[str, Any]:
-        """What this server takes: sizes, scenes, limits, defaults."""
-        sampling = config.sampling
+    async def options() -> Options:
+        """What a request may ask for: sizes, scenes, limits, defaults."""
+        sampling, layout = config.sampling, config.layout
+        assert sampling.guidance_scale is not None  # the model's own is filled in
         sizes = [f"{width}x{height}" for width, height in service.sizes]
-        return {
-            "model": service.model.label,
-            "sizes": sizes,
-            "default_size": sizes[0],
-            "num_inference_steps": sampling.num_inference_steps,
-            "max_steps": config.limits.max_steps,
-            "fusion_scale": sampling.fusion_scale,
-            "guidance_scale": sampling.guidance_scale,
-            "max_images": config.limits.max_images,
-            "max_body_bytes": config.limits.max_body_bytes,
-            "image_urls": config.access.allow_image_urls,
-            "layout": dataclasses.asdict(config.layout),
-            "format": config.output.format,
-            "formats": list(_IMAGE_TYPES),
-            "anchors": list(get_args(Anchor)),
-            "categories": service.scenes.by_category(),
-        }
+        return Options(
+            model=service.model.label,
+            sizes=sizes,
+            default_size=sizes[0],
+            num_inference_steps=sampling.num_inference_steps,
+            max_steps=config.limits.max_steps,
+            fusion_scale=sampling.fusion_scale,
+            guidance_scale=sampling.guidance_scale,
+            max_images=config.limits.max_images,
+            max_body_bytes=config.limits.max_body_bytes,
+            image_urls=config.access.allow_image_urls,
+            layout=Layout(size=layout.size, anchor=layout.anchor, margin=layout.margin),
+            format=config.output.format,
+            formats=list(_IMAGE_TYPES),
+            anchors=list(get_args(Anchor)),
+            categories={
+                noun: [SceneOption.model_validate(scene) for scene in scenes]
+                for noun, scenes in service.scenes.by_category().items()
+            },
+        )
+
+
+def _add_plain_routes(app: FastAPI, service: AdService) -> None:
+    """Health, the OpenAPI document and the page: none of them needs a token (see `guard.OPEN_PATHS`)."""
+    # Once for all requests, and not before the first: every route must be there.
+    document = functools.cache(lambda: openapi_document(app, service))
 
     @app.get("/healthz", include_in_schema=False)
     async def healthy() -> dict[str, str]:
@@ -341,13 +277,13 @@ def _add_facts(app: FastAPI, service: AdService) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> dict[str, Any]:
-        return app.openapi()
+        return document()
 
     for path, (name, kind) in _PAGE.items():
         app.add_api_route(path, _page(name, kind), methods=["GET"], include_in_schema=False)
 
 
-def _page(name: str, kind: str) -> Callable[[], Any]:
+def _page(name: str, kind: str) -> Callable[[], Awaitable[Response]]:
     text = files("refadgen.serving").joinpath("page", name).read_text(encoding="utf-8")
 
     async def page() -> Response:
@@ -358,6 +294,7 @@ def _page(name: str, kind: str) -> Callable[[], Any]:
 
 
 def _methods_at(app: FastAPI, path: str) -> list[str]:
+    """The methods of all routes at `path`, for the Allow header."""
     routes = [route for route in app.routes if isinstance(route, Route) and route.path_regex.match(path)]
     return sorted({method for route in routes for method in route.methods or ()})
 
@@ -367,24 +304,24 @@ def _add_error_handlers(app: FastAPI) -> None:
         return JSONResponse(error.body(request.state.request_id), error.status, headers=error.headers())
 
     @app.exception_handler(ApiError)
-    async def known(request: Request, error: ApiError) -> Response:
+    async def on_api_error(request: Request, error: ApiError) -> Response:
         return answer(request, error)
 
     @app.exception_handler(HTTPException)
-    async def of_the_framework(request: Request, error: HTTPException) -> Response:
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
         response = answer(request, ApiError(error.status_code, code, str(error.detail)))
         response.headers.update(error.headers or {})
-        if error.status_code == 405:  # the framework names the methods of one route only
+        if error.status_code == 405:  # the framework names the methods of the first matching route only
             response.headers["Allow"] = ", ".join(_methods_at(app, request.url.path))
         return response
 
-    @app.exception_handler(Exception)  # the framework raises it again, for the guard to log
-    async def unknown(request: Request, error: Exception) -> Response:
-        return answer(request, ApiError(500, "internal_error", "a fault of this server; its log says more"))
+    @app.exception_handler(Exception)  # the framework raises it again afterwards, and the guard logs it
+    async def on_any_other_error(request: Request, error: Exception) -> Response:
+        return answer(request, server_fault())
 
     @app.exception_handler(RequestValidationError)
-    async def of_a_parameter(request: Request, error: RequestValidationError) -> Response:
+    async def on_invalid_parameter(request: Request, error: RequestValidationError) -> Response:
         place = error.errors()[0]["loc"]
         message = f"{place[-1]}: {error.errors()[0]['msg']}"
         return answer(request, ApiError(422, "invalid_field", message, param=str(place[-1])))

@@ -1,4 +1,4 @@
-"""The entry point of a catalogue run that was started over HTTP: `python -m refadgen.serving.catalog_run`."""
+"""Entry point of a catalogue run that was started over HTTP: `python -m refadgen.serving.catalog_run`."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from refadgen.serving.catalog_runs import VARIABLE
 
 
 def main() -> None:
+    """Runs the job that the environment describes (see `catalog_runs`). Exits with a message for a wrong setting."""
     run = json.loads(os.environ[VARIABLE])
     config = load_config(GenerateConfig, None, run["settings"])
     try:

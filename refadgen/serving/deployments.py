@@ -1,38 +1,43 @@
-"""The three deployments: ingress (HTTP), segmentation, generation. Each scales by itself."""
+"""The three deployments: ingress (HTTP), segmentation, generation. Each scales by itself.
+
+The classes are plain; `app.assemble` makes them deployments.
+"""
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from ray import serve
+import numpy.typing as npt
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
 from refadgen.engine.orders import AdOrder
-from refadgen.engine.step_engine import Denoiser, Event, Failed, Finished, QueueFullError, StepEngine
+from refadgen.engine.step_engine import Denoiser, Event, Failed, Finished, Progress, QueueFullError, StepEngine
 from refadgen.errors import RowError
 from refadgen.generation.encoding import encode_ad, generation_record
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
 from refadgen.serving import metrics
-from refadgen.serving.ads import AdService
-from refadgen.serving.errors import ApiError, from_row_error
+from refadgen.serving.ads import AdService, canvas_size
+from refadgen.serving.errors import ApiError, from_row_error, server_fault
+from refadgen.serving.fault_log import log_fault
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
 
 _log = logging.getLogger("ray.serve")
-_FETCHES = 8
+FETCHES = 8
 """Products that one segmentation replica fetches and decodes at once; the masks are made one by one."""
 _LOST_AFTER = 3
 """Steps in a row that fail before a replica counts as broken and is replaced."""
@@ -40,38 +45,58 @@ _READY_S = 2.0
 _GONE = (ActorDiedError, ActorUnavailableError, RayActorError, DeploymentUnavailableError)
 
 
-@serve.deployment(max_ongoing_requests=2 * _FETCHES)
+class ReplicaFault(Exception):
+    """Replaces an unexpected error where it leaves a replica, and names its type.
+
+    Ray logs errors with their messages, and those may repeat what a request said.
+    """
+
+
+@contextlib.contextmanager
+def _contained(what: str) -> Iterator[None]:
+    """Logs an unexpected error of the body without its message. Raises: ReplicaFault in its place."""
+    try:
+        yield
+    except Exception as error:
+        log_fault(what, error)
+        raise ReplicaFault(type(error).__name__) from None
+
+
 class ProductSegmentation:
     """Product images to placed products."""
 
     def __init__(self, config: ServeConfig) -> None:
         self._placer = ProductPlacer(config)
-        self._threads = ThreadPoolExecutor(_FETCHES)
+        self._threads = ThreadPoolExecutor(FETCHES)
 
     async def ready(self) -> bool:
+        """Answers once the constructor has loaded the networks."""
         return True
 
     async def place(
         self, given: ProductInput, category: str | None, layout: LayoutConfig, size: tuple[int, int]
     ) -> PlacedAd | RowError:
+        """See `ProductPlacer.place`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._placer.place, given, category, layout, size)
+        with _contained("segmentation"):
+            return await loop.run_in_executor(self._threads, self._placer.place, given, category, layout, size)
 
 
-@serve.deployment
 class AdGeneration:
     """Placed products to ad images, by the step engine on one model."""
 
     def __init__(self, config: ServeConfig, fingerprint: str) -> None:
+        """fingerprint: of the model; goes into each image's generation record."""
         self._fingerprint = fingerprint
         self._quality = config.quality
         denoiser = self._make_denoiser(config)
         self._engine = StepEngine(denoiser, max_waiting=2 * denoiser.batch_size, observe=metrics.observe_step)
+        # Scoring and encoding beside the engine's thread, so that the next step does not wait for them.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
     def _make_denoiser(self, config: ServeConfig) -> Denoiser:
-        """The model, warm."""
-        # Only here: the controller imports this module without waiting for torch.
+        """The model, loaded and warmed up."""
+        # Imported here: Ray Serve's controller loads this module too, and need not load torch.
         from refadgen.engine.denoiser import AdDenoiser
 
         denoiser = AdDenoiser(config, lambda hit: metrics.count("reference_cache", hit=hit))
@@ -83,58 +108,49 @@ class AdGeneration:
         if not self._engine.alive or self._engine.consecutive_failures >= _LOST_AFTER:
             raise RuntimeError(f"{self._engine.consecutive_failures} denoising steps failed in a row")
 
-    async def ready(self) -> AsyncIterator[bool]:
-        """Answers once the model is warm. A stream, as the other method is: a handle speaks one way."""
+    async def ready(self) -> AsyncGenerator[bool, None]:
+        """Yields True once the model is warm. A stream because `generate` is: a Ray handle streams always or never."""
         yield True
 
-    async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult | RowError]:
-        """Steps, where the order asks for them, then the result; the image is given up when the caller goes."""
+    async def generate(self, order: ImageOrder) -> AsyncGenerator[StepDone | AdResult | RowError, None]:
+        """Yields steps where the order asks for them, then the result. Closing the generator cancels the image."""
         attempts, waited_s, started = 0, 0.0, time.monotonic()
         yield StepDone(0, None)
-        while True:
-            seed = attempt_seed(order.wanted.seed, attempts)
-            attempts += 1
-            image: np.ndarray | None = None
-            async for event in self._denoise(order, seed):
-                if isinstance(event, Finished):
-                    image, waited_s = event.result, waited_s + event.waited_s
-                elif isinstance(event, Failed):
-                    yield _row_error(event.error)
+        with _contained("generation"):
+            while True:
+                seed = attempt_seed(order.wanted.seed, attempts)
+                attempts += 1
+                image_u8: npt.NDArray[np.uint8] | None = None
+                async with contextlib.aclosing(self._denoise(order, seed)) as events:
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            image_u8, waited_s = event.result, waited_s + event.waited_s
+                        elif isinstance(event, Failed):
+                            yield _row_error(event.error)
+                            return
+                        elif order.preview_every:
+                            yield StepDone(event.step, event.preview)
+                assert image_u8 is not None
+                loop = asyncio.get_running_loop()
+                result = await loop.run_in_executor(self._threads, self._result, order, image_u8, seed, attempts)
+                if result.status == "done" or attempts >= self._quality.max_attempts:
+                    metrics.count_image(result.status)
+                    total_s = time.monotonic() - started
+                    yield dataclasses.replace(result, waited_s=waited_s, generate_s=total_s - waited_s)
                     return
-                elif order.preview_every:
-                    yield StepDone(event.step, event.preview)
-            assert image is not None
-            loop = asyncio.get_running_loop()
-            result = await loop.run_in_executor(self._threads, self._result, order, image, seed, attempts)
-            if result.status == "done" or attempts >= self._quality.max_attempts:
-                metrics.count_image(result.status)
-                total_s = time.monotonic() - started
-                yield dataclasses.replace(result, waited_s=waited_s, generate_s=total_s - waited_s)
-                return
 
-    async def _denoise(self, order: ImageOrder, seed: int) -> AsyncIterator[Event]:
-        """The engine's events for one attempt."""
+    async def _denoise(self, order: ImageOrder, seed: int) -> AsyncGenerator[Event, None]:
+        """Yields the engine's events for one attempt; the last one is Finished or Failed."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
-        sampling = order.config.sampling
-        wanted = AdOrder(
-            canvas=order.placed.canvas,
-            mask=order.placed.mask,
-            product_key=order.placed.product_key,
-            prompt=order.wanted.prompt,
-            negative_prompt=order.facts["negative_prompt"] or None,
-            seed=seed,
-            fusion_scale=sampling.fusion_scale,
-            guidance_scale=sampling.guidance_scale or 1.0,
-            num_inference_steps=sampling.num_inference_steps,
-        )
+
+        def hear(event: Event) -> None:
+            # Called from the engine's thread, and an asyncio queue is not thread-safe.
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        denoising = _denoising_order(order, seed)
         try:
-            ticket = self._engine.submit(
-                wanted,
-                wanted.shape,
-                lambda event: loop.call_soon_threadsafe(events.put_nowait, event),
-                preview_every=order.preview_every,
-            )
+            ticket = self._engine.submit(denoising, denoising.shape, hear, preview_every=order.preview_every)
         except QueueFullError as error:
             yield Failed(error)
             return
@@ -142,21 +158,21 @@ class AdGeneration:
             while True:
                 event = await events.get()
                 yield event
-                if not hasattr(event, "step"):
+                if not isinstance(event, Progress):
                     return
         finally:
             ticket.cancel()
 
-    def _result(self, order: ImageOrder, image: np.ndarray, seed: int, attempts: int) -> AdResult:
-        """The image scored, and encoded where it passes the gate."""
-        scores = score_fidelity(image, order.placed.canvas, order.placed.mask)
+    def _result(self, order: ImageOrder, image_u8: npt.NDArray[np.uint8], seed: int, attempts: int) -> AdResult:
+        """Scores the image, and encodes it where it passes the gate."""
+        scores = score_fidelity(image_u8, order.placed.canvas, order.placed.mask)
         problem = below_gate(scores, self._quality)
         record = generation_record(
             order.wanted,
-            sku=order.facts["sku"],
-            negative_prompt=order.facts["negative_prompt"],
+            sku=order.sku,
+            negative_prompt=order.negative_prompt,
             seed=seed,
-            input_sha256=order.facts["input_sha256"],
+            input_sha256=order.placed.input_sha256,
             color_similarity=scores.color_similarity,
             structure_similarity=scores.structure_similarity,
             sampling=order.config.sampling,
@@ -168,11 +184,28 @@ class AdGeneration:
             detail=f"{problem} after {attempts} attempts" if problem else "",
             attempts=attempts,
             seed=seed,
-            **dataclasses.asdict(scores),
+            color_similarity=scores.color_similarity,
+            structure_similarity=scores.structure_similarity,
             waited_s=0.0,
             generate_s=0.0,
-            encoded=b"" if problem else encode_ad(image, record, order.config.output),
+            encoded=b"" if problem else encode_ad(image_u8, record, order.config.output),
         )
+
+
+def _denoising_order(order: ImageOrder, seed: int) -> AdOrder:
+    """One attempt at `order`, as the step engine's denoiser takes it."""
+    sampling = order.config.sampling
+    return AdOrder(
+        canvas=order.placed.canvas,
+        mask=order.placed.mask,
+        product_key=order.placed.product_key,
+        prompt=order.wanted.prompt,
+        negative_prompt=order.negative_prompt,
+        seed=seed,
+        fusion_scale=sampling.fusion_scale,
+        guidance_scale=sampling.guidance_scale or 1.0,
+        num_inference_steps=sampling.num_inference_steps,
+    )
 
 
 def _row_error(error: Exception) -> RowError:
@@ -180,19 +213,20 @@ def _row_error(error: Exception) -> RowError:
         return error
     if isinstance(error, QueueFullError):
         return RowError("queue_full", str(error))
-    _log.error("an image failed: %s", type(error).__name__)
+    log_fault("denoising", error)
     return RowError("generation_error", f"the image could not be made ({type(error).__name__}); try again")
 
 
 class DeploymentBackend:
-    """The deployments behind their handles, and their failures as answers."""
+    """The deployments behind their handles, with their failures as ApiErrors."""
 
     def __init__(self, segmentation: DeploymentHandle, generation: DeploymentHandle) -> None:
         self._segmentation = segmentation
         self._generation = generation.options(stream=True)
-        self._image_s = 1.0  # what an image takes lately: how long to stay away when all places are taken
+        self._image_s = 1.0  # moving average of an image's time: Retry-After when the queue is full
 
     async def ready(self) -> bool:
+        """Whether both deployments answer within `_READY_S`."""
         try:
             async with asyncio.timeout(_READY_S):
                 async for _ in self._generation.ready.remote():
@@ -202,14 +236,17 @@ class DeploymentBackend:
             return False
 
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
-        size = (config.sampling.width_px, config.sampling.height_px)
+        """See `Backend.place`."""
         with self._answers():
-            found = await self._segmentation.place.remote(given, category, config.layout, size)
+            found: PlacedAd | RowError = await self._segmentation.place.remote(
+                given, category, config.layout, canvas_size(config)
+            )
         if isinstance(found, RowError):
             raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
         return found
 
-    async def generate(self, order: ImageOrder) -> AsyncIterator[StepDone | AdResult]:
+    async def generate(self, order: ImageOrder) -> AsyncGenerator[StepDone | AdResult, None]:
+        """See `Backend.generate`."""
         started = time.monotonic()
         with self._answers():
             events = self._generation.generate.remote(order)
@@ -224,28 +261,30 @@ class DeploymentBackend:
                 events.cancel()
 
     @contextlib.contextmanager
-    def _answers(self) -> Any:
-        """Failures of Ray Serve as ApiErrors."""
+    def _answers(self) -> Iterator[None]:
+        """Turns failures of Ray Serve into ApiErrors."""
         try:
             yield
         except BackPressureError:
             raise self._busy() from None
         except _GONE as error:
+            # No traceback: it would show Ray's own code only.
             _log.warning("a replica is gone: %s", type(error).__name__)
-            message = "the replica that worked on this is gone; the same request will work again"
+            message = "the replica that worked on this is gone; send the same request again"
             raise ApiError(503, "replica_lost", message, retry_after_s=1) from None
         except RayTaskError as error:
-            _log.error("a replica failed: %s", type(error.cause).__name__)
-            raise ApiError(500, "internal_error", "a fault of this server; its log says more") from None
+            # The replica has logged the traceback; an error that crossed processes carries it only as text.
+            cause = error.cause
+            name = str(cause) if isinstance(cause, ReplicaFault) else type(cause).__name__
+            _log.error("a replica failed: %s; the replica's log has the traceback", name)
+            raise server_fault() from None
 
     def _busy(self) -> ApiError:
-        return ApiError(429, "busy", "all places are taken; try again later", retry_after_s=self._image_s)
+        return ApiError(429, "busy", "the queue is full; try again later", retry_after_s=self._image_s)
 
 
-@serve.deployment
-@serve.ingress()
 class AdIngress:
-    """HTTP. The ASGI application is built in each replica, from the configuration."""
+    """HTTP. Each replica builds the ASGI application from the configuration."""
 
     def __init__(
         self, config: ServeConfig, model: ModelIdentity, segmentation: DeploymentHandle, generation: DeploymentHandle
@@ -253,7 +292,9 @@ class AdIngress:
         scenes = load_scenes(config.catalog.scenes_file)
         self._service = AdService(config, model, scenes, DeploymentBackend(segmentation, generation))
 
-    def __serve_build_asgi_app__(self) -> Any:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Ray Serve calls this after the constructor."""
+        # Imported here: replicas of the other deployments load this module too, and need no FastAPI.
         from refadgen.serving.api import make_app
 
-        return make_app(self._service, tag_answers=False)  # Ray Serve's proxy does
+        return make_app(self._service, tag_answers=False)  # Ray Serve's proxy sets X-Request-ID itself

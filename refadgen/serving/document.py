@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with the bodies that are read by hand, and with this server's own limits."""
+"""The OpenAPI document: FastAPI's, plus the bodies that we parse ourselves, plus this server's own limits."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from refadgen.serving.schema import AdForm, AdRequest, JobRequest
 
 
 def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
-    """The document of `app` as `service` is configured."""
+    """The document of `app`, with the limits of `service`'s configuration."""
     config = service.config
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = document["components"]["schemas"]
@@ -24,6 +24,7 @@ def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
         fields["size"]["anyOf"][0]["enum"] = sizes
         fields["num_variants"]["maximum"] = config.limits.max_images
         fields["num_inference_steps"]["anyOf"][0]["maximum"] = config.limits.max_steps
+    # The classes allow null where a field may be left out; a field of a form cannot be null.
     for form in ("AdForm", "EditForm"):
         for field, rule in schemas[form]["properties"].items():
             schemas[form]["properties"][field] = _not_null(rule)
@@ -46,13 +47,14 @@ def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
 
 
 def _add(schemas: dict[str, Any], model: type[BaseModel]) -> None:
+    """Adds a body that FastAPI does not know, since its route parses it itself."""
     found = model.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= found.pop("$defs", {})
     schemas[model.__name__] = found
 
 
 def _not_null(rule: dict[str, Any]) -> dict[str, Any]:
-    """`rule` without null, which a form does not have."""
+    """`rule` without null."""
     options = [option for option in rule.get("anyOf", []) if option.get("type") != "null"]
     rest = {name: value for name, value in rule.items() if name not in ("anyOf", "default")}
     return rest | (options[0] if len(options) == 1 else {"anyOf": options} if options else {})

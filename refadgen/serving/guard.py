@@ -1,11 +1,10 @@
-"""The outermost layer: request ids, access, bounds on bodies, and errors as JSON, around the whole application."""
+"""The outermost layer around the application: request ids, access, bounds on bodies, errors as JSON, the log."""
 
 import asyncio
 import json
 import logging
 import re
 import time
-import traceback
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,12 +14,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from refadgen.config.serve import LimitsConfig
 from refadgen.serving import metrics
 from refadgen.serving.access import Access
-from refadgen.serving.errors import ApiError
+from refadgen.serving.errors import ApiError, server_fault
+from refadgen.serving.fault_log import log_fault
 
 _log = logging.getLogger("ray.serve")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 OPEN_PATHS = ("/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json", "/docs")
-"""What needs no token: nothing of a user's is there."""
+"""Paths that need no token: they hold no user's data."""
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -29,9 +29,10 @@ _SECURITY_HEADERS = {
 
 
 class Guard:
-    """ASGI around ASGI. Sets `scope["state"]`: `request_id`, `owner`."""
+    """ASGI middleware. Sets `scope["state"]`: `request_id`, `owner`."""
 
     def __init__(self, app: ASGIApp, access: Access, limits: LimitsConfig, *, tag_answers: bool) -> None:
+        """tag_answers: whether to set X-Request-ID."""
         self._app = app
         self._tag_answers = tag_answers
         self._access = access
@@ -64,23 +65,20 @@ class Guard:
         except ApiError as error:
             if not status:
                 await send_error(error, request_id, tagged)
-        except ClientDisconnect:  # in the middle of its body; the framework's answer reaches nobody
+        except ClientDisconnect:  # in the middle of its body; the framework has answered, and nobody reads it
             status = 0
         except Exception as error:
-            # Without its message, which may repeat what the request said.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("a request failed, id=%s: %s\n%s", request_id, type(error).__name__, where)
+            log_fault("a request", error, request_id=request_id)
             if not status:
-                fault = ApiError(500, "internal_error", "a fault of this server; its log says more")
-                await send_error(fault, request_id, tagged)
+                await send_error(server_fault(), request_id, tagged)
         finally:
-            # Neither query nor headers nor body: they may hold what nobody else should read. 499: the client hung up.
+            # Neither query nor headers nor body: they may hold secrets and personal data. 499: the client hung up.
             took_s, route = time.monotonic() - started, getattr(scope.get("route"), "path", "other")
             metrics.count_request(route, status or 499, took_s)
             _log.info("%s %s %s %.0f ms id=%s", scope["method"], route, status or 499, took_s * 1e3, request_id)
 
     def _check_headers(self, scope: Scope) -> None:
-        """Raises: ApiError before anything of the body is read."""
+        """Raises: ApiError, before any of the body is read."""
         if scope["path"] not in OPEN_PATHS:
             scope["state"]["owner"] = self._access.owner(scope)
         declared = Headers(scope=scope).get("content-length", "0")
@@ -88,19 +86,20 @@ class Guard:
             raise self._too_large()
 
     def _bounded(self, receive: Receive) -> Receive:
-        """`receive` that ends with an ApiError when the body is too long or takes too long."""
+        """A `receive` that raises ApiError when the body is too large, or too slow (slow-loris)."""
         num_bytes, complete = 0, False
         deadline = time.monotonic() + self._limits.body_timeout_s
 
         async def bounded() -> Message:
             nonlocal num_bytes, complete
             if complete:
-                return await receive()
+                return await receive()  # waits for the client to hang up, for as long as the answer takes
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 seconds = f"{self._limits.body_timeout_s:g} s"
                 raise ApiError(408, "body_timeout", f"the request's body did not arrive within {seconds}") from None
+            # Counted, because a chunked body declares no length.
             num_bytes += len(message.get("body", b""))
             if num_bytes > self._limits.max_body_bytes:
                 raise self._too_large()
@@ -114,7 +113,7 @@ class Guard:
 
 
 async def send_error(error: ApiError, request_id: str, send: Send) -> None:
-    """`error` as a whole response."""
+    """Sends `error` as a complete response."""
     body = json.dumps(error.body(request_id)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]

@@ -1,6 +1,6 @@
-"""What Prometheus sees, through Ray's own metrics: every node exports them, every replica's are summed.
+"""Prometheus metrics, through Ray's own: every node exports them, with one series per replica.
 
-Names begin with `ray_refadgen_` there.
+Ray puts `ray_` before the names. Metrics are made on first use, so that importing this module registers nothing.
 """
 
 import functools
@@ -22,7 +22,7 @@ def _request_seconds() -> Histogram:
 
 @functools.cache
 def _images() -> Counter:
-    return Counter("refadgen_images", "Images made, by what became of them.", tag_keys=("status",))
+    return Counter("refadgen_images", "Images made, by status.", tag_keys=("status",))
 
 
 @functools.cache
@@ -47,11 +47,13 @@ def _step_seconds() -> Histogram:
 
 
 def count_request(route: str, status: int, seconds: float) -> None:
+    """One answered request. route: the pattern, not the path, so that the number of series stays small."""
     _requests().inc(tags={"route": route, "status": str(status)})
     _request_seconds().observe(seconds, tags={"route": route})
 
 
 def count_image(status: str) -> None:
+    """One image, `done` or `failed`."""
     _images().inc(tags={"status": status})
 
 
@@ -61,6 +63,7 @@ def count(cache: str, *, hit: bool) -> None:
 
 
 def observe_step(num_rows: int, num_waiting: int, seconds: float) -> None:
+    """One denoising step of a replica."""
     _rows().observe(num_rows)
     _waiting().set(num_waiting)
     _step_seconds().observe(seconds)

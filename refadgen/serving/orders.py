@@ -1,7 +1,7 @@
-"""What travels between the ingress, the generation replicas and their step engines."""
+"""Records that travel between the ingress and the generation replicas."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from refadgen.config import GenerateConfig
 from refadgen.generation.wanted import WantedImage
@@ -14,31 +14,39 @@ class ImageOrder:
 
     wanted: WantedImage
     config: GenerateConfig
+    """Includes the request's own settings."""
     placed: PlacedAd
-    facts: dict[str, Any]
-    """sku, category, negative_prompt, input_sha256: what the image's record says beside `wanted`."""
+    sku: str
+    negative_prompt: str | None
+    """None: the request gave none."""
     preview_every: int = 0
+    """Steps between previews; 0: neither previews nor step events."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdResult:
-    """What became of one order. encoded: the file; empty unless `status` is done."""
+    """The outcome of one order; names and units as in the ledger."""
 
-    status: str
+    status: Literal["done", "failed"]
     reason: str
+    """A key of `REASONS`; empty when done."""
     detail: str
+    """One sentence for a person; empty when done."""
     attempts: int
     seed: int
+    """Seed of the last attempt."""
     color_similarity: float | None
     structure_similarity: float | None
     waited_s: float
+    """From the order to the first step, over all attempts."""
     generate_s: float
     encoded: bytes
+    """The image file; empty unless `status` is done."""
 
 
 @dataclass(frozen=True)
 class StepDone:
-    """step: from 1; 0: the image has a place, and no step was done yet."""
+    """step: from 1; 0: the image has a place in the queue, and no step is done yet. preview: WebP; None: not due."""
 
     step: int
     preview: bytes | None

@@ -1,4 +1,4 @@
-"""The segmentation deployment's work: one product image fetched, decoded, masked and placed."""
+"""The segmentation deployment's work: fetch, decode, mask and place one product image."""
 
 import hashlib
 import threading
@@ -22,13 +22,16 @@ from refadgen.serving.requests import ProductInput
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedAd:
-    """A product on its canvas, with what is known of its mask; the ledger's names."""
+    """A product on its canvas, and how its mask was found; names and units as in the ledger."""
 
     canvas: npt.NDArray[np.uint8]
+    """H×W×3, the product on white."""
     mask: npt.NDArray[np.uint8]
+    """H×W, M′: 255 where the product is, else 0."""
     product: bytes
-    """WebP of both, for people."""
+    """WebP of canvas and mask (its alpha), for people."""
     product_key: str
+    """Hash of canvas and mask: equal keys share their reference features."""
     input_sha256: str
     mask_source: str
     mask_score: float
@@ -38,28 +41,31 @@ class PlacedAd:
 
     @property
     def num_bytes(self) -> int:
+        """Size in a cache."""
         return self.canvas.nbytes + self.mask.nbytes + len(self.product)
 
 
 class ProductPlacer:
-    """Makes placed products as the main job's stages do. Safe to share between threads."""
+    """Places products by the same functions as the catalogue job's stages. Safe to share between threads."""
 
     def __init__(self, config: ServeConfig) -> None:
-        cv2.setNumThreads(1)
+        cv2.setNumThreads(1)  # parallelism comes from several products at once, not from within one
         self._fetch = config.fetch
         self._web = WebReader(config.fetch)
         gpu_expected = config.deployments.segmentation.num_gpus > 0
         self._masker = ProductMasker(config.segmentation, gpu_expected=gpu_expected)
-        self._turn = threading.Lock()  # the networks keep state between two calls
+        self._turn = threading.Lock()  # SAM2's predictor keeps the current image as its state
 
     def place(
         self, given: ProductInput, category: str | None, layout: LayoutConfig, size: tuple[int, int]
     ) -> PlacedAd | RowError:
-        """size: width and height of the canvas. Returns the RowError instead of raising it: it crosses processes."""
+        """The product on a canvas of `size` (width, height; px).
+
+        Returns a RowError instead of raising it: Ray would wrap a raised one, and log it as a fault of the replica.
+        """
         started = time.monotonic()
         try:
-            assert (given.image is None) != (given.image_url is None)
-            data = self._web.read(given.image_url) if given.image is None else given.image
+            data = self._web.read(given.image) if isinstance(given.image, str) else given.image
             photo = decode_image(data, self._fetch)
             own_mask = None if given.mask is None else decode_mask(given.mask, self._fetch, photo.size)
             fetched = time.monotonic()

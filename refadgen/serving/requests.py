@@ -1,4 +1,4 @@
-"""Bodies of requests: multipart or JSON in, checked fields and encoded images out. Nothing is decoded here."""
+"""Request bodies: multipart or JSON in, checked fields and encoded images out. No image is decoded here."""
 
 import base64
 import binascii
@@ -18,64 +18,69 @@ from refadgen.serving.schema import AdFields, AdForm, AdRequest
 
 T = TypeVar("T", bound=BaseModel)
 _MAX_PARTS = 150
+"""Fields that are no files in one form: 100 prompts, and every other field."""
 _PART_BYTES = 1_000_000
 """Largest part that is not a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProductInput:
-    """The product image as it was given: encoded bytes, or the address in `image_url`. mask: encoded; None: none."""
+    """The product image of a request. mask: an encoded image; None: segmentation finds the product."""
 
-    image: bytes | None
-    image_url: str | None
+    image: bytes | str
+    """An encoded image, or its http(s) address."""
     mask: bytes | None = None
 
     @property
     def image_field(self) -> str:
-        """What errors about the image name."""
-        return "image_url" if self.image is None else "image"
+        """The field that errors about the image name."""
+        return "image_url" if isinstance(self.image, str) else "image"
 
 
 async def read_ad_request(request: Request) -> tuple[AdFields, ProductInput]:
     """The fields and the product image of `POST /v1/ads`. Raises: ApiError naming the field."""
     kind = _content_type(request)
+    fields: AdFields
     if kind == "application/json":
-        fields = parse_json(AdRequest, await request.body())
-        image, mask = _decoded(fields.image_base64, "image_base64"), _decoded(fields.mask_base64, "mask_base64")
-        given = {"image_base64": image is not None, "image_url": fields.image_url is not None}
+        fields = json_fields = parse_json(AdRequest, await request.body())
+        name = "image_base64"
+        image, mask = _decoded(json_fields.image_base64, name), _decoded(json_fields.mask_base64, "mask_base64")
     elif kind == "multipart/form-data":
         form = await read_form(request)
+        name = "image"
         image, mask = take_file(form, "image"), take_file(form, "mask")
         fields = parse_form(AdForm, form, lists=("prompt",), documents=("layout",), files=("image", "mask"))
-        given = {"image": image is not None, "image_url": fields.image_url is not None}
     else:
         raise ApiError(415, "unsupported_media_type", f"Content-Type {kind!r}: must be multipart/form-data or JSON")
-    if sum(given.values()) != 1:
-        names = " or ".join(given)
-        what = "missing_image" if not any(given.values()) else "two_images"
-        raise ApiError(422, what, f"image: give exactly one of {names}", param="image")
-    return fields, ProductInput(image=image, image_url=fields.image_url, mask=mask)
+    source = fields.image_url if image is None else image
+    if source is None or (image is not None and fields.image_url is not None):
+        code = "missing_image" if source is None else "two_images"
+        raise ApiError(422, code, f"image: give exactly one of {name} or image_url", param="image")
+    return fields, ProductInput(image=source, mask=mask)
 
 
 async def read_form(request: Request) -> FormData:
-    """Raises: ApiError where the body is no multipart form, or ends before its end."""
+    """The parsed multipart form. Raises: ApiError where the body is no multipart form, or breaks off."""
     _, options = parse_options_header(request.headers.get("content-type", ""))
     end = b"--" + options.get(b"boundary", b"") + b"--"
+    # The parser takes a body that breaks off for a complete one, and its last file for a complete image.
     if not (await request.body()).rstrip().endswith(end):
         raise ApiError(400, "bad_multipart", "the multipart body does not end with its boundary")
-    _, options = parse_options_header(request.headers.get("content-type"))
     if options.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
-        # Others would be tried here, on the event loop: punycode takes minutes for a megabyte.
+        # The parser decodes on the event loop with any codec of Python's: punycode takes minutes for a megabyte.
         raise ApiError(415, "unsupported_charset", "Content-Type: charset must be utf-8")
     try:
         return await request.form(max_files=8, max_fields=_MAX_PARTS, max_part_size=_PART_BYTES)
-    except (HTTPException, ValueError, KeyError) as error:  # KeyError: no boundary
+    except (HTTPException, ValueError, KeyError) as error:  # KeyError: the header names no boundary
         detail = getattr(error, "detail", None) or "the multipart body cannot be read"
         raise ApiError(400, "bad_multipart", str(detail)) from None
 
 
 def take_file(form: FormData, *names: str) -> bytes | None:
-    """The one file under one of `names`; None: there is none, or an empty one. Raises: ApiError for two."""
+    """The content of the one file under one of `names`; None: there is none.
+
+    Raises: ApiError for two files, an empty one, or a part that is not a file.
+    """
     parts = [(name, part) for name in names for part in form.getlist(name)]
     if len(parts) > 1:
         raise ApiError(422, f"two_{names[0]}s", f"{names[0]}: given {len(parts)} times; give one", param=names[0])
@@ -98,7 +103,10 @@ def parse_form(
     documents: tuple[str, ...] = (),
     files: tuple[str, ...] = (),
 ) -> T:
-    """The fields of a form that are not files. lists: may repeat; documents: hold JSON. Raises: ApiError."""
+    """The form's fields as `model`, without `files`.
+
+    lists: fields that may repeat. documents: fields that hold JSON. Raises: ApiError naming the field.
+    """
     values: dict[str, Any] = {}
     for name in form:
         if name in files:
@@ -114,16 +122,17 @@ def parse_form(
 
 
 def parse_json(model: type[T], body: bytes) -> T:
-    """The fields of a JSON body; numbers must be numbers. Raises: ApiError."""
+    """The fields of a JSON body. Strict: "5" is not a number here. Raises: ApiError naming the field."""
     if not isinstance(_json(body, None), dict):
         raise ApiError(422, "wrong_type", "the body must be a JSON object")
     return _validated(lambda: model.model_validate_json(body, strict=True))
 
 
 def _json(text: bytes, field: str | None) -> Any:
+    """Parsed JSON. field: for the error; None: the body itself. Raises: ApiError."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # RecursionError: thousands of open brackets
         where = f"{field}: " if field else "the body "
         raise ApiError(422 if field else 400, "bad_json", f"{where}is not JSON", param=field) from None
 
@@ -132,6 +141,7 @@ def _validated(parse: Callable[[], T]) -> T:
     try:
         return parse()
     except ValidationError as error:
+        # Without the input: an error must not repeat a client's text into logs and other answers.
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = [str(part)[:100] for part in first["loc"]]
         param = place[0] if place else None
@@ -140,7 +150,7 @@ def _validated(parse: Callable[[], T]) -> T:
 
 
 def _decoded(text: str | None, field: str) -> bytes | None:
-    """Base64, also as a `data:` address. Raises: ApiError."""
+    """The bytes of base64 text or of a `data:` URL; None for None. Raises: ApiError."""
     if text is None:
         return None
     if text.startswith("data:"):

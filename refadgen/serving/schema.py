@@ -1,111 +1,98 @@
-"""What goes over HTTP: requests, answers, errors. Field names are the catalogue's and the ledger's."""
+"""HTTP requests, answers and errors. Field names are the catalogue's and the ledger's."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS
-from refadgen.config import (
-    Anchor,
-    CatalogConfig,
-    ImageFormat,
-    LayoutConfig,
-    OutputConfig,
-    SamplingConfig,
-)
-from refadgen.config.marks import Section, setting_of
+from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS, MAX_VARIANTS
+from refadgen.config import Anchor
 
 Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
 """Not blank."""
 
 
-def _whole(value: object) -> object:
+def _as_int(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-INTEGRAL = BeforeValidator(_whole)
-"""5.0 is an integer, as in JSON Schema."""
-
-
-def integer(least: int, most: int) -> type[int]:
-    """Integers within bounds."""
-    return Annotated[int, Field(ge=least, le=most), INTEGRAL]
-
-
-def within(section: type[Section], name: str) -> Any:
-    """The range of a setting as that of a field here. Serving refuses the values that the main job refuses."""
-    mark = setting_of(section, name)
-    # 1.0 as 1: clients compare documents, and the number is the same.
-    bounds = [int(bound) if bound is not None and bound == int(bound) else bound for bound in (mark.least, mark.most)]
-    return Field(ge=bounds[0], le=bounds[1])
-
-
+WHOLE_FLOATS = BeforeValidator(_as_int)
+"""Accepts 5.0 as the integer 5: in JSON Schema both are integers, and pydantic's strict mode knows only the second."""
 _Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"format": "byte"})]
-File = Field(None, json_schema_extra={"format": "binary"})
+File = Field(default=None, json_schema_extra={"format": "binary"})
 
 
 class Layout(BaseModel):
-    """Where the product stands on the canvas; what is left out is the server's (`layout.*`)."""
+    """Where the product stands on the canvas. A field that is left out has the server's value (`layout.*`)."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    size: Annotated[float, within(LayoutConfig, "size")] | None = Field(
-        None, description="The product's larger extent relative to the canvas."
+    size: float | None = Field(
+        default=None, ge=0.05, le=1, description="The product's larger extent, as a share of the canvas."
     )
-    anchor: Anchor | None = Field(None, description="The side or corner of the canvas that the product stands at.")
-    margin: Annotated[float, within(LayoutConfig, "margin")] | None = Field(
-        None, description="Free border, a share of the canvas."
+    anchor: Anchor | None = Field(
+        default=None, description="The side or corner of the canvas that the product stands at."
     )
+    margin: float | None = Field(default=None, ge=0, le=0.4, description="Free border, as a share of the canvas.")
 
 
 class AdFields(BaseModel):
-    """What may be said of the wanted images, beside the product image itself."""
+    """The fields of a request beside the product image itself."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     image_url: str | None = Field(
-        None, max_length=2000, pattern=r"^https?://\S+$", description="The product image's address, where allowed."
+        default=None,
+        max_length=2000,
+        pattern=r"^https?://\S+$",
+        description="Address of the product image, where the server allows it.",
     )
     sku: Annotated[str, Field(min_length=1, max_length=MAX_SKU_CHARS, pattern=r"\S")] | None = Field(
-        None, description="The product's id. With the catalogue's sku, the image is the main job's. None: of the image."
+        default=None,
+        description="The product's id. The catalogue's sku gives the image of the catalogue run. None: a hash of the "
+        "product image.",
     )
     title: Text | None = None
-    category: Text | None = Field(None, description="Chooses scene templates, and what segmentation looks for.")
+    category: Text | None = Field(
+        default=None, description="Chooses the scene templates, and the word that segmentation looks for."
+    )
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)] | None = Field(
-        None, description="One scene, or a list of them. None: `scene`, or the category's first scene templates."
+        default=None, description="One scene, or a list. None: `scene`, or the first scene templates of the category."
     )
     scene: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] | None = Field(
-        None, description="A scene template of the category by name; see /v1/options."
+        default=None, description="Name of a scene template of the category; see /v1/options."
     )
     negative_prompt: Text | None = None
-    num_variants: Annotated[int, within(CatalogConfig, "num_variants"), INTEGRAL] = Field(
-        1, description="Images of each scene."
+    num_variants: Annotated[int, Field(ge=1, le=MAX_VARIANTS), WHOLE_FLOATS] = Field(
+        default=1, description="Images of each scene."
     )
-    seed: Annotated[int, within(SamplingConfig, "seed"), INTEGRAL] | None = Field(
-        None, description="Of the first variant. None: from sku and scene."
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE_FLOATS] | None = Field(
+        default=None, description="Seed of the first variant. None: it follows from sku and scene."
     )
     size: Annotated[str, Field(max_length=20)] | None = Field(
-        None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
+        default=None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
     )
     layout: Layout | None = None
-    fusion_scale: Annotated[float, within(SamplingConfig, "fusion_scale")] | None = Field(
-        None, description="λ: how strongly the product's features fuse."
+    fusion_scale: float | None = Field(
+        default=None, ge=0, le=10, description="λ: how strongly the product's features are fused in."
     )
-    guidance_scale: Annotated[float, within(SamplingConfig, "guidance_scale")] | None = None
-    num_inference_steps: Annotated[int, within(SamplingConfig, "num_inference_steps"), INTEGRAL] | None = None
-    format: ImageFormat | None = None
-    quality: Annotated[int, within(OutputConfig, "quality"), INTEGRAL] | None = Field(
-        None, description="Of JPEG and WebP."
+    guidance_scale: float | None = Field(default=None, ge=1, le=50)
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE_FLOATS] | None = None
+    format: Literal["jpeg", "png", "webp"] | None = None
+    quality: Annotated[int, Field(ge=1, le=100), WHOLE_FLOATS] | None = Field(
+        default=None, description="Quality of JPEG and WebP."
     )
-    preview_every: integer(0, 1000) = Field(0, description="Steps between previews of an event stream; 0: none.")
+    preview_every: Annotated[int, Field(ge=0, le=1000), WHOLE_FLOATS] = Field(
+        default=0, description="Steps between previews of an event stream; 0: none."
+    )
 
 
 class AdRequest(AdFields):
-    """A request as JSON: the product image is `image_base64` or `image_url`, one of both."""
+    """A request as JSON. The product image is exactly one of `image_base64` and `image_url`."""
 
-    image_base64: _Base64 | None = Field(None, description="The product image, encoded (JPEG, PNG, WebP, …).")
+    image_base64: _Base64 | None = Field(default=None, description="The product image as a file (JPEG, PNG, WebP, …).")
     mask_base64: _Base64 | None = Field(
-        None, description="Its product mask: white, or opaque, is the product. None: segmentation finds it."
+        default=None,
+        description="The product mask: the product is white, or opaque. None: segmentation finds the product.",
     )
 
 
@@ -117,7 +104,7 @@ class AdForm(AdFields):
 
 
 class AdImage(BaseModel):
-    """One wanted image, with the facts of a ledger row."""
+    """One wanted image, with the ledger's values. `describe` sets each field by name: mypy finds a misspelt one."""
 
     image_id: str
     sku: str
@@ -150,13 +137,37 @@ class AdImage(BaseModel):
 
 
 class AdResponse(BaseModel):
+    """The answer to one request."""
+
     request_id: str
     images: list[AdImage]
-    product_base64: str = Field(description="The product as placed: WebP, its alpha is the mask.")
+    product_base64: str = Field(description="The placed product: WebP, its alpha is the mask.")
+
+
+class ProductEvent(BaseModel):
+    """Data of the event `product`."""
+
+    input_sha256: str
+    mask_source: str
+    mask_score: float
+    mask_area: float
+    fetch_s: float
+    segment_s: float
+    product_base64: str
+    num_images: int
+
+
+class StepEvent(BaseModel):
+    """Data of the event `step`. index: of the image in the request. step: from 1. preview_base64: WebP."""
+
+    index: int
+    step: int
+    num_steps: int
+    preview_base64: str | None
 
 
 class Problem(BaseModel):
-    """code: a short stable one, as in the ledger. param: the field that is wrong, where one is."""
+    """code: short and stable, as in the ledger. param: the wrong field; null: no single field is wrong."""
 
     message: str
     type: str
@@ -165,17 +176,21 @@ class Problem(BaseModel):
 
 
 class ErrorResponse(BaseModel):
+    """Every error."""
+
     error: Problem
     request_id: str
 
 
 class SceneOption(BaseModel):
+    """A scene template, filled in with the category."""
+
     name: str
     prompt: str
 
 
 class Options(BaseModel):
-    """What this server takes."""
+    """The values that this server accepts, and its defaults."""
 
     model: str
     sizes: list[str]
@@ -195,6 +210,8 @@ class Options(BaseModel):
 
 
 class ModelCard(BaseModel):
+    """A model in OpenAI's form. created: seconds since 1970."""
+
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -202,31 +219,39 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
+    """OpenAI's list of models; this server has one."""
+
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class JobRequest(BaseModel):
-    """A catalogue run. settings: `section.field: value`, as of jobs/generate_catalog.py."""
+    """A catalogue run. settings: `section.field: value`, those of jobs/generate_catalog.py."""
 
     model_config = ConfigDict(extra="forbid")
 
     catalog: Annotated[str, Field(min_length=1, max_length=1000)]
     output: Annotated[str, Field(min_length=1, max_length=1000)]
-    limit: integer(1, 2**31) | None = None
+    limit: Annotated[int, Field(ge=1, le=2**31), WHOLE_FLOATS] | None = None
     retry_failed: bool = False
     settings: dict[str, str | int | float | bool | None] = Field(default_factory=dict, max_length=100)
 
 
 class Job(BaseModel):
+    """A catalogue run and its state. created_at: seconds since 1970."""
+
     id: str
     status: Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
     message: str | None
     catalog: str
     output: str
     created_at: int
-    counts: dict[str, int] | None = Field(None, description="Of one run that has ended, from its run.json.")
+    counts: dict[str, int] | None = Field(
+        default=None, description="Images by status, once the run has ended; from its run.json."
+    )
 
 
 class JobList(BaseModel):
+    """Runs of one token, newest first."""
+
     jobs: list[Job]

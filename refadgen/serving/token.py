@@ -1,4 +1,4 @@
-"""Makes a bearer token: `python -m refadgen.serving.token NAME` prints it, and the line for `access.tokens`."""
+"""Makes a bearer token: `python -m refadgen.serving.token NAME` prints it and its entry for `access.tokens`."""
 
 import hashlib
 import secrets
@@ -6,6 +6,7 @@ import sys
 
 
 def main() -> None:
+    """Prints the token and its hash, and keeps neither."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
     token = secrets.token_urlsafe(32)

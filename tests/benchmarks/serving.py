@@ -202,12 +202,12 @@ def measure_batching(seconds: float) -> dict[str, Any]:
 # The whole endpoint.
 
 
-class StandInGeneration(AdGeneration.func_or_class):  # type: ignore[name-defined,misc]
+class StandInGeneration(AdGeneration):
     def _make_denoiser(self, config: ServeConfig) -> StandIn:
         return StandIn()
 
 
-class SlowStandInGeneration(AdGeneration.func_or_class):  # type: ignore[name-defined,misc]
+class SlowStandInGeneration(AdGeneration):
     def _make_denoiser(self, config: ServeConfig) -> StandIn:
         return StandIn(slower=SLOWER)
 
@@ -278,8 +278,7 @@ def measure_stand_in() -> dict[str, Any]:
     start(Empty.bind())
     found["empty_application_ms"] = hits_ms(http)
     serve.delete("bench")
-    deployment = serve.deployment(StandInGeneration, name="AdGeneration")
-    start(assemble(config, ModelIdentity(fingerprint="stand-in", label="stand-in"), deployment))
+    start(assemble(config, ModelIdentity(fingerprint="stand-in", label="stand-in"), StandInGeneration))
     ask(http, seed=0)
 
     # Overhead: the bare model takes 20 steps; the rest is HTTP, Ray Serve, scoring, encoding.
@@ -306,8 +305,7 @@ def measure_stand_in() -> dict[str, Any]:
 
     found["killed_replica"] = killed_replica(http)
     serve.delete("bench")
-    deployment = serve.deployment(SlowStandInGeneration, name="AdGeneration")
-    start(assemble(config, ModelIdentity(fingerprint="stand-in", label="stand-in"), deployment))
+    start(assemble(config, ModelIdentity(fingerprint="stand-in", label="stand-in"), SlowStandInGeneration))
     found["overload"] = overload(http)
     serve.delete("bench")
     return found

@@ -71,7 +71,7 @@ class LocalBackend:
         self._placer = ProductPlacer(config)
         self.denoiser = denoiser
         # The deployment's own class without its model: what is tested is what runs.
-        generation = AdGeneration.func_or_class.__new__(AdGeneration.func_or_class)
+        generation = AdGeneration.__new__(AdGeneration)
         generation._fingerprint, generation._quality = mark, config.quality
         generation._engine = StepEngine(denoiser, max_waiting=config.limits.max_queued_images)
         generation._threads = None

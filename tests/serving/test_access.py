@@ -564,7 +564,7 @@ def test_a_fault_of_the_server_is_an_error_like_others(server, client, photo, mo
     def broken(*_: object) -> None:
         raise RuntimeError(f"with {SECRET} in it")
 
-    monkeypatch.setattr(server.service, "wanted", broken)
+    monkeypatch.setattr(server.service, "requested_images", broken)
     answer = client.ads(photo, prompt="a cup")
     assert SECRET.encode() not in answer.data
     assert client.problem(answer, 500)["code"] == "internal_error"

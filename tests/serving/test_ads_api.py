@@ -220,7 +220,7 @@ def test_every_scene_that_is_offered_can_be_had(server, client):
         for scene in scenes:
             try:
                 fields = AdFields(category=category, scene=scene["name"])
-                server.service.wanted(fields, ProductInput(image=b"x", image_url=None))
+                server.service.requested_images(fields, ProductInput(image=b"x"))
             except ApiError as error:
                 refused.append((category, scene["name"], error.code))
     assert refused == []
