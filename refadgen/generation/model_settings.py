@@ -11,6 +11,7 @@ from typing import Any
 
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
+from refadgen.config.paths import absolute_paths
 from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen
 
 
@@ -27,11 +28,13 @@ class ModelIdentity:
 def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelIdentity]:
     """The configuration with the model's recommended settings, and the model's identity.
 
-    Raises: ValueError naming the setting where the scene file or the model cannot be used.
+    config: paths as the user wrote them, since the label repeats the model's. Raises: ValueError naming the setting of
+    a path where nothing is, of a scene file or of a model that cannot be used.
     """
+    local = absolute_paths(config)
     # Scenes are a small file: a mistake there is reported before a model of some gigabytes is hashed.
-    load_scenes(config.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
-    folder = find_model(config.model.path)
+    load_scenes(local.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
+    folder = find_model(local.model.path)
     index = read_index(folder)
     require_refadgen(folder, index)
     resolved = with_model_defaults(config, index, folder)

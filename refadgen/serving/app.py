@@ -28,7 +28,7 @@ def build(arguments: dict[str, Any]) -> Application:
     Raises: ValueError naming the wrong setting, before anything starts.
     """
     config = configuration(arguments)
-    resolved, model = with_model_settings(absolute_paths(config).generation())
+    resolved, model = with_model_settings(config.generation())
     return assemble(dataclasses.replace(config, sampling=resolved.sampling), model)
 
 

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from refadgen.config import ImageFormat
 from refadgen.serving.ads import AdService, canvas_size
 from refadgen.serving.errors import ApiError
 from refadgen.serving.requests import ProductInput, parse_form, read_form, take_file
@@ -33,7 +34,7 @@ class EditForm(BaseModel):
         default=None, description="WIDTHxHEIGHT, see /v1/options, or auto."
     )
     response_format: Literal["b64_json"] | None = None
-    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_format: ImageFormat | None = None
     output_compression: Annotated[int, Field(ge=0, le=100), WHOLE_FLOATS] | None = None
     background: Literal["auto", "opaque"] | None = None
     input_fidelity: Literal["high", "low"] | None = None

@@ -1,11 +1,16 @@
-"""HTTP requests, answers and errors. Field names are the catalogue's and the ledger's."""
+"""HTTP requests, answers and errors. Field names are the catalogue's and the ledger's.
+
+Fields that override a setting have the setting's own range and choices.
+"""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
-from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS, MAX_VARIANTS
-from refadgen.config import Anchor
+from refadgen.catalog.rows import MAX_PROMPTS, MAX_SKU_CHARS
+from refadgen.config import Anchor, CatalogConfig, ImageFormat, LayoutConfig, OutputConfig, SamplingConfig
+from refadgen.config.marks import Section, setting_of
 
 Text = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
 """Not blank."""
@@ -17,6 +22,17 @@ def _as_int(value: object) -> object:
 
 WHOLE_FLOATS = BeforeValidator(_as_int)
 """Accepts 5.0 as the integer 5: in JSON Schema both are integers, and pydantic's strict mode knows only the second."""
+
+
+def _range_of(section: type[Section], name: str) -> FieldInfo:
+    """The bounds of a setting, for a field that overrides it."""
+    mark = setting_of(section, name)
+    # 1.0 as 1: clients compare documents, and the number is the same.
+    least, most = (int(x) if x is not None and x == int(x) else x for x in (mark.least, mark.most))
+    bounds: FieldInfo = Field(ge=least, le=most)
+    return bounds
+
+
 _Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"format": "byte"})]
 File = Field(default=None, json_schema_extra={"format": "binary"})
 
@@ -26,13 +42,15 @@ class Layout(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    size: float | None = Field(
-        default=None, ge=0.05, le=1, description="The product's larger extent, as a share of the canvas."
+    size: Annotated[float, _range_of(LayoutConfig, "size")] | None = Field(
+        default=None, description="The product's larger extent, as a share of the canvas."
     )
     anchor: Anchor | None = Field(
         default=None, description="The side or corner of the canvas that the product stands at."
     )
-    margin: float | None = Field(default=None, ge=0, le=0.4, description="Free border, as a share of the canvas.")
+    margin: Annotated[float, _range_of(LayoutConfig, "margin")] | None = Field(
+        default=None, description="Free border, as a share of the canvas."
+    )
 
 
 class AdFields(BaseModel):
@@ -62,23 +80,23 @@ class AdFields(BaseModel):
         default=None, description="Name of a scene template of the category; see /v1/options."
     )
     negative_prompt: Text | None = None
-    num_variants: Annotated[int, Field(ge=1, le=MAX_VARIANTS), WHOLE_FLOATS] = Field(
+    num_variants: Annotated[int, _range_of(CatalogConfig, "num_variants"), WHOLE_FLOATS] = Field(
         default=1, description="Images of each scene."
     )
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1), WHOLE_FLOATS] | None = Field(
+    seed: Annotated[int, _range_of(SamplingConfig, "seed"), WHOLE_FLOATS] | None = Field(
         default=None, description="Seed of the first variant. None: it follows from sku and scene."
     )
     size: Annotated[str, Field(max_length=20)] | None = Field(
         default=None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
     )
     layout: Layout | None = None
-    fusion_scale: float | None = Field(
-        default=None, ge=0, le=10, description="λ: how strongly the product's features are fused in."
+    fusion_scale: Annotated[float, _range_of(SamplingConfig, "fusion_scale")] | None = Field(
+        default=None, description="λ: how strongly the product's features are fused in."
     )
-    guidance_scale: float | None = Field(default=None, ge=1, le=50)
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000), WHOLE_FLOATS] | None = None
-    format: Literal["jpeg", "png", "webp"] | None = None
-    quality: Annotated[int, Field(ge=1, le=100), WHOLE_FLOATS] | None = Field(
+    guidance_scale: Annotated[float, _range_of(SamplingConfig, "guidance_scale")] | None = None
+    num_inference_steps: Annotated[int, _range_of(SamplingConfig, "num_inference_steps"), WHOLE_FLOATS] | None = None
+    format: ImageFormat | None = None
+    quality: Annotated[int, _range_of(OutputConfig, "quality"), WHOLE_FLOATS] | None = Field(
         default=None, description="Quality of JPEG and WebP."
     )
     preview_every: Annotated[int, Field(ge=0, le=1000), WHOLE_FLOATS] = Field(
@@ -132,7 +150,7 @@ class AdImage(BaseModel):
     generate_s: float
     model: str
     cached: bool
-    format: str
+    format: ImageFormat
     image_base64: str | None
 
 
@@ -203,9 +221,9 @@ class Options(BaseModel):
     max_body_bytes: int
     image_urls: bool
     layout: Layout
-    format: str
-    formats: list[str]
-    anchors: list[str]
+    format: ImageFormat
+    formats: list[ImageFormat]
+    anchors: list[Anchor]
     categories: dict[str, list[SceneOption]]
 
 
