@@ -92,7 +92,7 @@ class LocalBackend:
             async for event in events:
                 if isinstance(event, RowError):
                     if event.reason == "queue_full":
-                        raise ApiError(429, "busy", "all places are taken", retry_after_s=1)
+                        raise ApiError(429, "busy", "the queue is full", retry_after_s=1)
                     raise from_row_error(event)
                 yield event
 

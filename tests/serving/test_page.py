@@ -258,11 +258,11 @@ def test_refused_images_say_why(visit):
 
 def test_busy_says_when_to_come_again(visit, quick):
     page = visit(quick, known=("429",))
-    busy = '{"error": {"message": "all places are taken", "type": "rate_limit_error", "param": null, "code": "busy"}}'
+    busy = '{"error": {"message": "the queue is full", "type": "rate_limit_error", "param": null, "code": "busy"}}'
     page.route("**/v1/ads", lambda route: route.fulfill(status=429, headers={"Retry-After": "7"}, body=busy))
     choose_photo(page)
     page.click("#generate")
-    expect(page.locator("#alert")).to_have_text("all places are taken. Try again in 7 s.")
+    expect(page.locator("#alert")).to_have_text("the queue is full. Try again in 7 s.")
 
 
 def test_dropped_and_pasted(visit, quick):
@@ -384,7 +384,7 @@ def test_with_a_token(visit):
         expect(page.locator("#token")).to_be_focused()
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
-        expect(page.locator("#token-problem")).to_contain_text("not known")
+        expect(page.locator("#token-problem")).to_contain_text("not one of access.tokens")
         assert page.locator("#alert").inner_text() == page.locator("#token-problem").inner_text()
         page.fill("#token", token)
         page.keyboard.press("Enter")

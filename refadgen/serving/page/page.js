@@ -1,13 +1,13 @@
 "use strict";
-// The page of the endpoint. Names of fields are the API's. Nothing is kept but the token, for this tab's session.
+// The endpoint's page. Fields have the API's names. Only the token is stored, in this tab's session storage.
 //
 //   form ─► wantedFields ─► follow: POST /v1/ads ─► readEvents ─► cards
 //
 // A run is one press of Generate: one request for all variants, or one for each λ.
 
-const NUM_PREVIEWS = 7; // of one image, about
+const NUM_PREVIEWS = 7; // about, for each image
 const KEPT_RUNS = 6; // on the page
-const MAX_VALUES = 8; // of λ
+const MAX_VALUES = 8; // λ values in one comparison
 const ANCHORS = ["top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right"];
 const MASK_SOURCES = {own_mask: "your own", alpha: "alpha channel", plain_background: "plain background", sam2: "SAM2"};
 const SENT_AS_THEY_ARE = ["negative_prompt", "seed", "guidance_scale", "num_inference_steps", "fusion_scale", "format", "size"];
@@ -17,9 +17,9 @@ const form = $("form");
 const own = name => form.elements[name].value.trim();
 let options = null; // GET /v1/options
 let photo = null; // File
-let running = null; // AbortController of the run under way
+let running = null; // AbortController of the current run
 
-// ---- Elements: texts and attributes only, never markup.
+// ---- Elements: texts and attributes only. Markup would let a file name or an error inject script.
 function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -39,7 +39,7 @@ const blobUrl = (base64, type) => URL.createObjectURL(new Blob([Uint8Array.from(
 
 // ---- HTTP
 class Problem extends Error {
-  /** Something to tell: an error of the API, or the page's own. param: the field that it is about. */
+  /** An error to show: the API's, or the page's own. param: the wrong field. */
   constructor(message, {param = null, status = 0, retryAfter = null} = {}) {
     const wait = retryAfter ? `${Math.ceil(retryAfter)} s` : status === 429 ? "a few seconds" : null;
     super(wait ? `${message}. Try again in ${wait}.` : message);
@@ -47,7 +47,7 @@ class Problem extends Error {
   }
 }
 
-/** JSON whose seeds stay text: they have 63 bits, numbers here 53. */
+/** Parses JSON and keeps seeds as text: they have 63 bits, and JavaScript's numbers hold 53. */
 const parseJson = text => JSON.parse(text.replace(/"seed": ?(\d+)/g, '"seed":"$1"'));
 
 async function call(path, init = {}) {
@@ -58,7 +58,7 @@ async function call(path, init = {}) {
   const {error} = await response.json().catch(() => ({}));
   const {status} = response;
   const retryAfter = response.headers.get("Retry-After");
-  const message = error?.message ?? `the server answers with status ${status}`;
+  const message = error?.message ?? `the server answered with status ${status}`;
   throw new Problem(status === 401 ? `A token is needed: ${message}` : message, {param: error?.param, status, retryAfter});
 }
 
@@ -72,12 +72,12 @@ async function* readEvents(response) {
     text = blocks.pop();
     for (const block of blocks) {
       const {event, data} = Object.fromEntries(block.split("\n").map(line => line.split(/: (.*)/, 2)));
-      if (event) yield [event, parseJson(data)]; // comments have none
+      if (event) yield [event, parseJson(data)]; // heartbeat comments have no event
     }
   }
 }
 
-// ---- Problems: in the alert region, and at the field.
+// ---- Problems: shown in the alert region and at the field.
 for (const field of document.querySelectorAll("[data-param]")) {
   const id = `${field.dataset.param.split(" ")[0]}-problem`;
   const control = field.querySelector("input, select, textarea");
@@ -115,7 +115,7 @@ async function loadOptions() {
   fill("category", Object.keys(categories).sort((a, b) => (b === "product") - (a === "product")), noun =>
     noun === "product" ? ["", "Any product"] : [noun, noun[0].toUpperCase() + noun.slice(1)]);
   fill("size", sizes, text => [text === size ? "" : text, text.replace("x", " × ")]);
-  fill("format", ["", ...options.formats], text => [text, text.toUpperCase().replace("WEBP", "WebP") || "Server's own"]);
+  fill("format", ["", ...options.formats], text => [text, text.toUpperCase().replace("WEBP", "WebP") || "Server default"]);
   $("num_variants").max = options.max_images;
   $("num_inference_steps").max = options.max_steps;
   for (const name of ["num_inference_steps", "guidance_scale", "fusion_scale"]) $(name).placeholder = options[name];
@@ -130,8 +130,8 @@ function fill(id, items, describe) {
 const scenes = () => options.categories[own("category") || "product"];
 
 function showScenes() {
-  const written = $("scene").value === "" && own("prompt") ? own("prompt") : null; // stays when the category changes
-  fill("scene", [...scenes().map(scene => scene.name), ""], name => [name, name.replaceAll("-", ", ") || "Prompt of your own"]);
+  const written = $("scene").value === "" && own("prompt") ? own("prompt") : null; // kept when the category changes
+  fill("scene", [...scenes().map(scene => scene.name), ""], name => [name, name.replaceAll("-", ", ") || "Own prompt"]);
   if (written !== null) $("scene").value = "";
   else showPrompt();
 }
@@ -153,14 +153,14 @@ function usePhoto(file) {
   $("photo").src = URL.createObjectURL(file);
   $("photo-name").textContent = file.name;
   $("photo-hint").textContent = `${Math.ceil(file.size / 1000)} kB. Choose, drop or paste another to replace it`;
-  $("mask").value = ""; // it was the other photograph's
+  $("mask").value = ""; // it belonged to the earlier photograph
 }
 
-/** Sliders are the server's own until they are touched. */
+/** A slider has the server's default until the user moves it. */
 function showLayout() {
   for (const name of ["size", "margin"]) {
     const slider = $(`layout-${name}`);
-    $(`layout-${name}-value`).textContent = slider.dataset.set ? Number(slider.value).toFixed(2) : "server's own";
+    $(`layout-${name}-value`).textContent = slider.dataset.set ? Number(slider.value).toFixed(2) : "server default";
   }
   $("layout-reset").hidden = Object.keys(wantedLayout()).length === 0;
 }
@@ -184,7 +184,7 @@ function wantedLayout() {
   return layout;
 }
 
-/** What differs from the server's own. Raises: Problem. */
+/** The fields that differ from the server's defaults. Raises: Problem. */
 function wantedFields() {
   if (!photo) throw new Problem("Choose a photograph of the product first", {param: "image"});
   for (const control of form.elements) {
@@ -201,11 +201,11 @@ function wantedFields() {
   return fields;
 }
 
-/** The λ to compare. Raises: Problem. */
+/** The values of λ to compare. Raises: Problem. */
 function wantedValues() {
   const values = [...new Set(own("values").split(/[\s,;]+/).filter(Boolean).map(Number))];
   if (values.length && values.length <= MAX_VALUES && values.every(value => value >= 0 && value <= 10)) return values;
-  throw new Problem(`Write 1 to ${MAX_VALUES} numbers from 0 to 10, with commas between`, {param: "values"});
+  throw new Problem(`Write 1 to ${MAX_VALUES} numbers from 0 to 10, separated by commas`, {param: "values"});
 }
 
 /** The requests of a run: `files`, `fields`, and a card for each image. Raises: Problem. */
@@ -253,7 +253,7 @@ async function generate() {
   tell(`${count} of ${counted(cards.length, "image")} made${refused ? `, ${refused} refused` : ""}. ${end}.`);
 }
 
-/** The first request finds the product's mask; the others start then, and not at all where there is none. */
+/** The first request finds the product's mask. The others start then; without a mask they do not start. */
 async function followAll(requests, product, signal) {
   const cards = requests.flatMap(request => request.cards);
   const whenPlaced = Promise.withResolvers();
@@ -276,7 +276,7 @@ async function follow({files, fields, cards}, signal, onUpdate) {
   for (const [name, value] of Object.entries({...files, ...fields})) body.append(name, value);
   const steps = Number(fields.num_inference_steps ?? options.num_inference_steps);
   body.append("preview_every", Math.max(1, Math.round(steps / NUM_PREVIEWS)));
-  let problem = new Problem("The connection ended before all images were there");
+  let problem = new Problem("The connection ended before all images arrived");
   try {
     const response = await call("v1/ads", {method: "POST", body, signal, headers: {Accept: "text/event-stream"}});
     for await (const [kind, data] of readEvents(response)) {
@@ -298,7 +298,7 @@ async function follow({files, fields, cards}, signal, onUpdate) {
 
 function showRun(requests, product, cards) {
   const {category = "product", scene, prompt, num_variants: _, ...others} = requests[0].fields;
-  if (requests.length > 1) delete others.fusion_scale; // the cards say it
+  if (requests.length > 1) delete others.fusion_scale; // each card shows its own
   const title = [category, scene?.replaceAll("-", ", ") ?? prompt].join(": ");
   const run = h("section", {class: "run", "aria-label": title},
     h("h2", {}, title),
@@ -325,7 +325,7 @@ function tell(text) {
   if ($("status").textContent !== text) $("status").textContent = text;
 }
 
-// ---- Cards: one for the product, one for each image. `status` is set once what it shows is there.
+// ---- Cards: one for the product, one for each image. `status` is set once its picture is shown.
 function makeCard(title, {seeThrough = false} = {}) {
   const [width, height] = (own("size") || options.default_size).split("x");
   const frame = h("div", {class: seeThrough ? "frame see-through" : "frame"}, h("p", {}, "Waiting"));
@@ -393,7 +393,7 @@ async function copy(command, buttons) {
   try {
     await navigator.clipboard.writeText(command);
     tell("The curl command is copied.");
-  } catch { // not allowed, or no https: to be copied by hand
+  } catch { // no permission, or no https: show the command, to copy by hand
     if (!buttons.nextSibling) buttons.after(h("textarea", {class: "command", readonly: true, "aria-label": "curl command"}, command));
     buttons.nextSibling.select();
   }
@@ -406,17 +406,17 @@ function reuseSeed(seed) {
 
 // ---- curl
 const quoted = text => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-/** A file's name where curl takes , ; and " for its own. */
+/** A file's name, quoted where curl would interpret , ; or ". */
 const fileWord = name => (/[,;"\\]/.test(name) ? `"${name.replace(/[\\"]/g, "\\$&")}"` : name);
 
-/** The command that makes this one image. The token is a variable's, never in it. */
+/** The command that makes this one image. It reads the token from a variable, so that it can be shared. */
 function curlCommand(files, fields, data) {
   const {num_variants: _, ...sent} = {...fields, seed: data.seed};
   const words = ["curl --fail", quoted(new URL("v1/ads", location.href).href), `-H 'Accept: image/${data.format}'`];
   if ($("token").value.trim()) words.push('-H "Authorization: Bearer $REFADGEN_TOKEN"');
   for (const [name, file] of Object.entries(files)) words.push(`-F ${quoted(`${name}=@${fileWord(file.name)}`)}`);
   for (const [name, value] of Object.entries(sent)) {
-    const flag = /^[\w{][^;]*$/.test(value) ? "-F" : "--form-string"; // @ < ( " ; mean something after -F
+    const flag = /^[\w{][^;]*$/.test(value) ? "-F" : "--form-string"; // after -F, curl interprets @ < ( " ;
     words.push(`${flag} ${quoted(`${name}=${value}`)}`);
   }
   return [...words, `-o ${quoted(fileName(data))}`].join(" \\\n  ");
@@ -451,7 +451,7 @@ function start() {
   document.addEventListener("dragleave", event => $("drop").classList.toggle("over", event.relatedTarget !== null));
   document.addEventListener("drop", dropped);
   $("photo").addEventListener("load", () => ($("photo").hidden = false));
-  $("photo").addEventListener("error", () => ($("photo").hidden = true)); // the server says what is wrong with it
+  $("photo").addEventListener("error", () => ($("photo").hidden = true)); // the server's answer will say why
   form.addEventListener("submit", event => {
     event.preventDefault();
     generate();
