@@ -1,13 +1,13 @@
-"""The endpoint's speed and strength, everything side by side in one run.
+"""The endpoint's speed and robustness, all variants in one run.
 
     python tests/benchmarks/serving.py [--seconds 8] [--parts batching stand_in mini]
 
-batching: step-level batching against batching at the door and none, on a stand-in model whose step takes a + b·batch,
-    under Poisson arrivals at several loads: the latencies, and the largest load whose 95th percentile keeps a limit.
-stand_in: the whole endpoint on Ray Serve with the same stand-in: overhead over the bare model, result-cache hits,
-    beside an empty application of Ray Serve, memory over 2,000 requests with caches that are full by then, overload by
-    five times, a replica killed under load.
-mini: the whole endpoint with `mini`: one image against the bare pipeline, eight at once against one after the other.
+batching: step-level batching, request-level batching and no batching, on a stand-in model whose step takes a + b·batch.
+    Poisson arrivals at several loads: latencies, and the largest load whose 95th percentile stays within a limit.
+stand_in: the endpoint on Ray Serve with the same stand-in: overhead over the bare model; result-cache hits, against an
+    empty application on Ray Serve; memory over 2,000 requests, with full caches; five times the load it can bear; a
+    replica killed under load.
+mini: the endpoint with `mini`: one image against the bare pipeline; eight at once against eight in turn.
 
 The last line is JSON.
 """
@@ -46,16 +46,16 @@ from refadgen.serving.app import assemble, build
 from refadgen.serving.deployments import AdGeneration
 
 A_S, B_S, BATCH, STEPS = 0.004, 0.0005, 8, 20
-"""A step of the stand-in takes A_S + B_S · rows; batches are padded to BATCH, as the model's are."""
+"""A step of the stand-in takes A_S + B_S · rows. Batches are padded to BATCH, like the model's."""
 ALONE_S = STEPS * (A_S + B_S * BATCH)
 SLOWER = 5.0
-"""Of the stand-in that is overloaded: five times its capacity must be what Ray Serve's HTTP can bear on two cores."""
+"""Factor of the overloaded stand-in, so that Ray Serve's HTTP on two cores can bear five times its capacity."""
 PORT = 8931
 URL = f"http://127.0.0.1:{PORT}"
 
 
 class StandIn:
-    """A model that only takes time."""
+    """A model that only sleeps."""
 
     def __init__(self, batch_size: int = BATCH, slower: float = 1.0) -> None:
         self.batch_size = batch_size
@@ -78,7 +78,7 @@ class StandIn:
 
 
 class DoorEngine:
-    """Batching at the door: takes what waits, up to a batch, and runs it to its end before it looks again."""
+    """Request-level batching: takes up to a batch of waiting orders and runs it to its end before it takes more."""
 
     def __init__(self, denoiser: StandIn) -> None:
         self._denoiser = denoiser
@@ -103,7 +103,7 @@ class DoorEngine:
                 batch.append(following)
             rows = [self._denoiser.start(order) for order, _ in batch]
             listeners = {id(row): listener for row, (_, listener) in zip(rows, batch, strict=True)}
-            while rows:  # a batch is as long as its longest row; who is done may leave
+            while rows:  # a batch lasts as long as its longest row; finished rows leave it
                 done = self._denoiser.step(rows)
                 rows = [row for row in rows if row not in done]
                 for row in done:
@@ -116,7 +116,7 @@ def percentile(values: list[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class Load:
-    """What one policy did under one load."""
+    """One policy under one load."""
 
     per_s: float
     p50_s: float
@@ -124,7 +124,7 @@ class Load:
 
 
 def under_load(make: Callable[[], Any], per_s: float, seconds: float, steps: tuple[int, ...]) -> Load:
-    """Poisson arrivals for `seconds`, the same ones for every policy; latencies from arrival to image."""
+    """Poisson arrivals for `seconds`, the same for every policy. Latencies are from arrival to image."""
     engine, rng = make(), random.Random(f"{per_s}-{seconds}")
     latencies: list[float] = []
     pending = threading.Semaphore(0)
@@ -150,7 +150,7 @@ def under_load(make: Callable[[], Any], per_s: float, seconds: float, steps: tup
 
 
 def goodput(loads: list[Load], limit_s: float) -> float:
-    """The largest load whose p95 keeps `limit_s`, between the measured ones by a straight line; 0: none does."""
+    """The largest load whose p95 is within `limit_s`, linearly interpolated between loads; 0: none is."""
     best = 0.0
     for load, following in zip(loads, [*loads[1:], None], strict=True):
         if load.p95_s > limit_s:
@@ -199,7 +199,7 @@ def measure_batching(seconds: float) -> dict[str, Any]:
     return found
 
 
-# The whole endpoint.
+# The endpoint.
 
 
 class StandInGeneration(AdGeneration):
@@ -239,7 +239,7 @@ _empty = FastAPI()
 @serve.deployment(max_ongoing_requests=1000)
 @serve.ingress(_empty)
 class Empty:
-    """What Ray Serve itself takes for a request and an answer of this size."""
+    """Ray Serve's own time for a request and an answer of this size."""
 
     @_empty.post("/v1/ads")
     async def answer(self, request: Request) -> dict[str, str]:
@@ -248,7 +248,7 @@ class Empty:
 
 
 def hits_ms(http: urllib3.PoolManager, count: int = 1000) -> dict[str, float]:
-    """Times of one request, again and again."""
+    """Times of one repeated request."""
     took = [ask(http, seed=100)[1] for _ in range(count + 100)][100:]
     return {name: round(1e3 * percentile(took, share), 1) for name, share in (("p50", 0.5), ("p99", 0.99))}
 
@@ -320,9 +320,11 @@ def bare_stand_in_s() -> float:
 
 
 def overload(http: urllib3.PoolManager, seconds: float = 30.0) -> dict[str, Any]:
-    """Five times what the stand-in can make, for `seconds`; then one request at once."""
+    """Five times the stand-in's capacity for `seconds`, then one more request immediately."""
     fresh = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, fresh) as pool:  # a client that is not busy with anything else
+    with concurrent.futures.ProcessPoolExecutor(
+        1, fresh
+    ) as pool:  # a client process of its own, so that its clock is not delayed
         most_per_s = BATCH / (SLOWER * ALONE_S)
         lasted, answers = pool.submit(ask_at_rate, 5 * most_per_s, seconds).result()
     served = [took for status, took, _ in answers if status == 200]
@@ -342,7 +344,7 @@ def overload(http: urllib3.PoolManager, seconds: float = 30.0) -> dict[str, Any]
 
 
 def ask_at_rate(per_s: float, seconds: float) -> tuple[float, list[tuple[int, float, bool]]]:
-    """Poisson arrivals, open loop: how long they lasted; status, seconds and validity of each answer."""
+    """Poisson arrivals, open loop. Returns their duration; status, seconds and validity of each answer."""
     rng = random.Random(1)
 
     async def one(session: aiohttp.ClientSession, seed: int) -> tuple[int, float, bool]:
@@ -370,7 +372,7 @@ def ask_at_rate(per_s: float, seconds: float) -> tuple[float, list[tuple[int, fl
 
 
 def killed_replica(http: urllib3.PoolManager) -> dict[str, Any]:
-    """Eight clients ask without pause; the one generation replica is killed."""
+    """Eight clients send without pause; the only generation replica is killed."""
     stop, answers = threading.Event(), []
 
     def client(number: int) -> None:
@@ -435,7 +437,9 @@ def measure_mini() -> dict[str, Any]:
     http = urllib3.PoolManager(maxsize=16)
     ask(http, seed=0)
     bare(0)
-    turns = [(bare(n), ask(http, seed=n)[1]) for n in range(1, 21)]  # in turns: the machine's moods meet both
+    turns = [
+        (bare(n), ask(http, seed=n)[1]) for n in range(1, 21)
+    ]  # alternating, so that the machine's load affects both alike
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         started = time.monotonic()
         list(pool.map(lambda n: ask(http, seed=500 + n), range(8)))

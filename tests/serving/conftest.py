@@ -1,4 +1,4 @@
-"""Puts the helpers of this folder on the path; servers on loopback, a client that speaks plainly, and pictures."""
+"""Fixtures: servers on loopback, an HTTP client without the interface's own code, and pictures."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from local_service import LocalServer, serving
 
 
 class Client:
-    """Requests to one server. An answer that takes 10 s is an error: nothing here may hang."""
+    """Requests to one server. No answer within 10 s is an error: nothing here may hang."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -42,7 +42,7 @@ class Client:
         return self.ask("POST", path, body=body, headers={"Content-Type": kind, **headers})
 
     def made(self, image: bytes | None = None, **fields: Any) -> dict[str, Any]:
-        """The answer to `ads`, which must be a good one."""
+        """The answer to `ads`, which must be 200."""
         answer = self.ads(image, **fields)
         assert answer.status == 200, answer.data
         return json.loads(answer.data)
@@ -58,7 +58,7 @@ class Client:
 
     @staticmethod
     def problem(answer: urllib3.BaseHTTPResponse, *statuses: int) -> dict[str, Any]:
-        """What is wrong, out of an error as every error must look. statuses: those allowed."""
+        """The `error` of an answer, after the checks that every error must pass. statuses: the allowed ones."""
         assert answer.status in statuses, answer.data[:500]
         assert answer.headers["Content-Type"] == "application/json"
         body = json.loads(answer.data)
@@ -78,7 +78,7 @@ def connect() -> type[Client]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:
-    """A server with the settings as they are by default, and four steps."""
+    """A server with the default settings and four steps."""
     with serving() as running:
         yield running
 
@@ -90,7 +90,7 @@ def client(server: LocalServer) -> Client:
 
 @pytest.fixture(scope="session")
 def encoded() -> Callable[..., bytes]:
-    """An image (of Pillow's, or an array) as a file: encoded(image, "PNG", **options)."""
+    """Encodes a Pillow image or an array: encoded(image, "PNG", **options)."""
 
     def encode(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
         sink = io.BytesIO()
@@ -102,7 +102,7 @@ def encoded() -> Callable[..., bytes]:
 
 @pytest.fixture(scope="session")
 def pixels() -> np.ndarray:
-    """A red box on white, 96 × 128 px: what a plain background gives."""
+    """A red box on white, 96 × 128 px. Segmentation finds it by the plain background."""
     image = np.full((128, 96, 3), 255, np.uint8)
     image[32:96, 24:72] = (200, 30, 40)
     return image
@@ -116,7 +116,7 @@ def photo(pixels: np.ndarray, encoded: Callable[..., bytes]) -> bytes:
 
 @pytest.fixture(scope="session")
 def png_of_size() -> Callable[[int, int], bytes]:
-    """PNGs that claim a size and bring a few bytes."""
+    """PNGs whose header claims a size, with a few bytes of pixels."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

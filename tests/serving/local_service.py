@@ -28,7 +28,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 class QuickDenoiser:
-    """Stands in for the model: each step takes `step_s`, and the image is the canvas, tinted a little by the seed."""
+    """Replaces the model. A step takes `step_s`; the image is the canvas, tinted a little by the seed."""
 
     batch_size = 4
 
@@ -63,14 +63,14 @@ class QuickDenoiser:
 
 
 class LocalBackend:
-    """Both deployments' work in this process."""
+    """The work of both deployments, in this process."""
 
     def __init__(self, config: ServeConfig, denoiser: QuickDenoiser, mark: str) -> None:
         from refadgen.engine.step_engine import StepEngine
 
         self._placer = ProductPlacer(config)
         self.denoiser = denoiser
-        # The deployment's own class without its model: what is tested is what runs.
+        # The deployment's own class without its model, so that the tests run the production code.
         generation = AdGeneration.__new__(AdGeneration)
         generation._fingerprint, generation._quality = mark, config.quality
         generation._engine = StepEngine(denoiser, max_waiting=config.limits.max_queued_images)

@@ -1,4 +1,4 @@
-"""Loaded by schemathesis: pictures where the document says file, and what no JSON schema can say."""
+"""Loaded by schemathesis: pictures for file fields, and the rules that no JSON schema can express."""
 
 import base64
 import io
@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 BEYOND_A_SCHEMA = {
-    "prompt_and_scene",  # one of both
-    "missing_image",  # of a form: one of a file and an address
+    "prompt_and_scene",  # at most one of the two
+    "missing_image",  # a form needs a file or an address
     "two_images",
-    "unknown_scene",  # scenes are of a category
+    "unknown_scene",  # depends on the category
     "too_many_images",  # scenes × variants
-    "prompt_too_long",  # in the model's tokens
-    "bad_address",  # more than a pattern says
-    "private_address",  # what a name leads to
+    "prompt_too_long",  # counted in the model's tokens
+    "bad_address",  # checked beyond the pattern
+    "private_address",  # depends on the name server
     "image_unreachable",
     "job_not_found",
     "model_not_found",
     "jobs_off",
     "bad_setting",
 }
-"""Codes of answers to well-formed requests; and those about masks, which are about pixels."""
+"""Error codes that a request may get although it obeys the schema. Codes about masks depend on pixels."""
 
 
 def _products() -> list[bytes]:
@@ -43,10 +43,10 @@ schemathesis.openapi.format("byte", st.sampled_from([base64.b64encode(data).deco
 
 @schemathesis.check
 def refusals_of_valid_requests_have_a_known_reason(ctx, response, case):
-    """positive_data_acceptance lets 422 pass; here it must be for what is beyond a schema."""
+    """schemathesis's positive_data_acceptance lets any 422 pass. Here only the codes above may pass."""
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code < 400:
         return
-    if response.status_code == 405:  # the coverage phase asks with other methods
+    if response.status_code == 405:  # the coverage phase also sends other methods
         return
     code = json.loads(response.content)["error"]["code"]
     assert code in BEYOND_A_SCHEMA or code.startswith("mask_") or code == "empty_mask", f"{code} for a valid request"

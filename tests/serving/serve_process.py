@@ -1,4 +1,4 @@
-"""The endpoint on a Ray of its own, ending when its stdin closes: `serve_process.py PORT JSON_OF_SETTINGS`."""
+"""The endpoint on its own Ray, until stdin closes: `serve_process.py PORT JSON_OF_SETTINGS`."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Who is served, what a request may cost before it is read, and what nobody else gets to see of it."""
+"""Access: tokens, hosts and origins; bounds on bodies; no secrets in logs and errors."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ KINDS = {
     "application/json": b'{"prompt": "',
     "multipart/form-data; boundary=X": b"--X\r\nContent-Disposition: form-data; name=prompt\r\n\r\n",
 }
-"""Content types, and how a body of each may begin."""
+"""Content types, each with the first bytes of a body."""
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def scope(client: str | None = "127.0.0.1", server: str | None = "127.0.0.1", **headers: str) -> dict[str, Any]:
-    """A request to one's own machine, with `headers` (of `_` for `-`) besides Host."""
+    """The ASGI scope of a request over loopback, with `headers` (`_` stands for `-`) besides Host."""
     named = {"host": "127.0.0.1:8000"} | {name.replace("_", "-"): value for name, value in headers.items()}
     return {
         "type": "http",
@@ -56,7 +56,7 @@ def refused(access: Access, asked: dict[str, Any]) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[LocalServer]:
-    """A server with tokens, one page elsewhere that may ask, and narrow limits."""
+    """A server with tokens, one allowed origin and small limits."""
     words = (
         f"access.tokens=[{', '.join(ENTRIES)}]",
         f"access.allowed_origins=[{PAGE}]",
@@ -103,7 +103,7 @@ def test_with_tokens_anyone_may_ask_from_anywhere_under_any_name():
         (f"Bearer {TOKENS['shop'].upper()}", "wrong_token"),
         (f"Bearer {TOKENS['shop']},{TOKENS['press']}", "wrong_token"),
         (f"Bearer {ENTRIES[0]}", "wrong_token"),
-        (f"Bearer {ENTRIES[0].partition(':')[2]}", "wrong_token"),  # who reads the configuration does not get in
+        (f"Bearer {ENTRIES[0].partition(':')[2]}", "wrong_token"),  # the configuration's hash is no token
         ("Bearer tökën", "wrong_token"),
     ],
 )
@@ -179,7 +179,7 @@ def test_a_wrong_entry_is_named_without_its_value(entry):
 @pytest.mark.parametrize(
     "word",
     [
-        "access.tokens=[{shop: a-whole-secret}]",  # `shop: …` with a blank, where `shop:…` is meant
+        "access.tokens=[{shop: a-whole-secret}]",  # with a blank after the colon, YAML reads a mapping
         "access.tokens={shop: a-whole-secret}",
         "access.tokens=[a-whole-secret",
     ],
@@ -299,7 +299,7 @@ def test_an_allowed_origin_is_served_without_tokens_too():
     assert refused(access, scope(origin=f"{PAGE}:8443")) == (403, "foreign_origin")
 
 
-# Pages elsewhere
+# Other origins
 
 
 def preflight(client, origin: str, **headers: str) -> Any:
@@ -444,7 +444,7 @@ def drip(line: socket.socket, drop: bytes) -> None:
 
 
 def everything(line: socket.socket) -> bytes:
-    """What the server says until its answer is whole."""
+    """The server's answer, read to its end."""
     said = b""
     while not (found := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n", said, re.DOTALL | re.IGNORECASE)) or (
         len(said) < found.end() + int(found[1])
@@ -460,12 +460,12 @@ def code_of(answer: bytes, status: int) -> str:
     return json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"]
 
 
-# What nobody else gets to see
+# Logs and errors hold no secrets
 
 
 @pytest.fixture
 def logged(caplog) -> Iterator[pytest.LogCaptureFixture]:
-    """All that is logged, Ray Serve's too, whose logger may keep it to itself. Not what the test's own client logs."""
+    """All log records, also of Ray Serve's logger, which may not propagate. Without those of the test's client."""
     logger = logging.getLogger("ray.serve")
     before = logger.propagate
     logger.propagate = True
@@ -478,7 +478,7 @@ SECRET = "SECRET0123456789"
 
 
 def secret_requests(client, photo: bytes) -> list[tuple[int, Any]]:
-    """Requests with the secret in headers, query and body; with the status each must end in."""
+    """Requests with the secret in headers, query and body; each with its expected status."""
     body = {"image_base64": base64.b64encode(photo).decode(), "prompt": f"a cup, {SECRET}", "sku": SECRET}
     headers = {"X-Secret": SECRET, "Cookie": SECRET, "User-Agent": SECRET, "Referer": SECRET}
     json_body = {"Content-Type": "application/json"}
@@ -608,7 +608,7 @@ def test_no_body_of_an_unknown_sender_is_read():
 
 
 def run_guard(app: Any, asked: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    """What the guard around `app` sends."""
+    """The ASGI messages that the guard around `app` sends."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a good request gets: the images, in every form they may be asked for, and no work for nobody."""
+"""Good requests: images in every form of answer, caches, cancelled work, the gate."""
 
 import base64
 import contextlib
@@ -42,7 +42,7 @@ def files_of(answer: dict[str, Any]) -> list[bytes]:
 
 
 def catalogue_images(server: LocalServer, *, scenes: int | None = None, **row: Any) -> tuple[WantedImage, ...]:
-    """What the main job, with the server's settings, would make of this row."""
+    """The wanted images of the catalogue job for this row, with the server's settings."""
     config: GenerateConfig = server.service.config.generation()
     if scenes is not None:
         catalog = dataclasses.replace(config.catalog, scenes_per_product=scenes)
@@ -58,7 +58,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
         time.sleep(0.01)
 
 
-# One request, in every form
+# One request, every form of answer
 
 
 def test_json_in_and_out(client, photo):
@@ -350,7 +350,7 @@ def test_a_mask_says_what_is_the_product(client, photo, encoded):
 
 @pytest.fixture
 def placed(server, monkeypatch) -> list[bytes]:
-    """The product images that segmentation gets from now on."""
+    """Collects the product images that segmentation gets from now on."""
     given: list[bytes] = []
     place = server.backend.place
 
@@ -495,7 +495,7 @@ def test_openais_client_brings_its_key_as_the_token(photo):
                     assert len(client.models.list().data) == 1
 
 
-# No work for nobody
+# Work stops when its client is gone
 
 
 @pytest.fixture
@@ -514,7 +514,7 @@ def is_idle(server: LocalServer) -> bool:
 
 
 def asking(server: LocalServer, photo: bytes, *, accept: str, **fields: Any) -> socket.socket:
-    """A connection on which the request is sent."""
+    """An open connection that has sent the request."""
     body = json.dumps({"image_base64": base64.b64encode(photo).decode(), "prompt": "a cup"} | fields).encode()
     lines = ("POST /v1/ads HTTP/1.1", "Host: 127.0.0.1", f"Accept: {accept}", "Content-Type: application/json")
     line = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=10)
@@ -568,7 +568,7 @@ def test_an_answer_that_takes_too_long_is_504_and_its_work_stops(slow, connect, 
 def test_events_that_take_too_long_end_in_an_error(slow, connect, photo):
     server = slow("limits.timeout_s=0.5")
     client = connect(server.url)
-    client.ads(photo, prompt="warm", num_inference_steps=1)  # so that the product comes at once, as the first event
+    client.ads(photo, prompt="warm", num_inference_steps=1)  # caches the product, so that its event comes at once
     started = time.monotonic()
     name, data = client.events(photo, prompt="a cup", num_inference_steps=25, preview_every=1)[-1]
     assert name == "error"
@@ -614,7 +614,7 @@ def strict(connect):
 
 
 def test_an_image_below_the_gate_has_failed_and_says_why(strict, photo):
-    for _ in range(2):  # and is not remembered: another time it may pass
+    for _ in range(2):  # not cached: another attempt may pass
         (image,) = strict.made(photo, prompt="a cup", seed=1)["images"]
         assert (image["status"], image["reason"], image["attempts"]) == ("failed", "low_fidelity", 3)
         assert "quality.min_color_similarity" in image["detail"]

@@ -1,4 +1,4 @@
-"""Every kind of bad request ends in an answer that names the field: never in a fault, never in a wait."""
+"""Every kind of bad request gets an answer that names the field: never a 500, never a hang."""
 
 import base64
 import io
@@ -14,9 +14,9 @@ from PIL import Image
 
 NO_FILE = object()
 LONG = "x" * 1001
-"""One character more than any text may have."""
+"""One character more than the longest allowed text."""
 
-# Fields of /v1/ads whose value is as wrong in a form, where it is text, as in JSON, where it has its type.
+# Values of /v1/ads that are wrong both in JSON (typed) and in a form (as text).
 OUT_OF_RANGE = [
     ("num_variants", 0),
     ("num_variants", -1),
@@ -158,7 +158,7 @@ def test_a_wrong_field_of_a_json_request_is_named(client, photo, name, value):
         del fields["prompt"]
     if name == "image_url":
         del fields["image_base64"]
-    body = json.dumps(fields)  # with NaN and Infinity, as careless clients write them
+    body = json.dumps(fields)  # json.dumps writes NaN and Infinity, which JSON does not have
     answer = client.ask("POST", "/v1/ads", body=body, headers={"Content-Type": "application/json"})
     problem = client.problem(answer, 422)
     assert problem["param"] == name
@@ -340,7 +340,7 @@ def test_a_form_that_breaks_off_is_refused(client, path, body):
 
 
 def test_a_charset_that_takes_long_to_decode_is_not_tried(client):
-    # 100,000 of these take punycode several seconds, in which nobody else would be served.
+    # Decoding 100,000 of these as punycode takes seconds, on the event loop of all requests.
     body = PART.replace(b"a cup", b"b" * 300_000) + b"--X--\r\n"
     kind = "multipart/form-data; boundary=X; charset=punycode"
     assert client.problem(client.ask("POST", "/v1/ads", body=body, headers={"Content-Type": kind}), 415)
@@ -392,7 +392,7 @@ BROKEN_IMAGES = [
     ("tiny", "image_too_small"),
     ("thin", "image_too_small"),
 ]
-"""Files that are no usable image, and the reason that the main job's ledger gives too."""
+"""Files that are no usable image, with the reason that the catalogue job gives too."""
 
 
 @pytest.fixture(scope="module")
@@ -488,7 +488,7 @@ def test_an_image_without_a_product_is_refused(client, encoded):
     assert problem["code"].startswith(("mask_", "no_"))
 
 
-# What is wrong with the whole
+# Rules between fields
 
 
 def test_prompt_and_scene_exclude_each_other(client, photo):

@@ -1,4 +1,4 @@
-"""Catalogue runs over HTTP, on a Jobs API of the test's own: what may be reached, what travels, whose runs they are."""
+"""Catalogue runs over HTTP, on a fake Jobs API: allowed addresses, settings, owners, states."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ S3 = ("s3://shop", "s3://ads/in/spring/")
 
 @dataclass
 class FakeJobs:
-    """Ray's client. submitted: the arguments of each run; infos: the runs as they are listed."""
+    """Replaces Ray's client. submitted: the arguments of each run; infos: the listed runs."""
 
     submitted: list[dict[str, Any]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ def refused(call: Any, *arguments: Any) -> ApiError:
     return caught.value
 
 
-# What may be reached
+# Allowed addresses
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_only_looks_like_it_may_not(address):
 
 @pytest.fixture
 def shop(tmp_path) -> Path:
-    """A folder that may be reached, beside one that may not, with links between."""
+    """An allowed folder beside one that is not, with links between them."""
     shop, other = tmp_path / "shop", tmp_path / "shop-private"
     for folder in (shop / "in", other):
         folder.mkdir(parents=True)
@@ -174,7 +174,7 @@ def shop(tmp_path) -> Path:
         ("//in/a.parquet", "/in/a.parquet"),
         ("/inner-link/a.parquet", "/in/a.parquet"),
         ("/not/there/yet", "/not/there/yet"),
-        ("/%2e%2e/a", "/%2e%2e/a"),  # of a path, a name like any other
+        ("/%2e%2e/a", "/%2e%2e/a"),  # a path has no escapes: this is a plain name
     ],
 )
 def test_local_paths_come_resolved(shop, path, found):
@@ -328,7 +328,7 @@ def test_a_run_has_the_endpoints_settings_under_the_configured_under_the_clients
     assert (config.sampling.seed, config.output.quality, config.catalog.num_variants) == (5, 60, 3)
 
 
-# What travels
+# The submitted command
 
 NASTY = "s3://shop/$(touch x); `id` | cat & 'q' \"d\" > f * {a,b} -rf\n🧴"
 
@@ -382,7 +382,7 @@ def test_the_entry_point_reads_what_travelled(runs, jobs, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-# Whose runs
+# Owners
 
 
 @pytest.fixture
@@ -453,7 +453,7 @@ def test_a_client_cannot_name_the_owner(connect, jobs, runs, monkeypatch):
     assert jobs.submitted == []
 
 
-# How many
+# How many at once
 
 
 def test_a_token_has_so_many_runs_under_way(runs, jobs):
@@ -494,7 +494,7 @@ def test_two_starts_at_once_do_not_both_take_the_last_place(runs, jobs, monkeypa
     def slow_list() -> list[SimpleNamespace]:
         infos = listed()
         with contextlib.suppress(threading.BrokenBarrierError):
-            together.wait()  # two who count at the same time
+            together.wait()  # both have counted before either starts
         return infos
 
     monkeypatch.setattr(jobs, "list_jobs", slow_list)
@@ -516,7 +516,7 @@ def test_two_starts_at_once_do_not_both_take_the_last_place(runs, jobs, monkeypa
     assert len(jobs.submitted) == 1
 
 
-# What a run says
+# The description of a run
 
 TRACEBACK = 'Job failed: Traceback (most recent call last):\n  File "/srv/job.py", line 1\nValueError: token=SECRET'
 
@@ -540,7 +540,7 @@ COUNTS = {"done": 3, "failed": 1}
 
 @pytest.fixture
 def ended(runs, jobs, tmp_path) -> Callable[..., dict[str, int] | None]:
-    """Reads the counts of an ended run whose output holds this run.json."""
+    """The counts of an ended run whose output holds this run.json."""
 
     def counts(text: str | None, status: str = "SUCCEEDED") -> dict[str, int] | None:
         if text is not None:

@@ -1,4 +1,4 @@
-"""Images behind addresses that a client wrote: off by default, and then never from where only this server can reach."""
+"""Images behind addresses from clients: off by default; never from addresses that only this server can reach."""
 
 import contextlib
 import gzip
@@ -16,7 +16,7 @@ from local_service import serving
 
 
 class Web(socketserver.ThreadingMixIn, http.server.HTTPServer):
-    """A web server on loopback. pages: status, headers and body by path; `/endless` and `/drip` do not end."""
+    """A web server on loopback. pages: status, headers and body by path; `/endless` and `/drip` never end."""
 
     daemon_threads = True
     block_on_close = False
@@ -84,7 +84,7 @@ def private(connect):
 
 
 class Names:
-    """A name server: the answers for each host, one after the other; every other name is unknown."""
+    """A fake name server: the successive answers for each host; other names are unknown."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[str] = []
@@ -205,7 +205,7 @@ ADDRESSES = [
 
 
 class Door:
-    """Listens on loopback, of both families, at one port, and lets nobody in: who knocked is found afterwards."""
+    """Listens on one port of IPv4 and IPv6 loopback, accepts nothing, and records connection attempts."""
 
     def __init__(self) -> None:
         self._sockets = [socket.create_server(("127.0.0.1", 0), backlog=200)]
@@ -256,7 +256,7 @@ def test_a_form_is_no_way_around(public, names, door):
 
 
 def test_an_address_that_is_allowed_knocks(private, door):
-    """That the door hears what comes: the same request where private addresses are allowed."""
+    """Shows that the listener works: the same request reaches it where private addresses are allowed."""
     answer = private.ads(image_url=f"http://127.0.0.1:{door.port}/a.png", prompt="a cup")
     assert private.problem(answer, 422)["code"] == "image_timeout"
     assert door.knocks() == 1
@@ -269,7 +269,7 @@ def test_the_answer_repeats_no_secret_of_the_address(public, names):
         assert b"SECRET" not in answer.data
 
 
-# Redirects and name servers; 127.0.0.2 passes for a public address there.
+# Redirects and name servers. These tests treat 127.0.0.2 as a public address.
 
 
 @pytest.fixture

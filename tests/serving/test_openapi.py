@@ -1,4 +1,4 @@
-"""schemathesis against our own OpenAPI document, with all its checks: the server does what the document says."""
+"""schemathesis against our own OpenAPI document, with all its checks: the server behaves as documented."""
 
 import os
 import re

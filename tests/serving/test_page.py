@@ -1,4 +1,4 @@
-"""The endpoint's page in a real Chromium, against the real HTTP interface; only the model is a stand-in."""
+"""The endpoint's page in a real Chromium, against the real HTTP interface; only the model is replaced."""
 
 import hashlib
 import io
@@ -54,7 +54,7 @@ def quick() -> Iterator[LocalServer]:
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a server's page. After the test: nothing in the console, no failed request, none to elsewhere, but `known`.
+    """Opens a server's page. Afterwards the console is empty, and no request failed or went elsewhere, except `known`.
 
     known: patterns of what the test brings about itself.
     """
@@ -70,8 +70,8 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
                 troubles.append(text)
 
         def failed(request: Any) -> None:
-            # Chromium says so of streams that were read to their end too (microsoft/playwright#42742); whether all
-            # came is what the page tells.
+            # Chromium reports this for streams that were read to their end too (microsoft/playwright#42742). The page
+            # itself shows whether all events arrived.
             if not (request.url.endswith("/v1/ads") and request.failure == "net::ERR_ABORTED"):
                 troubles.append(f"failed: {request.url} {request.failure}")
 
@@ -122,7 +122,7 @@ def downloaded(page: Any, title: str) -> tuple[str, bytes]:
 
 
 def test_variants_from_upload_to_curl(visit, quick, tmp_path):
-    """Mask, previews, results, download; and the copied command makes the same image, whatever stands in it."""
+    """Mask, previews, results, download; the copied command makes the same image, with any characters in it."""
     photo = tmp_path / """it's a bottle; "ER", 2.jpg"""
     shutil.copy(PHOTO, photo)
     prompt = """@a bottle at "Joe's"; 50% off $HOME `ls` \\ (new)"""
@@ -131,13 +131,13 @@ def test_variants_from_upload_to_curl(visit, quick, tmp_path):
     page.select_option("#category", "bottle")
     expect(page.locator("#prompt")).to_have_value(re.compile("a bottle on"))
     page.fill("#prompt", prompt)
-    assert page.locator("#scene").input_value() == ""  # the prompt is one's own now
+    assert page.locator("#scene").input_value() == ""  # the prompt is the user's own now
     page.fill("#seed", "7")
     page.get_by_role("radio", name="bottom right").check()
     page.locator("#layout-size").fill("0.4")
     page.select_option("#format", "png")
     page.get_by_text("More settings").click()
-    page.fill("#num_inference_steps", "40")  # time enough to see it form
+    page.fill("#num_inference_steps", "40")  # long enough to see previews
     page.click("#generate")
 
     product = card(page, "Product as placed")
@@ -298,7 +298,7 @@ def test_by_keyboard_alone(visit, quick):
             assert ring, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
         pytest.fail(f"{selector} is not reached")
 
-    page.on("filechooser", lambda chooser: None)  # from now on: what is only asked for at the key may come too late
+    page.on("filechooser", lambda chooser: None)  # registered now: a handler added at the key press may be too late
     tab_to("input[name=image]")
     with page.expect_file_chooser() as chooser:
         keys.press("Enter")
@@ -351,7 +351,7 @@ def test_by_keyboard_alone(visit, quick):
 
 
 def test_accessible_on_every_screen(visit, quick):
-    """axe's rules, with everything open, before and after images are made; and nothing is wider than the screen."""
+    """axe's rules with every section open, before and after images are made; no element is wider than the screen."""
     page = visit(quick)
     looks = [(size, scheme) for size in (DESKTOP, PHONE) for scheme in ("light", "dark")]
 
@@ -403,4 +403,4 @@ def test_with_a_token(visit):
 
         assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
         page.reload()
-        expect(page.locator("#model")).to_contain_text("mini@")  # the tab still knows it
+        expect(page.locator("#model")).to_contain_text("mini@")  # kept in the tab's session

@@ -1,4 +1,4 @@
-"""The endpoint on a real Ray Serve: the main job's images, lost replicas, overload, clients that go, runs over HTTP."""
+"""The endpoint on a real Ray Serve: equal images to the catalogue job, lost replicas, overload, hang-ups, runs."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ SCENE = "a bottle on grass in front of a leafy hedge, evening sun from the right
 
 
 class Endpoint:
-    """The process, and requests to it."""
+    """The endpoint's process, and requests to it."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, metrics_port: int) -> None:
         self.process = process
@@ -60,7 +60,7 @@ def endpoint(random_model: Path, folder: Path) -> Iterator[Endpoint]:
         "model": {"path": str(random_model)},
         "sampling": {"num_inference_steps": 4, "batch_size": 4},
         "output": {"format": "png"},
-        "limits": {"max_queued_images": 4, "result_cache_bytes": 0},  # every image is really made
+        "limits": {"max_queued_images": 4, "result_cache_bytes": 0},  # no image comes from the cache
         "catalog_runs": {"catalog_prefixes": [str(folder)], "output_prefixes": [str(folder)]},
     }
     process = subprocess.Popen(
@@ -121,7 +121,7 @@ def test_images_are_the_main_jobs_alone_and_beside_others(endpoint, random_model
             assert base64.b64decode(image["image_base64"]) == data
         return images
 
-    with ThreadPoolExecutor(9) as pool:  # beside eight others, of other seeds, products' sizes and scenes
+    with ThreadPoolExecutor(9) as pool:  # beside eight others with other seeds, scales and step counts
         others = [
             pool.submit(endpoint.ads, seed=n, fusion_scale=0.2 * n, num_inference_steps=3 + n % 3) for n in range(8)
         ]
@@ -133,7 +133,7 @@ def test_images_are_the_main_jobs_alone_and_beside_others(endpoint, random_model
 
 
 def retried(ask):
-    """The answer to `ask`, asked again as long as all places are taken."""
+    """The answer to `ask`, retried while the queue is full."""
     while (answer := ask()).status == 429:
         assert int(answer.headers["Retry-After"]) >= 1
         time.sleep(0.3)
