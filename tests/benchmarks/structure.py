@@ -67,7 +67,7 @@ COLUMNS = frozenset(
     }
 )
 # fmt: on
-"""Every column of a schema in those rooms at commit 768d331. Columns of the measured tree's own schemas are added."""
+"""Every column of a schema in those rooms at commit 768d331. The measured tree's own columns are added."""
 # fmt: off
 _ARROW_METHODS = frozenset(
     {
@@ -165,9 +165,31 @@ def imports(module: Module, names: frozenset[str]) -> Iterator[str]:
                     yield full if full in names else base
 
 
+def imports_from(module: Module, name: str) -> bool:
+    return any(isinstance(node, ast.ImportFrom) and node.module == name for node in ast.walk(module.tree))
+
+
 def import_graph(modules: list[Module]) -> dict[str, set[str]]:
     names = frozenset(module.name for module in modules)
     return {module.name: set(imports(module, names)) - {module.name} for module in modules}
+
+
+def broken_imports(modules: list[Module]) -> list[str]:
+    """`importer -> name` for absolute imports of ours that name no module, such as one that was moved.
+
+    An import within a function breaks nothing until it runs, perhaps only in a worker.
+    """
+    names = frozenset(module.name for module in modules)
+    found = []
+    for module in modules:
+        for node in ast.walk(module.tree):
+            given = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                given = [node.module]
+            found += [
+                f"{module.name} -> {name}" for name in given if name.split(".")[0] == "refadgen" and name not in names
+            ]
+    return found
 
 
 def upward_imports(modules: list[Module], graph: dict[str, set[str]]) -> list[str]:
@@ -212,9 +234,18 @@ def is_annotated(function: Function) -> bool:
     return typed and function.returns is not None
 
 
-def schema_columns(module: Module) -> set[str]:
-    """Names that the module's Arrow schemas give to columns: `pa.field("sku", …)`, `pa.schema([("sku", …)])`."""
-    found = set()
+def own_columns(module: Module) -> set[str]:
+    """Columns that the module declares, by Arrow schemas or by row types.
+
+    Arrow: `pa.field("sku", …)`, `pa.schema([("sku", …)])`. Row types: the fields of every class in a module that
+    imports `refadgen.batch.rows`, which makes schemas of them.
+    """
+    found: set[Any] = set()
+    if imports_from(module, "refadgen.batch.rows"):
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ClassDef):
+                fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+                found |= {target.id for target in fields if isinstance(target, ast.Name)}
     for node in ast.walk(module.tree):
         if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("pa.schema", "pa.field", "pa.struct"):
             continue
@@ -341,7 +372,7 @@ def measure(root: Path, *, with_mypy: bool = False) -> dict[str, Any]:
     modules = read_modules(root)
     graph = import_graph(modules)
     files, functions = Lengths(limit=LONGEST_FILE), Lengths(limit=LONGEST_FUNCTION)
-    own_columns = set().union(*(schema_columns(module) for module in modules if module.room in ROW_ROOMS))
+    columns = COLUMNS.union(*(own_columns(module) for module in modules if module.room in ROW_ROOMS))
     lookups: Counter[str] = Counter()
     lookups_of: dict[str, int] = {}
     docstrings, comments, unannotated = [], [], []
@@ -352,7 +383,7 @@ def measure(root: Path, *, with_mypy: bool = False) -> dict[str, Any]:
             functions.add(f"{module.name}.{function.name}", (function.end_lineno or 0) - function.lineno + 1)
         unannotated += [f"{module.name}.{each.name}" for each in module.functions if not is_annotated(each)]
         if module.room in ROW_ROOMS:
-            found = row_lookups(module, COLUMNS | own_columns)
+            found = row_lookups(module, columns)
             lookups += found
             if found["rows"]:
                 lookups_of[module.file] = found["rows"]
@@ -368,6 +399,7 @@ def measure(root: Path, *, with_mypy: bool = False) -> dict[str, Any]:
         "loose_files": loose,
         "upward_imports": upward_imports(modules, graph),
         "circles": circles(graph),
+        "broken_imports": broken_imports(modules),
         "files": files.figures(),
         "functions": functions.figures(),
         "unannotated": unannotated,
@@ -397,6 +429,7 @@ def table(all_figures: list[dict[str, Any]]) -> str:
             "loose files in refadgen/": f"{len(figures['loose_files'])}",
             "upward imports": f"{len(figures['upward_imports'])}",
             "circles of modules": f"{len(figures['circles'])}",
+            "imports of modules that do not exist": f"{len(figures['broken_imports'])}",
             "files": f"{figures['files']['count']}",
             "lines per file, median": f"{figures['files']['median']:g}",
             "lines per file, p90": f"{figures['files']['p90']}",
@@ -425,7 +458,7 @@ def table(all_figures: list[dict[str, Any]]) -> str:
     lines = []
     for name in columns[0]:
         values = "  ".join(f"{column[name]:<{width}}" for column, width in zip(columns, widths, strict=True))
-        lines.append(f"{name:<36}{values}".rstrip())
+        lines.append(f"{name:<40}{values}".rstrip())
     return "\n".join(lines)
 
 
@@ -435,6 +468,7 @@ def details(figures: dict[str, Any]) -> str:
         "loose files": figures["loose_files"],
         "upward imports": figures["upward_imports"],
         "circles": [" <-> ".join(each) for each in figures["circles"]],
+        "imports of modules that do not exist": figures["broken_imports"],
         "files over the limit": figures["files"]["over_limit"],
         "functions over the limit": figures["functions"]["over_limit"],
         "functions without annotations": figures["unannotated"],
