@@ -78,6 +78,7 @@ class CaptionConfig(Section, name="caption"):
     """Least share of Latin letters among a caption's letters: the text encoder reads English."""
     device: str = device_setting()
     """Where the model runs: auto, cpu, cuda, cuda:1, …"""
+    # RUN, so that a data set begun on one kind of GPU may be finished on another.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", _RUN)
     """auto: bfloat16 on GPUs that have it, float16 on others, float32 on CPUs."""
 
@@ -106,6 +107,7 @@ class MultiViewConfig(Section, name="multi_view"):
     camera_distance: float = setting(4.0, _TRIPLETS, least=1.5, most=100)
     """Distance of the photograph's camera, in product sizes (the larger side of its box). Assumed: a photograph does
     not show it."""
+    # RUN: a test holds gsplat to the pixels of the reference.
     rasterizer: Literal["auto", "torch", "gsplat"] = setting("auto", _RUN)
     """auto: gsplat where there is CUDA and the package, else the reference in torch."""
     max_holes: float = setting(0.01, _TRIPLETS, least=0, most=1)

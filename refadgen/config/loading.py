@@ -57,7 +57,7 @@ def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)
+            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)  # 0: always one proposal
             raise ValueError(f"unknown setting {prefix}{name}; did you mean {prefix}{near[0]}?")
     arguments: dict[str, Any] = {}
     for name, value in values.items():
@@ -89,6 +89,7 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         return value
     if origin is tuple:
         return _convert_items(typing.get_args(kind), value, name)
+    # A bool is an int in Python: `seed=yes` must not become 1.
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):

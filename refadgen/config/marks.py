@@ -208,6 +208,7 @@ def setting_of(section: type[Section], name: str) -> Setting:
 
 def _check(name: str, value: Any, kind: Any, mark: Setting) -> None:
     """Raises: ValueError unless `value` is one of the type's choices and obeys the mark."""
+    # Types themselves are checked where users' words come in, by `loading.build`.
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if value is None:
             return
@@ -219,6 +220,7 @@ def _check(name: str, value: Any, kind: Any, mark: Setting) -> None:
         # A range to draw from; its bounds are always `least` and `most`.
         assert mark.least is not None
         assert mark.most is not None
+        # By `type`, since a bool is an int to `isinstance`.
         numbers = isinstance(value, tuple) and len(value) == 2 and all(type(each) in (int, float) for each in value)
         ok = numbers and mark.least <= value[0] <= value[1] <= mark.most
         require(ok, name, value, f"two numbers, {mark.least:g} ≤ lowest ≤ highest ≤ {mark.most:g}")

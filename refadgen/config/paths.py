@@ -21,11 +21,12 @@ def absolute_paths(config: S) -> S:
 
 
 def _absolute(config: S, prefix: str) -> S:
+    # Errors name the field from the root of the tree, so the prefix grows on the way down.
     changes: dict[str, Any] = {name: _absolute(section, f"{prefix}{name}.") for name, section in sections_of(config)}
     for field, mark in settings_of(type(config)).items():
         value = getattr(config, field.name)
         if mark.place is None or not value:
-            continue
+            continue  # "" is a place that is not given: `local_path` would make it the current folder
         name = f"{prefix}{field.name}"
         if isinstance(value, tuple):
             changes[field.name] = tuple(_place(name, each, mark.place) for each in value)
@@ -47,6 +48,7 @@ def _place(field: str, value: str, place: Place) -> str:
 
 
 def _model(field: str, value: str) -> str:
+    # A folder wins over a hub id of the same name, as in `model.folder.find_model`.
     if os.path.isdir(os.path.expanduser(value)):
         return local_path(value)
     # `mini`, the built-in model, has the form of a hub id without an owner.

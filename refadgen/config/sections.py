@@ -31,8 +31,9 @@ class CatalogConfig(Section, name="catalog"):
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig(Section, name="fetch"):
-    """How product images are read, and what a foreign catalogue may reach."""
+    """How product images are read, and which addresses a foreign catalogue may reach."""
 
+    # All of these decide whether a row fails, none of them the pixels of a row that does not.
     timeout_s: float = setting(20.0, _RUN, above=0, most=3600)
     """For connecting and between two received bytes."""
     total_timeout_s: float = setting(60.0, _RUN, above=0, most=3600)
@@ -59,6 +60,7 @@ class FetchConfig(Section, name="fetch"):
 class LayoutConfig(Section, name="layout"):
     """Where the product stands on the canvas, where the row's `placement` does not say."""
 
+    # A row's `placement` may override these, so each id holds the layout of its own image.
     size: float = setting(0.6, _LAYOUT, least=0.05, most=1.0)
     """The product's larger extent relative to the canvas: of the height for tall products, of the width for wide."""
     anchor: Anchor = setting("bottom", _LAYOUT)
@@ -116,6 +118,7 @@ class ModelConfig(Section, name="model"):
     """`mini` (built in), a folder, or a hub id."""
     device: str = device_setting()
     """auto (CUDA where there is a GPU, else CPU), cpu, cuda, cuda:1, …"""
+    # Hashed as the user wrote it, `auto` too: ids are made by a driver that may have no GPU to resolve it with.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", _PIXELS)
     """auto: bfloat16 on GPUs that have it, float16 on others, float32 on CPU."""
     compile: bool = setting(False, _RUN)
@@ -136,6 +139,8 @@ class ModelConfig(Section, name="model"):
 class SamplingConfig(Section, name="sampling"):
     """How one image is sampled. None: the value that the checkpoint recommends."""
 
+    # Ids hold the checkpoint's values in place of None (see `generation.model_settings`). A later setting that a
+    # checkpoint fills in would therefore change old ids; give it a default of its own.
     num_inference_steps: int = setting(20, _PIXELS, least=1, most=1000)
     """Denoising steps (Fig. 9: about 20 suffice)."""
     guidance_scale: float | None = setting(None, _PIXELS, least=1, most=50)
@@ -149,6 +154,7 @@ class SamplingConfig(Section, name="sampling"):
     """Canvas width, a multiple of 8."""
     height_px: int | None = setting(None, _PIXELS, multiple_of=8, least=64, most=4096)
     """Canvas height, a multiple of 8."""
+    # Not hashed itself: each id holds its image's own seed, so that a row's seed is independent of the job's.
     seed: int = setting(0, _IMAGE, least=0, most=2**63 - 1, rule="0 to 2^63 - 1")
     """Seed of the job, from which each image's own seed derives where the row gives none."""
     batch_size: int = setting(8, _RUN, least=1, most=256)

@@ -41,6 +41,7 @@ class AccessConfig(Section, name="access"):
         for token in self.tokens:
             # Never the value: whoever gets the form wrong may have written the token itself.
             require(bool(_TOKEN.fullmatch(token)), "access.tokens", "…", "name:sha256, see refadgen.serving.token")
+        # The name of a token owns runs; two tokens of one name would see each other's.
         names = [token.partition(":")[0] for token in self.tokens]
         require(len(set(names)) == len(names), "access.tokens", names, "of different names")
         for origin in self.allowed_origins:
@@ -60,6 +61,7 @@ class LimitsConfig(Section, name="limits"):
     """For an answer, waiting included."""
     max_images: int = setting(8, _RUN, least=1, most=100)
     """Images (scenes × variants) of one request."""
+    # Below what `sampling` allows: a stranger pays nothing for the steps that a request asks for.
     max_steps: int = setting(100, _RUN, least=1)
     """Denoising steps of one image."""
     max_queued_images: int = setting(32, _RUN, least=1)
@@ -123,6 +125,7 @@ class CatalogRunsConfig(Section, name="catalog_runs"):
     def check(self) -> None:
         for name in ("catalog_prefixes", "output_prefixes"):
             for prefix in getattr(self, name):
+                # No relative ones: they would depend on the folder in which a replica was started.
                 ok = prefix.startswith(("/", "s3://"))
                 require(ok, f"catalog_runs.{name}", prefix, "an absolute path, or s3://bucket/prefix")
 
