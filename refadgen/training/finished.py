@@ -25,13 +25,11 @@ _PLAIN_GUIDANCE = 7.5
 """Of text-to-image samples where the configuration does not say."""
 
 
-def finished_parts(config: TrainConfig, checkpoint: Checkpoint) -> Parts:
-    """The base's parts with the checkpoint's averaged weights, or its last ones where there is no average."""
-    parts = load_parts(config)
+def put_trained(module: TrainingModule, checkpoint: Checkpoint) -> None:
+    """Puts the checkpoint's averaged weights into `module`, or its last ones where there is no average."""
     weights: dict[str, Tensor] = checkpoint.average or checkpoint.weights
-    for name, parameter in TrainingModule(parts, config).trained().items():
+    for name, parameter in module.trained().items():
         put(parameter, weights[name])
-    return parts
 
 
 def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
@@ -80,9 +78,11 @@ def make_text_to_image_pipeline(parts: Parts) -> StableDiffusionPipeline:
     )
 
 
-def export(config: TrainConfig, checkpoint: Checkpoint, folder: Path, card: str) -> None:
-    """Writes the finished model, with its card as README.md, into a local folder."""
-    parts = finished_parts(config, checkpoint)
+def export(config: TrainConfig, parts: Parts, folder: Path, card: str) -> None:
+    """Writes the finished model, with its card as README.md, into a local folder.
+
+    parts: with the trained weights in place; they are cast to `model.save_dtype`, frozen and in evaluation mode after.
+    """
     dtype: torch.dtype = getattr(torch, config.model.save_dtype)
     pipeline = make_text_to_image_pipeline(parts) if parts.unet is not None else make_pipeline(config, parts)
     for component in pipeline.components.values():
@@ -116,7 +116,10 @@ def held_out(config: TrainConfig, triplet: Triplet) -> HeldOut:
 @torch.no_grad()
 def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut], device: torch.device) -> Image.Image:
     """One line a row: product, mask, sample, the true ad. For text-to-image: sample, ad."""
-    parts = finished_parts(config, checkpoint)
+    # The base is loaded again for each sheet. The worker's own networks cannot draw it: they are sharded, or in the
+    # arithmetic's dtype. A spare float32 copy would hold as much host memory as the base through the whole training.
+    parts = load_parts(config)
+    put_trained(TrainingModule(parts, config), checkpoint)
     steps = config.run.sample_steps
     lines = []
     if parts.unet is not None:

@@ -8,6 +8,7 @@
 The same command again goes on from the newest checkpoint.
 """
 
+import copy
 import dataclasses
 import json
 import re
@@ -33,14 +34,16 @@ from refadgen.config.paths import absolute_paths
 from refadgen.model.folder import find_model, fingerprint
 from refadgen.storage.locations import is_remote, local_path
 from refadgen.storage.store import Storage
-from refadgen.training.checkpoints import CheckpointStore
-from refadgen.training.finished import HeldOut, export, held_out, model_card
+from refadgen.training.cache import Constants
+from refadgen.training.checkpoints import Checkpoint, CheckpointStore
+from refadgen.training.choices import RowChooser
+from refadgen.training.finished import HeldOut, export, held_out, model_card, put_trained
 from refadgen.training.loop import read_metrics, require_same
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.optimization import make_optimizer
 from refadgen.training.plan import Plan
 from refadgen.training.precompute import constants_of, precompute
-from refadgen.training.rows import CachedRows, Choices, OnlineRows, RowSource, online_files
+from refadgen.training.rows import CachedRows, OnlineRows, RowSource, online_files
 from refadgen.training.worker import SETTINGS, STOPPED, WorkerTask, train_worker
 from refadgen.triplets import schema as triplets
 from refadgen.triplets.schema import DatasetScan
@@ -162,32 +165,35 @@ class TrainingJob:
             self.num_steps,
             self.config.data.shuffle_rows,
         )
-        newest = self._store.latest()
-        left = newest is None or newest.step < self.num_steps
-        del newest  # gigabytes
-        if left:
+        checkpoint = self._store.latest()
+        if checkpoint is None or checkpoint.step < self.num_steps:
+            checkpoint = None  # gigabytes, which the driver does not need while the workers train
             self._fit(WorkerTask(self.config, self.output, source, plan, constants, self._facts, self._held_out()))
-        model = self._export()
+            checkpoint = self._store.latest()
+        assert checkpoint is not None
+        model = self._export(checkpoint)
         return f"{self.num_steps} steps in {time.monotonic() - started:.0f} s\n{model}"
 
-    def _source(self) -> tuple[RowSource, dict[str, Any]]:
+    def _source(self) -> tuple[RowSource, Constants]:
+        """Where the workers' rows come from, and what replaces a dropped caption or image. May encode the data set."""
         config = self.config
-        choices = Choices(config.data, config.objective)
+        chooser = RowChooser(config.data, config.objective)
+        # Not `prepared()`: these parts are exported later, and they are float32 on the CPU already. The tokenizer is a
+        # copy, because a call leaves its padding and truncation in it, and both would be saved with the model.
+        encoders = self._parts.encoders(config, torch.device("cpu"), torch.float32)
+        encoders = dataclasses.replace(encoders, tokenizer=copy.deepcopy(encoders.tokenizer))
         if config.data.precompute:
             cache_uri = config.data.cache or f"{self.output}/cache"
-            cache = precompute(config, config.data.path, cache_uri, self.scan)
-            return CachedRows(cache, choices), cache.constants
-        encoders = self._parts.encoders(config, torch.device("cpu"), torch.float32)
-        constants = constants_of(encoders)
-        with_images = encoders.image_encoder is not None
+            cache = precompute(config, config.data.path, cache_uri, self.scan, encoders)
+            return CachedRows(cache, chooser), cache.constants
         source = OnlineRows(
             config.data.path,
             online_files(config.data.path),
-            choices,
+            chooser,
             Tokenize(encoders.tokenizer),
-            ClipPixels(encoders.feature_extractor) if with_images else None,
+            None if encoders.image_encoder is None else ClipPixels(encoders.feature_extractor),
         )
-        return source, constants
+        return source, constants_of(encoders)
 
     def _held_out(self) -> list[HeldOut]:
         """The first held-out rows, as the sample sheets use them."""
@@ -242,10 +248,11 @@ class TrainingJob:
             found = json.loads(self._storage.read(STOPPED))
             raise (ValueError if found["bad_input"] else TrainingStopped)(found["message"])
 
-    def _export(self) -> str:
-        """Writes `model/` from the newest checkpoint. Returns: what to tell the user."""
-        checkpoint = self._store.latest()
-        assert checkpoint is not None
+    def _export(self, checkpoint: Checkpoint) -> str:
+        """Writes `model/` from the last checkpoint. Returns: what to tell the user.
+
+        The checkpoint's weights replace those of the base in this process: nothing needs them after this.
+        """
         assert checkpoint.step == self.num_steps
         loss = float(np.mean([metrics["loss"] for metrics in read_metrics(self.output)[-100:]]))
         rows = self.scan.rows_of_split
@@ -257,8 +264,9 @@ class TrainingJob:
             commit=_commit(),
             loss=loss,
         )
+        put_trained(self._module, checkpoint)
         with tempfile.TemporaryDirectory(prefix="refadgen-model-") as folder:
-            export(self.config, checkpoint, Path(folder), card)
+            export(self.config, self._parts, Path(folder), card)
             for file in sorted(Path(folder).rglob("*")):
                 if file.is_file():
                     self._storage.put_file(f"model/{file.relative_to(folder).as_posix()}", file)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from refadgen.config import TrainConfig, to_yaml
 from refadgen.storage.store import Storage
+from refadgen.training.cache import Constants
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.feed import BadRowError, ray_feed
 from refadgen.training.finished import HeldOut, sample_sheet
@@ -42,13 +43,13 @@ class WorkerTask:
     output: str
     source: RowSource
     plan: Plan
-    constants: dict[str, Any]
+    constants: Constants
     facts: dict[str, Any]
     """What a checkpoint must share with this run."""
     held_out: list[HeldOut]
 
 
-def constant_tensors(constants: dict[str, Any]) -> dict[str, Tensor]:
+def constant_tensors(constants: Constants) -> dict[str, Tensor]:
     """The empty prompt as tensors with a leading size of 1."""
     tensors = {"empty_token_ids": torch.tensor(constants["empty_token_ids"])[None]}
     if "empty_text_states" in constants:
@@ -84,6 +85,8 @@ def train_worker(settings: dict[str, Any]) -> None:
     run = TrainingRun(config, module, task.plan.num_steps, device)
     online = not isinstance(task.source, CachedRows)
     encoders = parts.encoders(config, device, run.dtype).prepared() if online else None
+    timesteps = parts.scheduler.config.num_train_timesteps
+    del parts  # where rows are precomputed, this frees the encoders
     store = CheckpointStore(task.output)
     resume(run, store)
     feed = ray_feed(
@@ -94,7 +97,6 @@ def train_worker(settings: dict[str, Any]) -> None:
         world_size=world_size,
         load_cpus=config.data.load_cpus,
     )
-    timesteps = parts.scheduler.config.num_train_timesteps
     make_batch = BatchMaker(config, constant_tensors(task.constants), timesteps, device, encoders)
     with _Log(task, run.step, device) if rank == 0 else contextlib.nullcontext() as log:
         try:

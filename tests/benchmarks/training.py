@@ -41,6 +41,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from refadgen.config import TrainConfig, load_config
 from refadgen.mini.untrained import make_tokenizer
 from refadgen.model.unets import make_generation_unet, make_reference_unet
+from refadgen.training.choices import RowChooser
 from refadgen.training.feed import local_feed
 from refadgen.training.job import TINY, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun, read_metrics, shrink_frozen
@@ -48,7 +49,7 @@ from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.optimization import make_optimizer, take_step
 from refadgen.training.plan import Plan
 from refadgen.training.precompute import constants_of
-from refadgen.training.rows import Choices, OnlineRows, online_files
+from refadgen.training.rows import OnlineRows, online_files
 
 ROWS = 3
 """Of a full-size step: Table 2."""
@@ -259,7 +260,7 @@ def precomputed_against_online(base: Path, steps: int) -> dict[str, float]:
     source = OnlineRows(
         config.data.path,
         online_files(config.data.path),
-        Choices(config.data, config.objective),
+        RowChooser(config.data, config.objective),
         Tokenize(parts.tokenizer),
         None,
     )
@@ -310,7 +311,9 @@ def ray_against_bare(base: Path, steps: int, folder: Path) -> dict[str, float]:
     run = TrainingRun(config, TrainingModule(parts, config), steps, torch.device("cpu"))
     cache = load_cache(str(output / "cache"))
     assert cache is not None
-    source = CachedRows(dataclasses.replace(cache, uri=str(output / "cache")), Choices(config.data, config.objective))
+    source = CachedRows(
+        dataclasses.replace(cache, uri=str(output / "cache")), RowChooser(config.data, config.objective)
+    )
     plan = Plan(source.groups("train"), 0, 4, steps, 4096)
     encoders = parts.encoders(config, run.device, torch.float32).prepared()
     make_batch = BatchMaker(config, constant_tensors(constants_of(encoders)), 1000, run.device, None)

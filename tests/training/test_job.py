@@ -12,12 +12,13 @@ import pytest
 from tiny_training import TINY, Training, config_of
 
 from jobs import train
-from refadgen.config import to_yaml
+from refadgen.config import TrainConfig, to_yaml
 from refadgen.storage.store import Storage
 from refadgen.training import feed
 from refadgen.training import job as job_module
 from refadgen.training.checkpoints import CheckpointStore
 from refadgen.training.job import TrainingJob, TrainingStopped
+from refadgen.training.networks import Parts, load_parts
 from refadgen.training.worker import SETTINGS, STOPPED, require_shared, resume
 from refadgen.triplets.schema import SCHEMA
 
@@ -34,6 +35,33 @@ def test_fewer_steps_than_are_done_are_refused(refadgen_base: Path, tmp_path: Pa
     assert "6 done before" in TrainingJob(config_of(refadgen_base, "run.num_steps=6"), str(tmp_path)).describe()
     with pytest.raises(ValueError, match=r"run\.num_steps, run\.num_epochs: 4 steps, but --output has a .* step 6;"):
         TrainingJob(config_of(refadgen_base, "run.num_steps=4"), str(tmp_path))
+
+
+def test_the_driver_loads_the_base_once_and_exports_what_it_did_not_train_as_it_was(
+    refadgen_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The captions that it tokenizes on the way leave no padding or truncation in the exported tokenizer."""
+    output = tmp_path / "out"
+    config = config_of(refadgen_base, "data.precompute=false")
+    loaded: list[None] = []
+
+    def counted(config: TrainConfig) -> Parts:
+        loaded.append(None)
+        return load_parts(config)
+
+    monkeypatch.setattr(job_module, "load_parts", counted)
+    checkpoint_of(TrainingJob(config, str(output)), 4)
+    loaded.clear()
+    (output / "metrics").mkdir()
+    (output / "metrics" / "step-00000004.jsonl").write_text('{"step": 3, "loss": 1.0}\n')
+    job = TrainingJob(config, str(output))
+    assert "mean loss of the last steps 1.0000" in job.run()
+    assert len(loaded) == 1
+    untouched = load_parts(config)
+    untouched.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    untouched.vae.save_pretrained(tmp_path / "vae")
+    for name in ("tokenizer/tokenizer.json", "vae/diffusion_pytorch_model.safetensors"):
+        assert (output / "model" / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("word", ["data.precompute=false", "data.shuffle_rows=4", "optimizer.name=adamw_8bit"])

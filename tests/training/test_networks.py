@@ -15,7 +15,7 @@ from refadgen.model import RefAdGenPipeline
 from refadgen.model.attention_fusion import fusion_processors
 from refadgen.model.unets import parameters_without_gradient
 from refadgen.training.checkpoints import Checkpoint
-from refadgen.training.finished import export
+from refadgen.training.finished import export, put_trained
 from refadgen.training.loop import attention_kernel
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 
@@ -155,7 +155,8 @@ def test_one_scheduler_trains_and_is_exported(words: tuple[str, ...], encoder_ba
     parts = load_parts(config)
     module = TrainingModule(parts, config)
     assert module.scheduler is parts.scheduler
-    export(config, checkpoint_of(module), tmp_path, "card")
+    put_trained(module, checkpoint_of(module))
+    export(config, parts, tmp_path, "card")
     exported = RefAdGenPipeline.from_pretrained(tmp_path).scheduler
     assert type(exported) is type(parts.scheduler)
     theirs, ours = (
@@ -184,8 +185,10 @@ def test_the_scheduler_keeps_the_bases_noise_and_samples_as_the_authors_do(
 
 def test_the_export_holds_the_trained_weights(encoder_base: Path, tmp_path: Path) -> None:
     config = config_of(encoder_base)
-    checkpoint = checkpoint_of(TrainingModule(load_parts(config), config))
-    export(config, checkpoint, tmp_path, "card")
+    parts, module = module_of(encoder_base)
+    checkpoint = checkpoint_of(module)
+    put_trained(module, checkpoint)
+    export(config, parts, tmp_path, "card")
     again = TrainingModule(load_parts(config_of(tmp_path)), config)
     for name, parameter in again.trained().items():
         assert torch.equal(parameter, checkpoint.weights[name]), name

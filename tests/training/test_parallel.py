@@ -17,12 +17,13 @@ from torch import Tensor
 from refadgen.config import TrainConfig, load_config
 from refadgen.training import loop, networks, parallel
 from refadgen.training.checkpoints import CheckpointStore
+from refadgen.training.choices import RowChooser
 from refadgen.training.feed import local_feed
 from refadgen.training.job import TINY, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import TrainingModule, load_parts
 from refadgen.training.plan import Plan
-from refadgen.training.rows import Choices, OnlineRows, online_files
+from refadgen.training.rows import OnlineRows, online_files
 from refadgen.training.worker import resume
 
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def _changes(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
     source = OnlineRows(
         config.data.path,
         online_files(config.data.path),
-        Choices(config.data, config.objective),
+        RowChooser(config.data, config.objective),
         Tokenize(parts.tokenizer),
         None,
     )

@@ -16,12 +16,23 @@ from tiny_training import LATENTS, TINY, config_of, online_rows, plan_of
 from refadgen.config import TrainConfig
 from refadgen.model.encoders import Encoders
 from refadgen.storage.store import Storage
-from refadgen.training.cache import MANIFEST, Cache, footer_digest, load_cache, part_groups, unit_name, write_part
+from refadgen.training.cache import (
+    MANIFEST,
+    Cache,
+    CachedRow,
+    footer_digest,
+    load_cache,
+    part_groups,
+    split_rows,
+    unit_name,
+    write_part,
+)
+from refadgen.training.choices import RowChooser
 from refadgen.training.loop import BatchMaker
 from refadgen.training.networks import load_parts
 from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw
 from refadgen.training.precompute import TripletEncoder, constants_of, precompute, recipe_of, shapes_of
-from refadgen.training.rows import CachedRows, Choices
+from refadgen.training.rows import CachedRows
 from refadgen.triplets.schema import SCHEMA, dataset_files, decode, scan
 
 EPOCH = Segment(0, 0, 4)
@@ -35,13 +46,13 @@ def cached_rows(config: TrainConfig, folder: Path) -> CachedRows:
     made = encoder({"key": [key], "group": [0], "part": ["part.parquet"]})
     assert made["errors"] == ["[]"]
     encoders = load_parts(config).encoders(config, torch.device("cpu"), torch.float32).prepared()
-    parts = {"part.parquet": json.loads(made["groups"][0])}
+    parts = {"part.parquet": split_rows(json.loads(made["groups"][0]))}
     cache = Cache(str(folder), "whole", shapes_of(config, encoders), parts, constants_of(encoders))
-    return CachedRows(cache, Choices(config.data, config.objective))
+    return CachedRows(cache, RowChooser(config.data, config.objective))
 
 
 def with_settings(source: Any, config: TrainConfig) -> Any:
-    return dataclasses.replace(source, choices=Choices(config.data, config.objective))
+    return dataclasses.replace(source, chooser=RowChooser(config.data, config.objective))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +222,7 @@ def test_a_row_without_a_wanted_kind_is_named(
 def test_dropout_shares_are_those_of_the_settings(encoder_base: Path) -> None:
     words = ["objective.image_dropout=0.1", "objective.text_dropout=0.2", "objective.both_dropout=0.05"]
     config = config_of(encoder_base, *words)
-    choices = Choices(config.data, config.objective)
+    choices = RowChooser(config.data, config.objective)
     count = 20_000
     shares = Counter(choices.drops(draw(0, 0, f"row-{index}")) for index in range(count))
     wanted = {(True, False): 0.1, (False, True): 0.2, (True, True): 0.05, (False, False): 0.65}
@@ -225,10 +236,10 @@ def test_dropouts_of_nothing_and_of_all(encoder_base: Path) -> None:
         shares = {"image": 0.0, "text": 0.0, "both": 0.0, which: 1.0}
         config = config_of(encoder_base, *(f"objective.{name}_dropout={share}" for name, share in shares.items()))
         for value in (0.0, 0.5, 1 - 2**-53):
-            found = Choices(config.data, config.objective).drops(dataclasses.replace(drawn, dropout=value))
+            found = RowChooser(config.data, config.objective).drops(dataclasses.replace(drawn, dropout=value))
             assert found == drops
     none = config_of(encoder_base, *(f"objective.{name}_dropout=0" for name in ("image", "text", "both")))
-    assert Choices(none.data, none.objective).drops(drawn) == (False, False)
+    assert RowChooser(none.data, none.objective).drops(drawn) == (False, False)
 
 
 def test_stratified_timesteps_are_one_from_each_slice(cached: CachedRows, encoder_base: Path) -> None:
@@ -261,10 +272,10 @@ def test_both_sources_plan_the_same_rows(cached: CachedRows, encoder_base: Path)
 
 def test_parts_are_cut_into_row_groups_by_split(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    row = {"product_id": "p", "latents": b"12", "ad_mask": None, "variants": [], "captions": []}
-    rows = {"test": [{**row, "row_id": "t"}], "train": [{**row, "row_id": f"{index}"} for index in range(70)]}
+    row = CachedRow("t", "p", b"12", None, [], [])
+    rows = {"test": [row], "train": [dataclasses.replace(row, row_id=f"{index}") for index in range(70)]}
     write_part(storage, "a.parquet", rows)
-    assert part_groups(storage, "a.parquet") == [["train", 64], ["train", 6], ["test", 1]]
+    assert part_groups(storage, "a.parquet") == [("train", 64), ("train", 6), ("test", 1)]
     file = pq.ParquetFile(tmp_path / "a.parquet")
     assert file.read_row_group(1)["row_id"].to_pylist() == [str(index) for index in range(64, 70)]
     write_part(storage, "empty.parquet", {})
@@ -316,11 +327,11 @@ def test_a_complete_cache_needs_no_encoding(
         part = unit_name(TINY.name, footer_digest(handle), 0, recipe_of(config))
     encoder = TripletEncoder(config, str(TINY), str(tmp_path))
     encoder({"key": [TINY.name], "group": [0], "part": [part]})
-    made = precompute(config, str(TINY), str(tmp_path), scanned)
-    assert made.parts == {part: [["train", 16], ["test", 4]]}
+    encoders = load_parts(config).encoders(config, torch.device("cpu"), torch.float32)
+    made = precompute(config, str(TINY), str(tmp_path), scanned, encoders)
+    assert made.parts == {part: [("train", 16), ("test", 4)]}
     assert load_cache(str(tmp_path)) == made
-    monkeypatch.setattr("refadgen.training.precompute.load_parts", None)
-    assert precompute(config, str(TINY), str(tmp_path), scanned) == made
+    assert precompute(config, str(TINY), str(tmp_path), scanned, encoders) == made
 
 
 def test_bad_rows_are_named_and_no_part_is_written(refadgen_base: Path, tmp_path: Path) -> None:

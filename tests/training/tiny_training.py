@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from refadgen.config import TrainConfig, load_config
+from refadgen.training.choices import RowChooser
 from refadgen.training.feed import local_feed
 from refadgen.training.job import ClipPixels, Tokenize
 from refadgen.training.loop import BatchMaker, TrainingRun
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.plan import Plan
-from refadgen.training.rows import Arrays, Choices, OnlineRows, RowSource, online_files
+from refadgen.training.rows import Arrays, OnlineRows, RowSource, online_files
 from refadgen.triplets import schema as triplets
 
 TINY = Path(triplets.__file__).parent / "tiny" / "triplets.parquet"
@@ -69,7 +70,7 @@ def online_rows(config: TrainConfig, parts: Parts) -> OnlineRows:
     return OnlineRows(
         config.data.path,
         online_files(config.data.path),
-        Choices(config.data, config.objective),
+        RowChooser(config.data, config.objective),
         Tokenize(parts.tokenizer),
         ClipPixels(parts.feature_extractor) if parts.image_encoder is not None else None,
     )
