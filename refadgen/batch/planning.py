@@ -56,7 +56,7 @@ class Plan:
                 attach_inline_images,
                 batch_size=None,
                 batch_format="pyarrow",
-                fn_kwargs={"row_type": self.row_type, "fragments": ray.put(self.fragments)},
+                fn_kwargs={"row_type": self.row_type, "fragments": self.fragments},
             )
         return dataset.repartition(target_num_rows_per_block=rows_per_block)
 
@@ -85,23 +85,26 @@ def table_of(rows: Iterable[PlannedRow], row_type: type[PlannedRow]) -> pa.Table
 
 def _run_all(work: Work[Counts], items: Sequence[Any]) -> tuple[tuple[Any, ...], list[Counts]]:
     shared = ray.put(work)  # once for all tasks: it holds the keys of all reconciled ids
-    pairs = [_run.remote(shared, item) for item in items]
+    pairs = [_run_task.remote(shared, item) for item in items]
     return tuple(table for table, _ in pairs), results_of([counts for _, counts in pairs])
 
 
-@ray.remote(num_returns=2, max_retries=_TASK_RETRIES)
 def _run(work: Work[Counts], item: Any) -> tuple[pa.Table, Counts]:
     return work(item)
 
 
-def attach_inline_images(table: pa.Table, *, row_type: type[PlannedRow], fragments: Any) -> Iterator[pa.Table]:
+_run_task = ray.remote(num_returns=2, max_retries=_TASK_RETRIES)(_run)
+
+
+def attach_inline_images(
+    table: pa.Table, *, row_type: type[PlannedRow], fragments: Sequence[Fragment]
+) -> Iterator[pa.Table]:
     """INPUT, OUTPUT: planned rows, one for one, in tables of a few. A Ray task that reads the input again."""
-    inputs: tuple[Fragment, ...] = ray.get(fragments)
-    starts = [fragment.first_row for fragment in inputs]
+    starts = [fragment.first_row for fragment in fragments]
     rows = from_table(table, row_type)
     for index, group in groupby(rows, key=lambda row: bisect_right(starts, row.row) - 1):
         planned = {row.row: row for row in group}
-        images = inline_images(inputs[index], frozenset(planned))
+        images = inline_images(fragments[index], frozenset(planned))
         for piece in _batched(images, _ROWS_AT_ONCE):
             yield to_table([planned[number].with_images(image, mask) for number, image, mask in piece], row_type)
 

@@ -47,12 +47,15 @@ def run_in_task(function: Callable[P, T], *arguments: P.args, **settings: P.kwar
 
     Raises: what `function` raises.
     """
-    return results_of([_call.remote(function, *arguments, **settings)])[0]
+    found: T = results_of([_call_task.remote(function, *arguments, **settings)])[0]
+    return found
 
 
-@ray.remote
 def _call(function: Callable[..., T], *arguments: Any, **settings: Any) -> T:
     return function(*arguments, **settings)
+
+
+_call_task = ray.remote(_call)
 
 
 def results_of(references: list[Any]) -> list[Any]:

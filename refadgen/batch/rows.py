@@ -45,8 +45,12 @@ class _Column:
     """Makes the field's value of what Arrow's `to_pylist` gives."""
 
 
-@functools.cache
 def _columns(row_type: type) -> tuple[_Column, ...]:
+    return _cached_columns(row_type)
+
+
+@functools.cache
+def _cached_columns(row_type: type) -> tuple[_Column, ...]:
     hints = typing.get_type_hints(row_type, include_extras=True)
     assert dataclasses.is_dataclass(row_type), f"{row_type.__name__} is not a dataclass"
     return tuple(_column(field.name, hints[field.name]) for field in dataclasses.fields(row_type))

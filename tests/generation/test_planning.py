@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from refadgen.batch.rows import from_table
+from refadgen.batch.ledger import short_key
+from refadgen.batch.planning import attach_inline_images
+from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.scan import scan_catalog
 from refadgen.config import GenerateConfig
 from refadgen.generation.ledger import SCHEMA, AdLedger
-from refadgen.generation.planning import CatalogPlanner
+from refadgen.generation.planning import CatalogPlanner, OpenImages
 from refadgen.generation.rows import PlannedProduct
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.store import Storage
@@ -71,3 +73,40 @@ def test_damage_in_a_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(bytes(data))
     with pytest.raises(ValueError, match=r"c\.parquet: damaged in row group 0"):
         scan_catalog(str(file))
+
+
+def test_images_in_the_catalogue_itself_are_attached_when_the_rows_stream(tmp_path: Path) -> None:
+    """The plan is held as a whole, so it must not hold the pictures."""
+    file = tmp_path / "c.parquet"
+    columns = {
+        "sku": [f"s{n}" for n in range(6)],
+        "image": [{"bytes": f"photo {n}".encode(), "path": None} for n in range(5)]
+        + [{"bytes": None, "path": "f.jpg"}],
+        "mask": [None, {"bytes": b"mask 1", "path": None}, None, {"bytes": None, "path": "m.png"}, None, None],
+    }
+    pq.write_table(pa.table(columns), file, row_group_size=4)
+    scan = scan_catalog(str(file))
+    assert all(fragment.has_inline_images for fragment in scan.fragments)
+    planned = plans(file)
+    assert not any(row.image_bytes or row.mask_bytes for row in planned)
+    kept = [row for row in planned if row.row not in (0, 2)]  # as if the ledger had those
+    tables = attach_inline_images(to_table(kept, PlannedProduct), row_type=PlannedProduct, fragments=scan.fragments)
+    rows = [row for table in tables for row in from_table(table, PlannedProduct)]
+    assert [row.image or row.image_bytes for row in rows] == [b"photo 1", b"photo 3", b"photo 4", "f.jpg"]
+    assert [row.mask or row.mask_bytes for row in rows] == [b"mask 1", "m.png", b"", b""]
+    assert [row.wanted for row in rows] == [row.wanted for row in kept]
+
+
+def test_a_catalogue_of_addresses_is_not_read_again(tmp_path: Path) -> None:
+    write(tmp_path / "c.parquet", ["a", "b"])
+    assert not any(fragment.has_inline_images for fragment in scan_catalog(str(tmp_path)).fragments)
+
+
+def test_reconciled_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    write(tmp_path / "c.parquet", ["a", "b", "c"])
+    first, second, third = plans(tmp_path / "c.parquet")
+    known = [*second.wanted, third.wanted[0]]
+    keys = np.sort(np.array([short_key(image.image_id) for image in known], np.uint64))
+    table, counts = OpenImages(reconciled=keys)(to_table([first, second, third], PlannedProduct))
+    assert (counts.wanted, counts.reconciled, counts.to_make) == (6, 3, 3)
+    assert [(row.sku, len(row.wanted)) for row in from_table(table, PlannedProduct)] == [("a", 2), ("c", 1)]

@@ -1,0 +1,184 @@
+"""A fault in a stage: one traceback in the log with run, row and sku, a failed row; the other rows go on."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from refadgen.batch.rows import from_table, to_table
+from refadgen.catalog.images import encode_png
+from refadgen.config import GenerateConfig, LayoutConfig, load_config
+from refadgen.generation.generator import AdGenerator
+from refadgen.generation.ledger import AdLedgerRow
+from refadgen.generation.publisher import AdPublisher
+from refadgen.generation.rows import (
+    FetchedProduct,
+    GeneratedImage,
+    GeneratedProduct,
+    PlacedProduct,
+    PlannedProduct,
+)
+from refadgen.generation.stages import ProductFetcher, ProductSegmenter
+from refadgen.generation.wanted import WantedImage
+
+WIDTH, HEIGHT = 128, 160
+WORDS = ["sampling.num_inference_steps=1", "sampling.batch_size=2", f"sampling.width_px={WIDTH}"]
+WORDS += [f"sampling.height_px={HEIGHT}", "sampling.guidance_scale=2", "sampling.reference_in_uncond=false"]
+
+
+@pytest.fixture(scope="module")
+def config(random_model: Path) -> GenerateConfig:
+    return load_config(GenerateConfig, None, [*WORDS, f"model.path={random_model}"])
+
+
+def wanted(number: int, num_images: int = 1) -> tuple[WantedImage, ...]:
+    ids = [f"{number:016x}{variant:016x}" for variant in range(num_images)]
+    return tuple(
+        WantedImage(image_id=image_id, scene="s", variant=variant, prompt="a cup on a table", seed=variant)
+        for variant, image_id in enumerate(ids)
+    )
+
+
+def photograph() -> bytes:
+    image = Image.new("RGB", (60, 80), "white")
+    image.paste((200, 30, 30), (20, 20, 45, 70))
+    return encode_png(image)
+
+
+def planned(number: int, num_images: int = 1) -> PlannedProduct:
+    return PlannedProduct(
+        row=number,
+        sku=f"sku-{number}",
+        category=None,
+        image="",
+        image_bytes=photograph(),
+        negative_prompt=None,
+        wanted=wanted(number, num_images),
+        layout=LayoutConfig(),
+        error=None,
+    )
+
+
+def fetched(config: GenerateConfig, *rows: PlannedProduct) -> list[FetchedProduct]:
+    return from_table(ProductFetcher(config, "run-1", "c.parquet")(to_table(rows, PlannedProduct)), FetchedProduct)
+
+
+def placed(config: GenerateConfig, *rows: PlannedProduct) -> list[PlacedProduct]:
+    table = to_table(fetched(config, *rows), FetchedProduct)
+    return from_table(ProductSegmenter(config, "run-1")(table), PlacedProduct)
+
+
+def generated(config: GenerateConfig, *rows: PlannedProduct) -> list[GeneratedProduct]:
+    tables = AdGenerator(config, "run-1")(to_table(placed(config, *rows), PlacedProduct))
+    return [row for table in tables for row in from_table(table, GeneratedProduct)]
+
+
+def fails_at(number: int, function: Callable[..., object]) -> Callable[..., object]:
+    """`function`, but for its call with this number, from 0, and those after it."""
+    calls: Iterator[int] = iter(range(1000))
+
+    def called(*arguments: object, **settings: object) -> object:
+        if next(calls) >= number:
+            raise RuntimeError("boom")
+        return function(*arguments, **settings)
+
+    return called
+
+
+def assert_one_traceback(caplog: pytest.LogCaptureFixture, stage: str, row: int) -> None:
+    (record,) = [record for record in caplog.records if record.name == "refadgen.batch"]
+    assert record.getMessage().startswith(f"{stage} failed: run run-1, row {row}, sku 'sku-{row}': ")
+    assert "Traceback" in caplog.text
+    assert "RuntimeError: boom" in caplog.text
+
+
+def test_fetcher(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(ProductFetcher, "num_threads", 1)  # a fixed order of the rows
+    from refadgen.generation import stages
+
+    monkeypatch.setattr(stages, "decode_image", fails_at(1, stages.decode_image))
+    rows = fetched(config, planned(0), planned(1), planned(2))
+    assert [row.error and row.error.reason for row in rows] == [None, "internal_error", "internal_error"]
+    assert rows[0].photo
+    assert_one_traceback(caplog, "ProductFetcher", 1)
+
+
+def test_segmenter(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from refadgen.generation import stages
+
+    monkeypatch.setattr(stages, "place", fails_at(1, stages.place))
+    rows = placed(config, planned(0), planned(1), planned(2))
+    assert [row.error and row.error.reason for row in rows] == [None, "internal_error", "internal_error"]
+    assert (rows[0].width_px, rows[1].width_px) == (WIDTH, None)
+    assert_one_traceback(caplog, "ProductSegmenter", 1)
+
+
+def test_generator(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    from refadgen.model import RefAdGenPipeline
+
+    monkeypatch.setattr(RefAdGenPipeline, "decode", fails_at(1, RefAdGenPipeline.decode))
+    rows = generated(config, planned(0, 2), planned(1, 2), planned(2, 2))
+    outcomes = {row.sku: [image.error and image.error.reason for image in row.images] for row in rows}
+    assert outcomes == {"sku-0": [None, None], "sku-1": 2 * ["generation_error"], "sku-2": 2 * ["generation_error"]}
+    assert_one_traceback(caplog, "AdGenerator", 1)
+
+
+def test_publisher(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from refadgen.generation import publisher
+
+    rows = generated(config, planned(0), planned(1), planned(2))
+    monkeypatch.setattr(publisher, "encode_ad", fails_at(1, publisher.encode_ad))
+    table = AdPublisher(config, "run-1", str(tmp_path), "m@f")(to_table(rows, GeneratedProduct))
+    entries = from_table(table, AdLedgerRow)
+    assert [entry.status for entry in entries] == ["done", "failed", "failed"]
+    assert [bool(entry.uri) for entry in entries] == [True, False, False]
+    assert "RuntimeError: boom" in entries[1].detail
+    assert_one_traceback(caplog, "AdPublisher", 1)
+
+
+def test_a_product_travels_and_is_published_once_for_all_its_images(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = generated(config, planned(0, 5))
+    assert len(row.images) == 5
+    keys: list[str] = []
+    stage = AdPublisher(config, "run-1", str(tmp_path), "m@f")
+    write = stage._storage.write
+    monkeypatch.setattr(stage._storage, "write", lambda key, data: (keys.append(key), write(key, data)))
+    entries = from_table(stage(to_table([row], GeneratedProduct)), AdLedgerRow)
+    assert {entry.product_uri for entry in entries} == {row.product_uri}
+    assert keys.count(row.product_uri) == 1
+    with Image.open(io.BytesIO((tmp_path / row.product_uri).read_bytes())) as product:
+        mask = np.asarray(Image.open(io.BytesIO(row.product_mask)))
+        assert np.array_equal(np.asarray(product)[..., 3], mask)
+
+
+def test_many_images_of_a_product_come_in_rows_that_stay_small(config: GenerateConfig) -> None:
+    rows = generated(config, planned(0, 11))
+    assert [len(row.images) for row in rows] == [8, 3]
+    assert [image.wanted.variant for row in rows for image in row.images] == list(range(11))
+
+
+def test_an_error_of_an_earlier_stage_reaches_every_image(config: GenerateConfig, tmp_path: Path) -> None:
+    broken = dataclasses.replace(planned(3, 2), image_bytes=b"no image")
+    (row,) = generated(config, broken)
+    table: pa.Table = AdPublisher(config, "run-1", str(tmp_path), "m@f")(to_table([row], GeneratedProduct))
+    entries = from_table(table, AdLedgerRow)
+    assert [(entry.status, entry.reason) for entry in entries] == 2 * [("rejected", "not_an_image")]
+    assert [(entry.attempts, entry.seed, entry.product_uri) for entry in entries] == [(0, 0, ""), (0, 1, "")]
+
+
+def test_images_are_the_same_whatever_the_company(config: GenerateConfig) -> None:
+    def ads(*rows: PlannedProduct) -> dict[str, bytes]:
+        images: list[GeneratedImage] = [image for row in generated(config, *rows) for image in row.images]
+        return {image.wanted.image_id: image.ad for image in images}
+
+    together = ads(planned(0), planned(1, 2))
+    assert together == ads(planned(1, 2)) | ads(planned(0))
