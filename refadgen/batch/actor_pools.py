@@ -1,4 +1,4 @@
-"""Stages of a job as pools of actors of fixed size, and what they need of the cluster."""
+"""Stages of a job as pools of actors of fixed size, and the resources they take."""
 
 import dataclasses
 import math
@@ -10,11 +10,14 @@ from ray.data import ActorPoolStrategy, Dataset
 from refadgen.config import StageConfig
 
 _TASK_RETRIES = 10
-"""Of one block whose actor or node was lost. Without a bound, as is Ray's default, a deadly block runs for ever."""
+"""Retries of a block whose actor or node was lost. Ray's default has no bound: a poison row would run for ever."""
 
 
 def with_stage(dataset: Dataset, stage: type, pool: StageConfig, batch_size: int, *arguments: Any) -> Dataset:
-    """`dataset` through a pool of `stage(*arguments)`. batch_size: of the blocks; stages with GPUs must name one."""
+    """Maps `dataset` through a pool of `stage(*arguments)` actors.
+
+    batch_size: rows in one call; Ray Data's default of 1,024 would be far too many images.
+    """
     return dataset.map_batches(
         stage,
         fn_constructor_args=arguments,
@@ -23,6 +26,7 @@ def with_stage(dataset: Dataset, stage: type, pool: StageConfig, batch_size: int
         compute=ActorPoolStrategy(size=pool.num_actors),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
+        # The only way that Ray 2.60 offers to bound the retries of an actor's task.
         ray_remote_args_fn=_actor_options,
     )
 

@@ -23,7 +23,7 @@ Counts = TypeVar("Counts")
 T = TypeVar("T")
 Work = Callable[[Any], tuple[pa.Table, Counts]]
 _TASK_RETRIES = 10
-"""Of a planning task whose worker or node was lost."""
+"""Retries of a planning task whose worker or node was lost."""
 _ROWS_AT_ONCE = 64
 """Rows with their encoded images in one table: some 20 MB of photographs."""
 
@@ -71,7 +71,7 @@ def plan_fragments(
 ) -> tuple[Plan, list[Counts]]:
     """Plans all fragments. plan: gives a fragment's table of `row_type`, and counts for the driver. Needs Ray.
 
-    Raises: what `plan` raises.
+    Raises: the errors of `plan`.
     """
     tables, counts = _run_all(plan, fragments)
     return Plan(row_type, tuple(fragments), tables), counts

@@ -16,17 +16,18 @@ T = TypeVar("T")
 def connect(num_cpus: int, *, dashboard: bool = False) -> None:
     """Joins the cluster of RAY_ADDRESS, which `ray job submit` sets, or starts a local Ray.
 
-    num_cpus: logical ones that the job needs at least; a local Ray has these, and never under four. dashboard: whether
-    a local Ray serves its State API, which Ray Train asks who of its actors is alive.
+    num_cpus: logical CPUs that the job needs; a local Ray gets at least four. dashboard: whether a local Ray serves
+    its State API, where Ray Train looks up which of its actors are alive.
     """
     if not ray.is_initialized():
         if submitted():
             ray.init(logging_level=logging.WARNING)
         else:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a Ray on loopback that ends with this process
+            # Unset, ray.init would turn token authentication on and write a token file into the user's home.
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             ray.init(
                 address="local",
-                num_cpus=max(4, num_cpus, os.cpu_count() or 1),
+                num_cpus=max(4, num_cpus, os.cpu_count() or 1),  # pools of one-CPU actors deadlock on two
                 include_dashboard=dashboard,
                 logging_level=logging.WARNING,
             )
@@ -45,7 +46,7 @@ def submitted() -> bool:
 def run_in_task(function: Callable[P, T], *arguments: P.args, **settings: P.kwargs) -> T:
     """Calls `function` in a Ray task, so that reading all rows of a large ledger costs the driver no memory.
 
-    Raises: what `function` raises.
+    Raises: the errors of `function`.
     """
     found: T = results_of([_call_task.remote(function, *arguments, **settings)])[0]
     return found

@@ -34,11 +34,11 @@ class RowFailure:
 
 
 class StageRow(Protocol):
-    """What every row between stages has."""
+    """The fields of every row between stages."""
 
     @property
     def error(self) -> RowFailure | None:
-        """What went wrong with the row in an earlier stage; later stages pass it on."""
+        """The failure of the row in an earlier stage; later stages pass it on."""
 
     @property
     def label(self) -> str:
@@ -72,14 +72,14 @@ RowOut = TypeVar("RowOut")
 class RowStage(ABC, Generic[RowIn, Added, RowOut]):
     """One stage. A subclass sets the row types and implements `process`.
 
-    An output row has the fields of `row_out`, each from what `process` added, from `error` and the timer, or from the
-    input row. A class whose `row_out` has a field that none of them gives is refused when it is defined.
+    Each field of an output row comes from the result of `process`, from `error` and the timer, or from the input row.
+    A class whose `row_out` has a field that none of them gives is refused when it is defined.
     """
 
     row_in: type[RowIn]
     added: type[Added]
-    """What `process` returns. Made without arguments, it stands for a row that failed. A field `error` of it lets a
-    stage refuse a row and still keep what it measured."""
+    """The result type of `process`. Made without arguments, it stands for a row that failed. With a field `error`, a
+    stage can refuse a row and still keep its measurements."""
     row_out: type[RowOut]
     timer: ClassVar[str]
     """The field of `row_out` that takes the seconds spent on the row."""
@@ -106,7 +106,7 @@ class RowStage(ABC, Generic[RowIn, Added, RowOut]):
 
     @abstractmethod
     def process(self, row: RowIn) -> Added:
-        """What this stage adds to a row. Raises: RowError for what is wrong with the row, anything for a fault."""
+        """The fields that this stage adds to a row. Raises: RowError for a bad row; any other error is a fault."""
 
     def _run(self, row: RowIn) -> RowOut:
         started = time.monotonic()

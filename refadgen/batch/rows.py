@@ -42,7 +42,7 @@ class _Column:
     kind: pa.DataType
     optional: bool
     build: Callable[[Any], Any]
-    """Makes the field's value of what Arrow's `to_pylist` gives."""
+    """Makes the field's value from an item of Arrow's `to_pylist`."""
 
 
 def _columns(row_type: type) -> tuple[_Column, ...]:
@@ -65,7 +65,7 @@ def _column(name: str, hint: Any) -> _Column:
 
 
 def _arrow_type(hint: Any) -> tuple[pa.DataType, Callable[[Any], Any]]:
-    """The column's type for an annotation, and what turns a value from Arrow back into the annotation's."""
+    """The column's type for an annotation, and the function that turns Arrow's value back into the annotation's."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return arguments[1], _unchanged

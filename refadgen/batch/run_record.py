@@ -1,4 +1,4 @@
-"""`run.json`: what a run of a batch job was asked for and what came of it, written when it starts and when it ends."""
+"""`run.json`: the request and the outcome of a run of a batch job, written when it starts and when it ends."""
 
 import json
 import platform

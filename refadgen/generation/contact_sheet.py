@@ -1,4 +1,4 @@
-"""One picture of a whole run, for a README or a mail: each product as placed, then its ads.
+"""One picture of a run, for a README or a mail: each product as placed, then its ads.
 
 python -m refadgen.generation.contact_sheet out/demo sheet.webp
 """
@@ -47,7 +47,7 @@ def _read(storage: Storage, key: str) -> Image.Image:
 
 def main() -> None:
     """Writes the sheet."""
-    parser = argparse.ArgumentParser(description="One picture of a whole run.")
+    parser = argparse.ArgumentParser(description="One picture of a run.")
     parser.add_argument("output", help="output folder of a run, a path or s3://")
     parser.add_argument("file", help="picture to write; its ending names the format")
     arguments = parser.parse_args()

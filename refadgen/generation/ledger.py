@@ -10,7 +10,7 @@ from refadgen.storage.store import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class AdLedgerRow:
-    """One wanted image, and what became of it. None: never measured, because an earlier stage failed."""
+    """One wanted image and its outcome. None: never measured, because an earlier stage failed."""
 
     image_id: str
     """Hash of everything that decides the picture: 32 hexadecimal digits."""
@@ -18,7 +18,7 @@ class AdLedgerRow:
     recorded_at: datetime | None
     """Set when the row is appended."""
     row: int
-    """Of the catalogue, from 0."""
+    """Number of the catalogue row, from 0."""
     sku: str
     category: str | None
     scene: str
@@ -33,13 +33,13 @@ class AdLedgerRow:
     attempts: Int32
     """Images drawn."""
     uri: str
-    """Of the image, relative to the output; empty unless done."""
+    """The image file, relative to the output; empty unless done."""
     product_uri: str
-    """Of the placed product (its alpha channel is the mask), relative to the output; empty if it was never placed."""
+    """Picture of the placed product (its alpha channel is the mask), relative to the output; empty: never placed."""
     image: str
     """The product image's address, without signatures."""
     input_sha256: str
-    """Of the product image's bytes."""
+    """Hash of the product image's bytes."""
     prompt: str
     negative_prompt: str
     seed: int
@@ -55,7 +55,7 @@ class AdLedgerRow:
     structure_similarity: Float32 | None
     """SSIM inside the mask, to the placed product."""
     mask_iou: Float32 | None
-    """Of M′ and the mask found in the ad; None without segmentation networks."""
+    """Overlap of M′ with the mask found in the ad; None without segmentation networks."""
     fetch_s: Float32
     segment_s: Float32
     generate_s: Float32 | None

@@ -29,7 +29,7 @@ KEY = "report.html"
 _LEFT_OUT = ("input_sha256",)  # long, and of no use to the eye
 _UNIQUE = ("image_id", "uri")  # all different: a table of distinct values would only add to them
 _ADDRESSES = ("uri", "product_uri")
-_MAX_TEXT = 600  # characters; a sku of 300 stays whole
+_MAX_TEXT = 600  # characters; a sku of 300 is shown in full
 _MAX_DATA_BYTES = 5_500_000
 _DONE_SHARE = 10  # one row in ten stays for `done`, however many rows failed
 
@@ -40,9 +40,9 @@ _FOR_TOTALS = ("row", "sku", "status", "reason")
 def write_report(storage: Storage, ledger: Ledger, facts: Mapping[str, Any], *, max_rows: int = 10_000) -> str:
     """Writes the report page into the output folder and returns its key.
 
-    facts: what the run says of itself; JSON-able, shown as it is, so without secrets. max_rows: images on the page at
-    most; fewer when their texts are very long. The page says what it leaves out, and its totals are always those of
-    the whole ledger. Raises: OSError when the file cannot be written.
+    facts: entries of run.json; shown as they are, so without secrets. max_rows: images on the page at most; fewer when
+    their texts are very long. The page names the rows it leaves out, and its totals are always those of the complete
+    ledger. Raises: OSError when the file cannot be written.
     """
     latest = ledger.latest(_FOR_TOTALS)  # few columns of all rows, then all columns of few
     shown = ledger.latest(ids=select_rows(latest, max_rows)["image_id"].combine_chunks())
@@ -58,9 +58,9 @@ def write_report(storage: Storage, ledger: Ledger, facts: Mapping[str, Any], *, 
 def report_data(root: str, latest: pa.Table, shown: pa.Table, facts: Mapping[str, Any]) -> bytes:
     """The page's JSON, safe inside a script element.
 
-    `columns` holds SCHEMA's columns, each as a list of values or as `{values, index}`, of the rows that are `shown`. Of
-    the whole ledger (`latest`): `totals` as `[status, reason, images]`, `images`, `products`, and `images_of_sku` in
-    the order of the column's values. `facts` as given. root: the output's address.
+    `columns` holds SCHEMA's columns of the rows in `shown`, each as a list of values or as `{values, index}`. The
+    complete ledger (`latest`) gives `totals` as `[status, reason, images]`, `images`, `products`, and `images_of_sku`
+    in the order of the column's values. `facts` as given. root: the output's address.
     """
     rows = shown.sort_by([("row", "ascending"), ("sku", "ascending"), ("variant", "ascending")])
     totals = latest.group_by(["status", "reason"]).aggregate([([], "count_all")])
@@ -85,7 +85,7 @@ def report_data(root: str, latest: pa.Table, shown: pa.Table, facts: Mapping[str
 def select_rows(latest: pa.Table, max_rows: int) -> pa.Table:
     """At most `max_rows` rows: failed and rejected first, in turns over their reasons so that each is there, then done.
 
-    Both in the order of the ids, done by whole products. A tenth of the room is kept for done rows.
+    Both in the order of the ids; done rows come product by product. A tenth of the places is kept for them.
     """
     if len(latest) <= max_rows:
         return latest

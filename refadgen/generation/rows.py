@@ -18,10 +18,10 @@ from refadgen.generation.wanted import WantedImage
 
 @dataclass(frozen=True, kw_only=True)
 class ProductRow:
-    """What every stage passes on."""
+    """The fields that every stage passes on."""
 
     row: int
-    """Of the catalogue, from 0."""
+    """Number of the catalogue row, from 0."""
     sku: str
     category: str | None
     image: str
@@ -60,14 +60,14 @@ class PlannedProduct(ProductRow):
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """What the fetcher adds. Empty after an error."""
+    """The fields that the fetcher adds. Empty after an error."""
 
     photo: bytes = b""
     """PNG, RGB or RGBA, upright."""
     own_mask: bytes = b""
     """PNG, L, the photo's size; empty: the row has none."""
     input_sha256: str = ""
-    """Of the product image as fetched."""
+    """Hash of the product image as fetched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class FetchedProduct(ProductRow, Fetched):
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """What the segmenter adds. Empty or None after an error."""
+    """The fields that the segmenter adds. Empty or None after an error."""
 
     canvas: bytes = b""
     """PNG, RGB: the product placed on white."""
@@ -111,7 +111,7 @@ class GeneratedImage:
     ad: bytes = b""
     """PNG; empty after an error."""
     seed: int
-    """Of the attempt that is kept; the wanted image's own where none was drawn."""
+    """Seed of the attempt that is kept; the wanted image's own where none was drawn."""
     attempts: Int32 = 0
     color_similarity: Float32 | None = None
     structure_similarity: Float32 | None = None

@@ -46,7 +46,7 @@ def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> F
 
 
 def below_gate(scores: FidelityScores, quality: QualityConfig) -> str:
-    """What `scores` fall short of, as a sentence; empty: nothing."""
+    """The first score below its setting, as a sentence; empty: none is."""
     for name, value in dataclasses.asdict(scores).items():
         least = getattr(quality, f"min_{name}")
         if value < least:

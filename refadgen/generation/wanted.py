@@ -1,4 +1,4 @@
-"""Wanted images: what a catalogue row asks for, image by image, with ids and seeds known before anything is fetched."""
+"""Wanted images: the images that a catalogue row asks for, with ids and seeds known before anything is fetched."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from refadgen.storage.addresses import image_identity
 
 @dataclass(frozen=True, kw_only=True)
 class WantedImage:
-    """One image to make: (sku, scene, variant). `image_id` names its file and its ledger rows."""
+    """One image that should exist: (sku, scene, variant). `image_id` names its file and its ledger rows."""
 
     image_id: str
     scene: str
@@ -27,7 +27,7 @@ class WantedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSettings:
-    """Everything but the row that decides the pixels of an image. Made once, by `pixel_settings`."""
+    """The settings and the model that decide pixels, for the ids of all rows. Made once, by `pixel_settings`."""
 
     values: Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def wanted_images(
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
-    """The seed of a further attempt (from 1) at an image: its own for the first (0)."""
+    """The seed of an attempt at an image, counted from 0; the first attempt has the image's own seed."""
     return seed if attempt == 0 else _hash63("attempt", seed, attempt)
 
 
