@@ -21,7 +21,7 @@ def product_segmenter() -> None:
     from refadgen.generation.stages import ProductSegmenter
 
     size = ["sampling.width_px=128", "sampling.height_px=160"]
-    ProductSegmenter(load_config(GenerateConfig, None, [*NETWORKS, *size, "stages.segment.num_gpus=1"]))
+    ProductSegmenter(load_config(GenerateConfig, None, [*NETWORKS, *size, "stages.segment.num_gpus=1"]), "run")
 
 
 def ad_publisher() -> None:
