@@ -1,9 +1,9 @@
-"""A product photograph on a plain backdrop to its mask, with no network: the third link of the chain.
+"""The mask of a product in front of a plain backdrop, without a network: the third link of the chain.
 
-`cut_out` fits a smooth backdrop (white, any uniform colour, a studio gradient) to the image's border in CIE Lab,
-floods it inwards from the border, so that white inside the product stays product, opens holes that show the backdrop
-(the handle of a mug), takes soft ground shadows away and unmixes the edge into an alpha. A photograph without such a
-backdrop is refused with the reason `no_plain_background`. Works at `WORK_SIDE_PX` at most and scales the alpha back.
+`cut_out` fits a smooth backdrop (white, one colour, a studio gradient) to the image's border in CIE Lab. It floods the
+backdrop inwards from the border, so that white inside the product stays product. It then opens holes that show the
+backdrop (the handle of a mug), removes soft ground shadows and unmixes the edge into an alpha. A photograph without a
+plain backdrop is rejected as `no_plain_background`. Works on `WORK_SIDE_PX` at most and scales the alpha back.
 """
 
 from dataclasses import dataclass
@@ -16,28 +16,29 @@ from refadgen.segmentation.shadows import ground_shadows
 
 WORK_SIDE_PX = 1024
 MIN_PLAIN_BORDER = 0.7
-"""Least share of the border that is backdrop."""
+"""Least share of the border that must be backdrop."""
 CLEAR_SCORE = 0.97
-"""A contour at least as clear as this leaves no shadow to look for."""
+"""From this score up, no shadow is looked for: the contour has none."""
 MAX_GRADING, MAX_TINT_GRADING = 50.0, 15.0
-"""Largest change over the image of a studio backdrop's L* and of its a*b*; more is a scene."""
+"""Largest change of a studio backdrop's L* and of its a*b* over the image; more is a scene."""
 SURE_SCORE = 0.8
-"""A cut at least as well supported as this needs no finer second try."""
+"""From this score up, the first cut stands; below it, a finer one is tried."""
 MIN_HOLE = 0.0004
-"""Least share of the image of a hole that is opened; smaller ones are gleams and gaps in lace."""
+"""Smallest hole that is opened, as a share of the image; smaller ones are gleams and gaps in lace."""
 MAX_WALL = 0.7
-"""Largest distance of a hole from the outside, in sides of the square of its area."""
+"""Thickest wall between a hole and the outside, relative to the square root of the hole's area."""
 HALO = 0.08
-"""JPEG rings and bleeds around strong edges: nearby, so much of the edge's ΔE still counts as backdrop."""
+"""JPEG rings and bleeds around strong edges: near an edge, this share of its ΔE still counts as backdrop."""
 MIN_SPECK = 0.0003
-"""Least share of the image of a piece that is kept; smaller ones are dust and compression."""
+"""Smallest piece that is kept, as a share of the image; smaller ones are dust and compression."""
 MIN_RIM_PIECE = 0.02
-"""Least share of the largest piece of one at the image's border; smaller ones are dark corners and folds."""
+"""Smallest piece at the image's border that is kept, as a share of the largest piece; smaller ones are dark corners and
+folds of the backdrop."""
 
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What the plain backdrop looks like: `lab` float32 HW3 everywhere, also behind the product; `noise` in ΔE."""
+    """The plain backdrop. lab: float32 HW3, its colour at every pixel, also behind the product. noise: in ΔE."""
 
     lab: np.ndarray
     noise: float
@@ -45,14 +46,14 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class BackgroundCut:
-    """`alpha` uint8 HW, 255 is product; `score` 0 to 1: how much of its contour divides two colours."""
+    """alpha: uint8 HW, 255 on the product. score: 0 to 1, how much of the contour divides two colours."""
 
     alpha: np.ndarray
     score: float
 
 
 def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
-    """The product in front of a plain backdrop.
+    """Cuts out the product in front of a plain backdrop.
 
     image_u8: uint8 HW3, RGB. tolerance: segmentation.background_tolerance, in ΔE*ab.
     Raises: RowError, rejected `no_plain_background`.
@@ -62,19 +63,20 @@ def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = image_u8 if scale == 1 else cv2.resize(image_u8, size, interpolation=cv2.INTER_AREA)
     raw = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    lab = cv2.medianBlur(raw, 3)  # compression noise; keeps edges where they are
+    lab = cv2.medianBlur(raw, 3)  # removes compression noise; a median keeps edges in place, a blur would not
 
     border = _border(lab.shape[:2])
     backdrop = _fit_backdrop(lab, border, tolerance)
     threshold = float(np.clip(4 * backdrop.noise, 3.5, tolerance))
     background = _flood(_distance(lab, backdrop) < threshold, radius=2)
     if np.count_nonzero(background) > 0.05 * background.size:
-        backdrop = _fit_backdrop(lab, background, tolerance)  # again, now that more of it is known
-    if backdrop.noise > 1:  # grainy: smooth it, so that grain and compression do not cling to the contour
+        # Fitted to the border alone, the surface was extrapolated inwards. Now pixels around the product count too.
+        backdrop = _fit_backdrop(lab, background, tolerance)
+    if backdrop.noise > 1:  # grainy: smoothed, so that grain and compression do not cling to the contour
         lab = cv2.GaussianBlur(cv2.medianBlur(lab, 5), (0, 0), 1.0)
     best = _cut(raw, lab, backdrop, threshold)
     if best.score < SURE_SCORE:
-        # White on white: smooth harder, so that a much finer step is still above the noise.
+        # White on white: smoothed more, so that a much finer step still stands above the noise.
         smooth = cv2.GaussianBlur(cv2.medianBlur(lab, 5), (0, 0), 1.5)
         fine = float(np.clip(2.5 * backdrop.noise, 0.8, threshold / 2))
         second = _cut(raw, smooth, backdrop, fine)
@@ -89,7 +91,7 @@ def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
 
 
 def _border(shape: tuple[int, int]) -> np.ndarray:
-    """Bool HW: a band of 1.5 % along the image's border."""
+    """Bool HW: a band along the image's border, 1.5 % of the shorter side wide."""
     band = max(2, round(0.015 * min(shape)))
     border = np.ones(shape, bool)
     border[band:-band, band:-band] = False
@@ -97,7 +99,7 @@ def _border(shape: tuple[int, int]) -> np.ndarray:
 
 
 def _terms(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """float64 N6: the terms of a quadratic surface at these pixels; the image spans -1 to 1."""
+    """float64 N6: the terms of a quadratic surface at N pixels. Coordinates run from -1 to 1 over the image."""
     y, x = 2 * rows / max(1, shape[0] - 1) - 1, 2 * columns / max(1, shape[1] - 1) - 1
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
@@ -108,14 +110,17 @@ def _surface(coefficients: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     rows = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, shape[1], dtype=np.float32)[:, None]
     along_rows, along_columns = y * rows + yy * rows**2, one + x * columns + xx * columns**2
-    return along_rows[:, None] + along_columns[None] + rows[:, None] * (xy * columns)[None]
+    surface: np.ndarray = along_rows[:, None] + along_columns[None] + rows[:, None] * (xy * columns)[None]
+    return surface
 
 
 def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backdrop:
-    """A quadratic surface through the pixels `where`, robust against the product that touches the border.
+    """Fits a quadratic surface to the colours of the pixels `where` (bool HW).
 
-    Raises: RowError where those pixels do not follow one smooth surface.
+    Robust: a product that touches the border does not bend it.
+    Raises: RowError where the pixels do not follow one smooth surface.
     """
+    # 20,000 pixels determine six coefficients; a flooded background has up to a million.
     pixels = np.flatnonzero(where)[:: max(1, np.count_nonzero(where) // 20_000)]
     rows, columns = np.divmod(pixels, where.shape[1])
     colors, basis = lab[rows, columns].astype(np.float64), _terms(rows, columns, where.shape)
@@ -123,14 +128,16 @@ def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backd
     residual = np.linalg.norm(colors - center, axis=1)
     coefficients = np.zeros((basis.shape[1], 3))
     coefficients[0] = center
+    # Iteratively reweighted: the reach shrinks, so that far colours (the product) lose their weight step by step.
     for reach in (30.0, 20.0, tolerance, tolerance, tolerance / 2, tolerance / 2):
         weight = 1 / (1 + (residual / (reach / 2)) ** 2)[:, None]
-        ridge = 1e-3 * len(basis) * np.diag([0, 1, 1, 3, 3, 3])  # straight where the data do not say otherwise
+        ridge = 1e-3 * len(basis) * np.diag([0, 1, 1, 3, 3, 3])  # flat where the pixels leave the surface open
         normal = basis.T @ (weight * basis) + ridge
         coefficients = np.linalg.solve(normal, basis.T @ (weight * colors))
         residual = np.linalg.norm(colors - basis @ coefficients, axis=1)
     plain = residual < tolerance
     share = float(plain.mean())
+    # 1.4826 times the median deviation estimates a standard deviation that outliers do not move.
     noise = 1.4826 * float(np.median(residual[plain])) if plain.any() else tolerance
     if share < MIN_PLAIN_BORDER:
         raise _refusal(f"only {share:.0%} of the border has one smooth colour within {tolerance:g} ΔE")
@@ -150,25 +157,31 @@ def _refusal(why: str) -> RowError:
 
 
 def _distance(lab: np.ndarray, backdrop: Backdrop) -> np.ndarray:
-    """float32 HW: ΔE*ab from the backdrop."""
-    return np.linalg.norm(lab - backdrop.lab, axis=-1)
+    """float32 HW: ΔE*ab between each pixel and the backdrop."""
+    distance: np.ndarray = np.linalg.norm(lab - backdrop.lab, axis=-1)
+    return distance
 
 
 def _disk(radius: int) -> np.ndarray:
+    """uint8: 1 on a disk of 2 · radius + 1 pixels across, as cv2's morphology takes it."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
 
 
 def _flood(candidate: np.ndarray, radius: int) -> np.ndarray:
-    """Bool HW: what of `candidate` a disk of this radius reaches from the image's border."""
+    """Bool HW: the part of `candidate` that a disk of this radius reaches from the image's border.
+
+    A disk, not a pixel: a gap in the product's contour that is narrower than the disk lets nothing in.
+    """
     wide = cv2.erode(candidate.astype(np.uint8), _disk(radius))
     _, labels = cv2.connectedComponents(wide, connectivity=4)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     reached = np.isin(labels, np.setdiff1d(rim, [0])).astype(np.uint8)
-    return (cv2.dilate(reached, _disk(radius + 1)) > 0) & candidate
+    flooded: np.ndarray = (cv2.dilate(reached, _disk(radius + 1)) > 0) & candidate
+    return flooded
 
 
 def _cut(raw: np.ndarray, lab: np.ndarray, backdrop: Backdrop, threshold: float) -> BackgroundCut:
-    """One try at one threshold: flood, holes, shadow, specks, alpha, score."""
+    """One attempt at one threshold (ΔE): flood, specks, holes, shadow, alpha, score."""
     distance = _distance(lab, backdrop)
     halo = HALO * cv2.dilate(distance, np.ones((17, 17), np.uint8))
     candidate = distance < np.maximum(threshold, halo)
@@ -181,33 +194,37 @@ def _cut(raw: np.ndarray, lab: np.ndarray, backdrop: Backdrop, threshold: float)
             break
         rest = _without_specks(product & ~shadow)
         rest_score = _support(rest, lab, backdrop.noise)
-        if rest_score > score:  # the contour moved onto clearer edges: out of the shadow, not into a grey product
+        if rest_score > score:  # then the contour left the shadow; into a grey product, it would lose its clear edges
             best, score = rest, rest_score
     return BackgroundCut(_soft_edge(best, raw, backdrop), score)
 
 
 def _without_specks(product: np.ndarray) -> np.ndarray:
+    """Bool HW: `product` without pieces smaller than `MIN_SPECK`."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(product.astype(np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= MIN_SPECK * product.size
     keep[0] = False
-    return keep[labels] if count > 1 else np.zeros_like(product)
+    kept: np.ndarray = keep[labels] if count > 1 else np.zeros_like(product)
+    return kept
 
 
 def _without_rim_pieces(alpha: np.ndarray) -> np.ndarray:
-    """The alpha without what touches the image's border and is small beside the product: it belongs to the backdrop."""
+    """The alpha without pieces at the image's border that are small beside the product: they belong to the backdrop."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats((alpha > 0).astype(np.uint8), connectivity=8)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     areas = stats[:, cv2.CC_STAT_AREA]
     dropped = np.isin(np.arange(count), rim) & (areas < MIN_RIM_PIECE * areas[1:].max(initial=0))
     dropped[0] = False
-    return np.where(dropped[labels], 0, alpha)
+    rest: np.ndarray = np.where(dropped[labels], 0, alpha)
+    return rest
 
 
 def _holes(product: np.ndarray, candidate: np.ndarray, distance: np.ndarray, close: float) -> np.ndarray:
-    """Bool HW: enclosed pixels through which the backdrop shows.
+    """Bool HW: enclosed pixels through which the backdrop shows, as in the handle of a mug.
 
-    A hole has the backdrop's very colour, nothing in it, and a wall to the outside that is thin against its own width:
-    a handle, a strap. A white print or label is walled in by more product, or is not quite the backdrop's white.
+    A hole has exactly the backdrop's colour, nothing inside, and a wall to the outside that is thin beside its width.
+    A white print or label has more product around it, or is not quite the backdrop's white.
+    close: ΔE up to which a colour is exactly the backdrop's.
     """
     holes = np.zeros_like(product)
     enclosed = cv2.morphologyEx((product & candidate).astype(np.uint8), cv2.MORPH_OPEN, _disk(1))
@@ -219,7 +236,7 @@ def _holes(product: np.ndarray, candidate: np.ndarray, distance: np.ndarray, clo
         if stats[index, cv2.CC_STAT_AREA] < MIN_HOLE * product.size:
             continue
         hole = (labels == index).astype(np.uint8)
-        core = cv2.erode(hole, _disk(2)) > 0  # without the blend with the product at the rim
+        core = cv2.erode(hole, _disk(2)) > 0  # the rim is a blend with the product's colour
         values = distance[core] if core.any() else distance[hole > 0]
         if np.median(values) > close or np.percentile(values, 75) > 2 * close:
             continue
@@ -229,11 +246,12 @@ def _holes(product: np.ndarray, candidate: np.ndarray, distance: np.ndarray, clo
         area = np.count_nonzero(hole)
         if wall <= MAX_WALL * np.sqrt(area) and islands <= 0.02 * area:
             holes |= cv2.dilate(hole, _disk(1)) > 0
-    return holes & candidate
+    opened: np.ndarray = holes & candidate
+    return opened
 
 
 def _soft_edge(product: np.ndarray, raw: np.ndarray, backdrop: Backdrop) -> np.ndarray:
-    """uint8 HW alpha: inside 255, outside 0, and at the edge how far the colour is from backdrop to product."""
+    """uint8 HW alpha: 255 inside, 0 outside; at the edge, the pixel's place between backdrop and product colour."""
     mask = product.astype(np.uint8)
     core = cv2.erode(mask, _disk(2), borderType=cv2.BORDER_REPLICATE)
     difference = raw - backdrop.lab
@@ -242,7 +260,7 @@ def _soft_edge(product: np.ndarray, raw: np.ndarray, backdrop: Backdrop) -> np.n
     strength = (inner**2).sum(axis=-1)
     unmixed = (difference * inner).sum(axis=-1) / np.maximum(strength, 1e-6)
     feathered = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 0.8)
-    # Where product and backdrop hardly differ, unmixing would amplify noise: there the feathered mask stands.
+    # Where product and backdrop hardly differ, unmixing would amplify noise: the feathered mask is used there.
     sure = (weight > 0) & (strength > max(10.0, 6 * backdrop.noise) ** 2)
     alpha = np.where(sure, np.clip(unmixed * 1.1 - 0.05, 0, 1), feathered)
     alpha = np.where(core > 0, 1.0, np.where(cv2.dilate(mask, _disk(1)) > 0, alpha, 0.0))
@@ -250,9 +268,9 @@ def _soft_edge(product: np.ndarray, raw: np.ndarray, backdrop: Backdrop) -> np.n
 
 
 def _support(product: np.ndarray, lab: np.ndarray, noise: float) -> float:
-    """Score 0 to 1 of a contour: 1 where all of it has a clear step in colour, 0.5 where a twelfth of it has none.
+    """Score of a contour, 0 to 1: 1 where all of it has a clear step in colour, 0.5 where a twelfth of it has none.
 
-    A flood that ate into a pale product, or a mask around a stretch of texture, has a contour without such a step.
+    A flood that ate into a pale product, or a mask around a stretch of texture, has a contour without a step.
     """
     if not product.any():
         return 0.0
@@ -269,13 +287,14 @@ def _support(product: np.ndarray, lab: np.ndarray, noise: float) -> float:
 
 
 def _local_mean(lab: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """float32 HW3: mean colour of the pixels `where` (bool HW) in the 7x7 around each pixel."""
+    """float32 HW3: mean colour of the pixels `where` (bool HW) in the 7 × 7 around each pixel."""
     weight = cv2.blur(where.astype(np.float32), (7, 7))[..., None]
-    return cv2.blur(lab * where[..., None].astype(np.float32), (7, 7)) / np.maximum(weight, 1e-6)
+    mean: np.ndarray = cv2.blur(lab * where[..., None].astype(np.float32), (7, 7)) / np.maximum(weight, 1e-6)
+    return mean
 
 
 def _crossing_lines(product: np.ndarray) -> int:
-    """Sides of the image that only thin lines of the product reach: joints of tiles, seams and cables of a scene."""
+    """Number of the image's sides that only thin lines of the product reach: tile joints, seams, cables of a scene."""
     radius = max(2, round(0.008 * min(product.shape)))
     solid = cv2.morphologyEx(product.astype(np.uint8), cv2.MORPH_OPEN, _disk(radius)) > 0
     band = 4 * radius

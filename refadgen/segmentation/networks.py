@@ -1,8 +1,7 @@
-"""Grounding DINO finds the product's box by its category, SAM2 its mask in the box: the last link of the chain.
+"""Grounding DINO finds the product's box by its name, SAM2 the mask in the box: the last link of the chain.
 
-Grounding DINO also answers what else is in a picture: `GroundedSegmenter.objects`.
-
-Weights load once, in the constructor, from what `SegmentationConfig` names; nothing here has a default checkpoint.
+Grounding DINO also finds other objects in a picture (`GroundedSegmenter.objects`). Weights load once, in the
+constructor, from the checkpoints that `SegmentationConfig` names; there is no default checkpoint.
 """
 
 import pickle
@@ -19,23 +18,23 @@ from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
 
 ANY_PRODUCT = "product"
-"""Looked for where the product has no name. The same word as in the prompts of a product of no category."""
+"""The query for a product without a name; prompts of a product without a category say the same word."""
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
 
 
 class FoundObject(NamedTuple):
-    """One thing that Grounding DINO sees."""
+    """One object that Grounding DINO finds."""
 
     label: str
-    """The query it answers, as it was asked."""
+    """The query that fits it best, as it was asked."""
     score: float
     """0 to 1."""
     box: np.ndarray
-    """float32 [left, top, right, bottom] in pixels, inside of the image."""
+    """float32 [left, top, right, bottom] in pixels, within the image."""
 
 
 class GroundedSegmenter:
-    """Grounding DINO and SAM2 on one device, one image at a time."""
+    """Grounding DINO and SAM2 on one device, one image at a time. Not safe to share between threads."""
 
     def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False) -> None:
         """gpu_expected: the cluster gave this process a GPU, so that `segmentation.device=auto` must find one.
@@ -52,7 +51,7 @@ class GroundedSegmenter:
 
     @torch.inference_mode()
     def segment(self, image_u8: np.ndarray, name: str | None) -> tuple[np.ndarray, float]:
-        """alpha uint8 HW and SAM2's predicted IoU, 0 to 1.
+        """Returns alpha, uint8 HW, and SAM2's predicted IoU, 0 to 1.
 
         image_u8: uint8 HW3, RGB. name: what to look for, as plain text; None: any product.
         Raises: RowError, rejected `product_not_found`.
@@ -61,12 +60,13 @@ class GroundedSegmenter:
         self._predictor.set_image(image_u8)
         logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
         self._predictor.reset_predictor()
+        # Clipped: the exponential of a logit below -88 overflows float32.
         probability = 1 / (1 + np.exp(-np.clip(logits[0].astype(np.float32), -30, 30)))
         return np.round(probability * 255).astype(np.uint8), float(np.clip(predicted_iou[0], 0, 1))
 
     @torch.inference_mode()
     def find_box(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
-        """float32 [left, top, right, bottom] in pixels: the box of the highest score.
+        """Returns the box of the highest score, float32 [left, top, right, bottom] in pixels.
 
         Raises: RowError, rejected `product_not_found`.
         """
@@ -96,11 +96,11 @@ class GroundedSegmenter:
 
     @torch.inference_mode()
     def objects(self, image_u8: np.ndarray, queries: Sequence[str]) -> list[FoundObject]:
-        """All that answers one of `queries`, the highest score first; a box has the query that fits it best.
+        """Finds all objects that fit one of `queries`, highest score first; a box has the query that fits it best.
 
-        image_u8: uint8 HW3, RGB. queries: such as a category, "person" or "hand", all asked at once; those that are
-        beyond the length of the text encoder (some 200 words) are not looked for, so the longest stands last.
-        A box counts by the same thresholds as in `find_box`. Two boxes may show one thing.
+        image_u8: uint8 HW3, RGB. queries: plain texts such as "mugs", "person" or "hand", all asked at once.
+        Queries beyond the length of the text encoder (about 200 words) are not looked for: put the longest last.
+        The thresholds are those of `find_box`. Two boxes may show one object.
         """
         inputs = self._inputs(image_u8, " ".join(map(as_query, queries)))
         outputs = self._detector(**inputs)
@@ -119,7 +119,9 @@ class GroundedSegmenter:
 
     def _inputs(self, image_u8: np.ndarray, text: str) -> Any:
         config = self._detector.config
+        # The tokenizer's own limit is the text encoder's; the detector's text layers take fewer tokens.
         max_length = min(config.max_text_len, config.text_config.max_position_embeddings)
+        # A copy: arrays of Pillow images are read-only, which torch does not support.
         inputs = self._processor(
             images=image_u8.copy(), text=text, return_tensors="pt", truncation=True, max_length=max_length
         )
@@ -136,7 +138,10 @@ def as_query(name: str | None) -> str:
 
 
 def query_places(tokens: Sequence[int], num_queries: int, *, dot: int, special: set[int]) -> list[list[int]]:
-    """Where in a text of several queries, each ended by a dot, the tokens of each query are; none for one cut off."""
+    """The places of each query's tokens in a text of several queries, each ended by a dot; none for one cut off.
+
+    dot, special: ids of the dot and of the tokens that frame a text.
+    """
     places: list[list[int]] = [[]]
     for place, token in enumerate(tokens):
         if token == dot:
@@ -147,30 +152,31 @@ def query_places(tokens: Sequence[int], num_queries: int, *, dot: int, special: 
 
 
 def query_scores(probability: np.ndarray, places: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each box the score of the query that fits it best, and that query's index, the first of equal ones.
+    """For each of N boxes, the score of the query that fits it best, and that query's index, the first of equal ones.
 
-    probability: [N, tokens], of a box belonging to a token. places: of each query its tokens.
+    probability: [N, tokens], that a box shows a token. places: each query's tokens, from `query_places`.
     """
+    # A query scores as its best token does, as in the detector's own post-processing.
     of_query = [probability[:, each].max(axis=1) if each else np.zeros(len(probability)) for each in places]
     scores = np.stack(of_query, axis=1)
     return scores.max(axis=1), scores.argmax(axis=1)
 
 
 def best_box(scores: np.ndarray, boxes: np.ndarray, labels: list[str], size: tuple[int, int]) -> np.ndarray | None:
-    """The box of the highest score, cut to the image; None: there is none with words and with an area.
+    """The box of the highest score, clipped to the image; None: no box has both words and an area.
 
-    scores: [N]. boxes: [N, 4] left, top, right, bottom in pixels. labels: the words above the text threshold.
+    scores: [N]. boxes: [N, 4] left, top, right, bottom in pixels. labels: each box's words above the text threshold.
     size: width and height of the image.
     """
     for index in np.argsort(-scores, kind="stable"):
-        box = np.clip(boxes[index], 0, [*size, *size]).astype(np.float32)
+        box: np.ndarray = np.clip(boxes[index], 0, [*size, *size]).astype(np.float32)
         if str(labels[index]).strip() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
             return box
     return None
 
 
 def _load_detector(address: str) -> tuple[Any, Any]:
-    """Processor and model of Grounding DINO from a folder or hub id, every weight of it present."""
+    """Grounding DINO's processor and model from a folder or hub id. Raises: ValueError, also for missing weights."""
     from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
 
     field = f"segmentation.grounding_dino={address!r}"
@@ -189,7 +195,7 @@ def _load_detector(address: str) -> tuple[Any, Any]:
 
 
 def _load_sam2(config_name: str, checkpoint: str, device: torch.device) -> Any:
-    """SAM2's image predictor from a configuration of the sam2 package and a weights file."""
+    """Loads SAM2's image predictor from a configuration of the sam2 package and a weights file. Raises: ValueError."""
     from hydra.errors import HydraException
     from sam2.build_sam import build_sam2
     from sam2.sam2_image_predictor import SAM2ImagePredictor

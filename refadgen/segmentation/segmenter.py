@@ -1,11 +1,11 @@
 """Product image to product mask, by a chain: the row's own mask, alpha channel, plain background, networks.
 
-The first link that applies decides; a plain-background mask that triage finds weak goes on to Grounding DINO and SAM2
-where they are configured. What no link can do is a rejected row that says what to configure.
+The first link that applies decides. Without a plain background, or where triage finds its mask weak, Grounding DINO and
+SAM2 decide if they are configured. Else the row is rejected, and the message says what to configure.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -13,12 +13,15 @@ from PIL import Image
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
 from refadgen.segmentation.background import cut_out
-from refadgen.segmentation.triage import Measurements, Weakness, find_weakness, measure
+from refadgen.segmentation.triage import Measurements, find_weakness, measure
+
+if TYPE_CHECKING:
+    from refadgen.segmentation.networks import GroundedSegmenter
 
 Source = Literal["own_mask", "alpha", "plain_background", "sam2"]
 CONFIGURE = "give a mask of its own, or set segmentation.grounding_dino and segmentation.sam2_checkpoint"
 MIN_TRANSPARENT = 0.001
-"""Share of nearly transparent pixels from which an alpha channel is a cut-out."""
+"""Share of nearly transparent pixels from which on an alpha channel is a cut-out."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Segmentation:
     """A product mask that passed triage.
 
     mask: uint8 HW, 0 or 255. alpha: uint8 HW, the same with a soft edge. source: the link of the chain that made it.
-    score: 0 to 1; 1 for masks that were given, SAM2's predicted IoU, or the plain background's edge support.
+    score: 0 to 1; 1 for a mask that was given, else SAM2's predicted IoU or the plain background's edge support.
     """
 
     mask: np.ndarray
@@ -37,7 +40,7 @@ class Segmentation:
 
 
 class ProductMasker:
-    """The chain. Loads the networks' weights once, if they are configured."""
+    """The chain. Loads the networks' weights once, in the constructor, if they are configured."""
 
     def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False) -> None:
         """gpu_expected: the cluster gave this process a GPU, so that `segmentation.device=auto` must find one.
@@ -45,14 +48,14 @@ class ProductMasker:
         Raises: ValueError naming the field of a weights file or device that is not there.
         """
         self.config = config
-        self.networks = None
+        self.networks: GroundedSegmenter | None = None
         if config.grounding_dino is not None:
-            from refadgen.segmentation.networks import GroundedSegmenter  # torch only where it is used
+            from refadgen.segmentation import networks  # imports torch, which the plain links do without
 
-            self.networks = GroundedSegmenter(config, gpu_expected=gpu_expected)
+            self.networks = networks.GroundedSegmenter(config, gpu_expected=gpu_expected)
 
     def segment(self, image: Image.Image, name: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
-        """The mask of the product in `image` (RGB or RGBA).
+        """Finds the mask of the product in `image` (RGB or RGBA).
 
         name: what to look for, as plain text such as "Mugs"; None: any product. own_mask: the row's, as `decode_mask`
         gives it: uint8 HW of the image's size, 0 or 255; None: there is none.
@@ -66,6 +69,7 @@ class ProductMasker:
             alpha = np.asarray(image)[..., 3]
             if alpha.max() < 16:
                 raise RowError("mask_empty", "the image is fully transparent")
+            # Exports often carry an alpha channel that is opaque all over, or half transparent all over: no cut-out.
             if (alpha < 16).mean() >= MIN_TRANSPARENT and (alpha > 239).any():
                 return self._checked(alpha.copy(), "alpha", 1.0)
         image_u8 = np.asarray(image.convert("RGB"))
@@ -79,19 +83,23 @@ class ProductMasker:
         return self._checked(alpha, "sam2", score)
 
     def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
-        """What the networks, which must be configured, take for the product: uint8 HW; all 0 where they find none."""
+        """Finds the product by the networks, which must be configured: uint8 HW, all 0 where they find none.
+
+        For a generated ad, which has neither an alpha channel nor a plain background.
+        """
         assert self.networks is not None
         try:
-            return self.networks.segment(image_u8, name)[0]
+            alpha: np.ndarray = self.networks.segment(image_u8, name)[0]
         except RowError:
             return np.zeros(image_u8.shape[:2], np.uint8)
+        return alpha
 
     def _checked(self, alpha: np.ndarray, source: Source, score: float) -> Segmentation:
-        """The segmentation, if triage finds nothing wrong."""
+        """Returns the segmentation if triage finds nothing wrong. Raises: RowError, rejected."""
         mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
         measurements = measure(mask, self.config.min_piece)
         given = source in ("own_mask", "alpha")
-        weakness: Weakness | None = find_weakness(measurements, score, self.config, trimmed_is_whole=given)
+        weakness = find_weakness(measurements, score, self.config, cropped_to_product=given)
         if weakness is not None:
             field = "mask" if source == "own_mask" else None  # None: the image, as the table of reasons has it
             raise RowError(weakness.reason, weakness.detail, field=field)

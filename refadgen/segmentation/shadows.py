@@ -1,4 +1,4 @@
-"""Soft ground shadows: darker, hardly coloured, smooth, fading into the backdrop, at the product's foot."""
+"""Soft ground shadows: at the product's foot, darker than the backdrop, hardly coloured, smooth, fading out."""
 
 from collections.abc import Iterator
 
@@ -6,23 +6,23 @@ import cv2
 import numpy as np
 
 TINT = (4.0, 0.7)
-"""Largest difference from the backdrop's a*b* in a shadow: so much, and so much more for each unit of darkening, since
-a coloured product throws its colour into its shadow."""
+"""Largest difference of a shadow's a*b* from the backdrop's: a constant, and a share of the darkening, since a coloured
+product reflects its colour into its shadow."""
 MAX_SLOPE = 1.6
-"""Largest change of colour from pixel to pixel in a shadow 1,024 pixels wide: product has harder edges."""
+"""Largest change of colour from pixel to pixel in a shadow, in an image of 1,024 pixels; products have harder edges."""
 FOOT = 0.35
-"""Lower share of the product's extent in which a ground shadow lies."""
+"""A ground shadow lies in this lowest share of the product's height."""
 MAX_SHADOW = 0.35
-"""Largest share of the product that can be shadow: more means that the product itself is grey and smooth."""
+"""Largest share of the product that may be shadow; more means that the product itself is grey and smooth."""
 MAX_DARKENING = (45.0, 28.0, 18.0)
-"""Largest darkening of L*, tried in turn: contact shadows are darker, and the deeper tries can eat grey products."""
+"""Largest darkening of L*, tried in turn. Contact shadows need the large values, which can also eat grey products."""
 PASSAGE = (2, 6)
-"""Radius in pixels of what must fit through to enter a shadow, tried in turn: the wider stops leaks into the product
-where its edge fades, the narrower finds thin shadows."""
+"""Radius in pixels of the disk that must fit through the way into a shadow, tried in turn: the wide one does not leak
+into a product whose edge fades, the narrow one finds thin shadows."""
 
 
 def ground_shadows(product: np.ndarray, lab: np.ndarray, backdrop_lab: np.ndarray) -> Iterator[np.ndarray]:
-    """Bool HW each: guesses which pixels of `product` (bool HW) are the ground's shadow; the caller judges them.
+    """Yields guesses, bool HW each, at the pixels of `product` (bool HW) that are a shadow; the caller judges them.
 
     lab, backdrop_lab: float32 HW3, CIE Lab.
     """
@@ -45,19 +45,21 @@ def ground_shadows(product: np.ndarray, lab: np.ndarray, backdrop_lab: np.ndarra
         candidate = soft & (darkening < max_darkening)
         for radius in PASSAGE:
             shadow = _entered(candidate, ~product, radius)
-            climbs = np.count_nonzero(shadow[0] & above)  # up a product's grey body, or a wall
+            # A shadow on the ground ends below the product's foot. One that climbs on is a grey body, or a wall.
+            climbs = np.count_nonzero(shadow[0] & above)
             if climbs <= 8 and 0 < np.count_nonzero(shadow) <= largest:
-                whole = np.zeros((top + len(shadow), shadow.shape[1]), bool)
-                whole[top:] = shadow
-                yield whole
+                guess = np.zeros((top + len(shadow), shadow.shape[1]), bool)
+                guess[top:] = shadow
+                yield guess
 
 
 def _entered(candidate: np.ndarray, outside: np.ndarray, radius: int) -> np.ndarray:
-    """Bool HW: what of `candidate` is reached from `outside` without crossing an edge."""
+    """Bool HW: the part of `candidate` that a disk of this radius reaches from `outside` without crossing an edge."""
     passable = (candidate | outside).astype(np.uint8)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     wide = cv2.erode(passable, disk)
     _, labels = cv2.connectedComponents(wide, connectivity=4)
     entries = np.setdiff1d(labels[outside], [0])
     grown = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 3, 2 * radius + 3))
-    return (cv2.dilate(np.isin(labels, entries).astype(np.uint8), grown) > 0) & candidate
+    entered: np.ndarray = (cv2.dilate(np.isin(labels, entries).astype(np.uint8), grown) > 0) & candidate
+    return entered

@@ -1,4 +1,4 @@
-"""Which masks are too weak to make ads from, and why."""
+"""Triage: refuses masks that are too weak to make ads from."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ from refadgen.config import SegmentationConfig
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a mask looks like.
+    """Measurements of a mask.
 
-    area: share of the image. edge_contact: the largest share, over the four sides of the image, of the product's
-    extent along that side on which it touches it: 1 for a torso cut at the bottom, near 0 for a ball that just touches.
-    pieces: separate parts, small ones left out. trimmed: touches all four sides, as cut-outs cropped to the product do.
+    area: its share of the image, 0 to 1. edge_contact: for the side of the image where it is largest, the share of the
+    product's extent along that side that touches it: 1 for a torso cut off at the bottom, near 0 for a ball that just
+    touches. pieces: separate parts, without small ones. trimmed: touches all four sides, as an image cropped to its
+    product does.
     """
 
     area: float
@@ -25,14 +26,14 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Weakness:
-    """Why a mask is weak: a stable reason code and a sentence with the measurement, the threshold and its field."""
+    """The fault of a mask. reason: a key of `REASONS`. detail: the measurement, the threshold and its setting."""
 
     reason: str
     detail: str
 
 
 def measure(mask: np.ndarray, min_piece: float) -> Measurements:
-    """Measurements of a mask, uint8 HW, product above 127. min_piece: share of the product from which a part counts."""
+    """Measures a mask, uint8 HW, above 127 on the product. min_piece: smallest share of the product that is a part."""
     product = mask > 127
     size = int(np.count_nonzero(product))
     if size == 0:
@@ -53,11 +54,12 @@ def measure(mask: np.ndarray, min_piece: float) -> Measurements:
 
 
 def find_weakness(
-    measurements: Measurements, score: float, config: SegmentationConfig, trimmed_is_whole: bool
+    measurements: Measurements, score: float, config: SegmentationConfig, cropped_to_product: bool
 ) -> Weakness | None:
-    """The first thing wrong with a mask; None: it is good.
+    """Returns the first fault of a mask; None: it has none.
 
-    trimmed_is_whole: a product that touches all four sides was cropped to its own extent (cut-outs), not cut off.
+    cropped_to_product: a product that touches all four sides was cropped to its own extent, as cut-outs are. False: it
+    was cut off.
     """
     area, contact = measurements.area, measurements.edge_contact
     if area == 0:
@@ -72,7 +74,7 @@ def find_weakness(
             "mask_area_too_large",
             f"the mask covers {area:.2%} of the image, more than {config.max_area:.2%} (segmentation.max_area)",
         )
-    if contact > config.max_edge_contact and not (trimmed_is_whole and measurements.trimmed):
+    if contact > config.max_edge_contact and not (cropped_to_product and measurements.trimmed):
         return Weakness(
             "mask_touches_edge",
             f"the product is cut off: {contact:.0%} of its extent along one side of the image touches that side, "

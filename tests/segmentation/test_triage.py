@@ -36,7 +36,7 @@ def test_reason(reason: str) -> None:
     mask, score, words = CASES[reason]
     config = SegmentationConfig()
     measurements = measure(mask.astype(np.uint8) * 255, config.min_piece)
-    weakness = find_weakness(measurements, score, config, trimmed_is_whole=False)
+    weakness = find_weakness(measurements, score, config, cropped_to_product=False)
     assert weakness is not None
     assert weakness.reason == reason
     assert words in weakness.detail
@@ -47,14 +47,14 @@ def test_good_mask_and_its_measurements() -> None:
     measurements = measure(disk().astype(np.uint8) * 255, config.min_piece)
     assert measurements.area == pytest.approx(np.pi * 120**2 / 200_000, rel=0.01)
     assert (measurements.edge_contact, measurements.pieces, measurements.trimmed) == (0.0, 1, False)
-    assert find_weakness(measurements, 0.9, config, trimmed_is_whole=False) is None
+    assert find_weakness(measurements, 0.9, config, cropped_to_product=False) is None
 
 
 def test_a_side_just_touched_is_not_cut_off() -> None:
     config = SegmentationConfig()
     measurements = measure(disk(center=(121, 260)).astype(np.uint8) * 255, config.min_piece)
     assert 0 <= measurements.edge_contact < config.max_edge_contact
-    assert find_weakness(measurements, 1.0, config, trimmed_is_whole=False) is None
+    assert find_weakness(measurements, 1.0, config, cropped_to_product=False) is None
 
 
 def test_specks_are_no_pieces() -> None:
@@ -69,8 +69,8 @@ def test_cut_out_cropped_to_its_extent_is_whole() -> None:
     config = SegmentationConfig()
     measurements = measure(mask, config.min_piece)
     assert measurements.trimmed
-    assert find_weakness(measurements, 1.0, config, trimmed_is_whole=True) is None
-    weakness = find_weakness(measurements, 1.0, config, trimmed_is_whole=False)
+    assert find_weakness(measurements, 1.0, config, cropped_to_product=True) is None
+    weakness = find_weakness(measurements, 1.0, config, cropped_to_product=False)
     assert weakness is not None
     assert weakness.reason == "mask_touches_edge"
 
@@ -86,7 +86,7 @@ def test_every_threshold_reaches_its_check(field: str, value: float) -> None:
     if field == "max_pieces":
         measurements = measure(_spots(3).astype(np.uint8) * 255, 0.02)
     config = SegmentationConfig(**{field: value, **({"min_area": 0.01} if field == "max_area" else {})})
-    assert find_weakness(measurements, 0.9, SegmentationConfig(max_area=0.9), trimmed_is_whole=False) is None
-    weakness = find_weakness(measurements, 0.9, config, trimmed_is_whole=False)
+    assert find_weakness(measurements, 0.9, SegmentationConfig(max_area=0.9), cropped_to_product=False) is None
+    weakness = find_weakness(measurements, 0.9, config, cropped_to_product=False)
     assert weakness is not None
     assert f"segmentation.{field}" in weakness.detail
