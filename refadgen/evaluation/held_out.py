@@ -84,6 +84,7 @@ def held_out_products(count: int) -> list[HeldOutProduct]:
         if len(shapes) == count // PER_SHAPE:
             break
         shapes.setdefault(product.shape.noun, product)
+    # Appearances come from other seeds, so that products of one shape differ in nothing else.
     looks = looks_of(count)
     found = []
     for number, product in enumerate(shapes.values()):
@@ -130,6 +131,7 @@ def scenes_of(index: int, count: int) -> list[Scene]:
 
 def _case(held: HeldOutProduct, index: int, scene: Scene, looks: list[Appearance]) -> Case:
     candidates = dress_ads(held.product, held.view, [scene] * len(looks), looks, **SIZE)
+    # The plain prompt: the first of the captions that training draws from.
     prompt = scene_prompt(scene.surface, scene.wall, scene.light, held.product.shape.noun)
     return Case(index, scene, prompt, candidates)
 

@@ -100,6 +100,7 @@ class Segmenter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.down = nn.ModuleList(_block(a, b, stride=2) for a, b in itertools.pairwise((3, 24, 48, 96, 128)))
+        # Each step up also sees the features of its size on the way down, the last one the image itself.
         self.up = nn.ModuleList(_block(a + skip, b) for a, skip, b in [(128, 96, 64), (64, 48, 48), (48, 24, 24)])
         self.mask = nn.Sequential(_block(24 + 3, 16), nn.Conv2d(16, 1, 1))
 
@@ -221,7 +222,7 @@ def _load(file: Path, speed: int) -> Judge:
 
 def train_judge(pool: Executor, *, speed: int) -> Judge:
     """Renders in the pool's processes and trains. speed: divides renders and steps; 1 is for real, more for trials."""
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # the same judge again, on the same machine
     segmenter, classifier = Segmenter(), SceneClassifier()
     seeds, dressings = 480 // speed, 24
     # Cut between seeds, so that no shape is in both parts.

@@ -1,5 +1,4 @@
-"""A small virtual photo studio: products, product photographs and ads with ground truth.
+"""A virtual photo studio: renders products, product photographs and ads with ground truth.
 
-Words and captions live in `scenes`, pictures in `render`. The words import without Mitsuba; rendering needs the extra
-`refadgen[studio]`.
+`scenes` has the words and captions and imports without Mitsuba. Rendering needs the extra `refadgen[studio]`.
 """

@@ -1,17 +1,15 @@
-"""What a product wears: colours, print and finish, independent of its shape.
+"""The appearance of a product: colours, print and finish, independent of its shape.
 
-Any appearance fits any shape: the print is drawn for the shape's label aspect when a product is rendered, so
-evaluation can dress one silhouette in another product's identity.
+The print is drawn for the shape's label aspect when a product is rendered, so any appearance fits any shape. Evaluation
+relies on it: it dresses one silhouette in the appearance of another product.
 """
 
-import colorsys
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Color = tuple[int, int, int]
-"""sRGB, 0–255."""
+from refadgen.studio.colors import Color, rgb_of
 
 PATTERNS = ("plain", "bars", "hoops", "diagonal", "dots", "checks", "halves", "band", "zigzag", "rays", "panel")
 LOGOS = ("none", "disc", "ring", "star", "triangle", "diamond", "cross", "heart", "letters")
@@ -26,16 +24,16 @@ class Appearance:
     logo_color: Color
     accent: Color
     pattern: str
-    """One of PATTERNS: what covers the body."""
+    """One of PATTERNS: the print that covers the body."""
     count: int
-    """How often the pattern repeats over the label's shorter way."""
+    """How often the pattern repeats along the label's shorter side."""
     logo: str
     """One of LOGOS: the big glyph in the middle of the front."""
     letters: str
     logo_size: float
     """Height of the logo as a share of the label."""
     logo_height: float
-    """Where the logo's centre stands, 0 bottom … 1 top of the label."""
+    """Height of the logo's centre on the label, 0 bottom … 1 top."""
     roughness: float
     """0.2 glossy … 0.8 matt."""
     metallic: bool
@@ -50,17 +48,17 @@ def _random_color(rng: np.random.Generator) -> Color:
         "pastel": (rng.uniform(0.2, 0.4), rng.uniform(0.85, 0.95)),
         "neutral": (rng.uniform(0, 0.12), rng.choice([0.1, 0.4, 0.65, 0.93])),
     }[str(kind)]
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
+    return rgb_of(hue, saturation, value)
 
 
 def _distance(a: Color, b: Color) -> float:
     """Rough perceived difference of two colours, 0 (same) to about 765 (black and white)."""
-    weights = np.array([2.0, 4.0, 3.0])
+    weights = np.array([2.0, 4.0, 3.0])  # the eye is most sensitive to green
     return float(np.sqrt((weights * (np.subtract(a, b, dtype=np.float64)) ** 2).sum()))
 
 
 def _contrasting(rng: np.random.Generator, *others: Color, least: float = 260.0) -> Color:
-    """A random colour that stands out from all `others`; the best of many when none reaches `least`."""
+    """A random colour at a distance of `least` or more from all `others`; if there is none, the farthest of 24."""
     candidates = [_random_color(rng) for _ in range(24)]
     scores = [min(_distance(c, other) for other in others) for c in candidates]
     for candidate, score in zip(candidates, scores, strict=True):
@@ -75,6 +73,7 @@ def sample_appearance(rng: np.random.Generator) -> Appearance:
     print_color = _contrasting(rng, body)
     pattern = str(rng.choice(PATTERNS))
     logo = str(rng.choice(LOGOS[1:] if pattern in ("plain", "panel") else LOGOS))
+    # The logo lies over the print, the body, or both, depending on the pattern.
     over = (print_color,) if pattern in ("band", "panel") else (body,) if pattern == "plain" else (body, print_color)
     letters = "".join(rng.choice(list("ABCDEFGHJKLMNPRSTUVXYZ2345689"), size=int(rng.integers(1, 3))))
     return Appearance(
@@ -172,8 +171,8 @@ def _draw_logo(draw: ImageDraw.ImageDraw, look: Appearance, width: int, height: 
 
 
 def draw_label(look: Appearance, aspect: float, *, height_px: int = 192) -> np.ndarray:
-    """The print of an appearance, uint8 [H, W, 3], for a label square of width/height `aspect`. Repeats in x."""
-    # Drawn twice as large and reduced, because Pillow does not smooth edges.
+    """The print of an appearance, uint8 [height_px, W, 3]. aspect: width over height of the label. It repeats in x."""
+    # Drawn twice as large and reduced, since Pillow does not smooth edges.
     height, width = 2 * height_px, max(32, round(2 * height_px * aspect))
     image = Image.new("RGB", (width, height), look.body)
     draw = ImageDraw.Draw(image)

@@ -1,11 +1,11 @@
-"""Renders training triplets into parquet shards on Ray; the same command again makes only what is missing.
+"""Renders training triplets into parquet shards on Ray. The same command again renders only the missing shards.
 
     python -m refadgen.studio.build_triplets --output triplets --num 2000 --first-seed 0 --dressings 12
     ray job submit -- python -m refadgen.studio.build_triplets --output s3://data/triplets --num 100000
 
-One shard holds `--shard-seeds` consecutive seeds and is written whole or not at all; `render.json` says what all shards
-of a folder were rendered with. Each CPU of Ray renders one shard at a time. Rows follow
-`refadgen.triplets.schema.SCHEMA`. Folders of models and maps must be seen by all nodes.
+A shard holds the rows of `--shard-seeds` consecutive seeds (`refadgen.triplets.schema.SCHEMA`) and is one atomic write.
+`render.json` records the options of all shards of a folder; other options are refused. Each CPU of Ray renders one
+shard at a time. Folders of models and maps must be visible to all nodes.
 """
 
 import argparse
@@ -31,24 +31,25 @@ if TYPE_CHECKING:
     from refadgen.studio.render import Triplet
 
 RECORD = "render.json"
+"""File beside the shards with the options they were rendered with."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderOptions:
-    """What a shard's rows depend on besides its seeds."""
+    """All that a shard's rows depend on, besides its seeds."""
 
     dressings: int = 0
-    """Products a seed, in the light of one render; 0: the seed's own product, fully traced."""
+    """Products per seed, all in the light of one render; 0: the seed's own product, traced by itself."""
     width_px: int = 128
     height_px: int = 160
     spp: int = 6
-    """Samples per pixel of ads; product photographs take 6 at most, noise comes on top of them."""
+    """Samples per pixel of ads. Product photographs take at most 6, since degradation adds noise to them."""
     models: tuple[str, ...] = ()
-    """Files of 3D models to photograph in place of parametric products."""
+    """3D model files, which replace the parametric products."""
     environments: tuple[str, ...] = ()
-    """Files of environment maps, for every second ad."""
+    """Environment map files, for about every second ad."""
     depth_of_field: bool = False
-    """Whether every second ad is seen through an open lens."""
+    """Whether about every second ad is taken through an open lens."""
 
     def __post_init__(self) -> None:
         for name, least in (("dressings", 0), ("width_px", 16), ("height_px", 16), ("spp", 1)):
@@ -56,22 +57,26 @@ class RenderOptions:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least {least}")
         if self.dressings and (self.models or self.environments or self.depth_of_field):
             raise ValueError(
-                "--dressings: one render cannot serve many products with --models, --environments or "
-                "--depth-of-field; leave it out"
+                f"--dressings {self.dressings}: cannot be combined with --models, --environments or --depth-of-field; "
+                "leave it out"
             )
 
 
 def render_rows(seed: int, options: RenderOptions) -> list[triplets.Triplet]:
-    """The rows that one seed gives: one render as it is, or several products in its light."""
-    from refadgen.studio.dressing import render_dressed  # Mitsuba: only where something is rendered
+    """The rows of a seed: one, or one per dressing."""
+    # Imported here: Mitsuba is needed on workers only, and selects its variant for the process.
+    from refadgen.studio.dressing import render_dressed
     from refadgen.studio.render import render_triplet
 
-    size: dict[str, int] = {"width_px": options.width_px, "height_px": options.height_px, "spp": options.spp}
+    width_px, height_px, spp = options.width_px, options.height_px, options.spp
     if options.dressings:
-        return [as_row(triplet) for triplet in render_dressed(seed, options.dressings, **size)]
+        dressed = render_dressed(seed, options.dressings, width_px=width_px, height_px=height_px, spp=spp)
+        return [as_row(triplet) for triplet in dressed]
     triplet = render_triplet(
         seed,
-        **size,
+        width_px=width_px,
+        height_px=height_px,
+        spp=spp,
         models=options.models,
         environments=options.environments,
         depth_of_field=options.depth_of_field,
@@ -80,8 +85,10 @@ def render_rows(seed: int, options: RenderOptions) -> list[triplets.Triplet]:
 
 
 def as_row(triplet: "Triplet") -> triplets.Triplet:
-    """The data set's row of a render, with its product images: the ad's own pixels, the photograph as taken and
-    degraded, and the turned views, degraded.
+    """The data set's row of a render.
+
+    Its product images: the ad's own pixels, the photograph as taken, the photograph degraded, and each nearby view
+    degraded.
     """
     config, row_id = DegradationConfig(), f"{triplet.product_id}-{triplet.seed}"
     variants = [
@@ -132,10 +139,10 @@ def write_shard(output: str, seeds: range, options: RenderOptions) -> int:
 
 
 def _render_batch(batch: dict[str, Any], output: str, options: RenderOptions) -> dict[str, Any]:
-    """INPUT columns start, stop: one shard's seeds. OUTPUT: rows, seconds. A retry renders the shard again."""
+    """INPUT columns start, stop: the seeds of one shard. OUTPUT: rows, seconds. A retry renders the shard again."""
     import drjit
 
-    drjit.set_thread_count(1)
+    drjit.set_thread_count(1)  # one shard per CPU at a time
     started = time.monotonic()
     rows = [
         write_shard(output, range(int(start), int(stop)), options)
@@ -145,7 +152,7 @@ def _render_batch(batch: dict[str, Any], output: str, options: RenderOptions) ->
 
 
 def _look_at(batch: dict[str, Any]) -> dict[str, Any]:
-    """INPUT column file: a model or an environment map. OUTPUT: file, digest, error (empty where it can be read)."""
+    """INPUT column file: a model or an environment map. OUTPUT: file, digest, error ("" where it can be read)."""
     from refadgen.studio.glb_models import load_model
     from refadgen.studio.mitsuba_scene import environment_picture
 
@@ -161,31 +168,36 @@ def _look_at(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_readable_files(options: RenderOptions) -> tuple[RenderOptions, dict[str, str]]:
-    """The options without the files that cannot be read, which are printed; and the digests of the others. Needs Ray.
+    """The options without unreadable files, and the digests of the readable ones. Prints the others. Needs Ray.
 
-    Raises: ValueError where none of a folder is left.
+    Raises: ValueError where no file of a folder can be read.
     """
     import ray
 
     files = [*options.models, *options.environments]
     if not files:
         return options, {}
+    # On workers, which are the ones that must see the files.
     looked = ray.data.from_items([{"file": file} for file in files]).map_batches(_look_at, batch_size=1).take_all()
     bad = {row["file"]: row["error"] for row in looked if row["error"]}
     for error in bad.values():
         print(f"left out: {error}", flush=True)
-    kept = {name: tuple(f for f in getattr(options, name) if f not in bad) for name in ("models", "environments")}
-    for name, left in kept.items():
-        if getattr(options, name) and not left:
-            raise ValueError(f"--{name}: no file there can be read")
-    return dataclasses.replace(options, **kept), {row["file"]: row["digest"] for row in looked if not row["error"]}
+    kept = dataclasses.replace(
+        options,
+        models=tuple(file for file in options.models if file not in bad),
+        environments=tuple(file for file in options.environments if file not in bad),
+    )
+    for name in ("models", "environments"):
+        if getattr(options, name) and not getattr(kept, name):
+            raise ValueError(f"--{name}: no file there can be read; give another folder")
+    return kept, {row["file"]: row["digest"] for row in looked if not row["error"]}
 
 
 def require_same_render(storage: Storage, options: RenderOptions, digests: dict[str, str]) -> None:
-    """Records what shards are rendered with, or compares. Raises: ValueError where the folder's were another way."""
+    """Records the options in RECORD; where there is one, compares. Raises: ValueError where they differ."""
     record = dataclasses.asdict(options)
     for name in ("models", "environments"):
-        # In order, which says whose seed is whose; files of several folders may share a name.
+        # In order, since a seed picks its file by number. With digests, since files may share a name.
         record[name] = [[PurePath(file).name, digests[file]] for file in getattr(options, name)]
     if not storage.exists(RECORD):
         storage.write(RECORD, json.dumps(record, indent=1).encode())
@@ -194,13 +206,13 @@ def require_same_render(storage: Storage, options: RenderOptions, digests: dict[
     for name, value in record.items():
         if before.get(name) != value:
             raise ValueError(
-                f"--output: its shards were rendered with {name}={before.get(name)}, now it is {value}; choose another "
-                "folder, or set it back"
+                f"--output {storage.uri}: its shards were rendered with {name}={before.get(name)}, not {value}; give "
+                "another folder, or set it back"
             )
 
 
 def require_no_overlap(keys: Iterable[str], shards: Sequence[range]) -> None:
-    """Raises: ValueError for a shard that is there and has seeds of a planned one without being it."""
+    """Raises: ValueError for an existing shard that shares seeds with a planned one but has other limits."""
     planned = {shard_key(seeds) for seeds in shards}
     for key in keys:
         found = re.fullmatch(r"triplets-(\d+)-(\d+)\.parquet", key)
@@ -208,28 +220,29 @@ def require_no_overlap(keys: Iterable[str], shards: Sequence[range]) -> None:
             first, last = int(found[1]), int(found[2])
             if any(seeds.start <= last and first < seeds.stop for seeds in shards):
                 raise ValueError(
-                    f"--output: {key} has seeds that another shard of this run would have too: give the --first-seed "
-                    "and --shard-seeds it was made with, or delete it"
+                    f"--output: {key} shares seeds with another shard of this run; give the --first-seed and "
+                    "--shard-seeds it was made with, or delete it"
                 )
 
 
 def build(output: str, shards: Sequence[range], options: RenderOptions) -> int:
     """Renders the shards that `output` does not hold yet. Needs Ray. Returns: the number of new rows.
 
-    Raises: ValueError where `output` holds what does not go together with them.
+    Raises: ValueError where `output` holds shards of other limits or other options.
     """
     import ray
     from tqdm import tqdm
 
     storage = Storage(output)
-    there = set(storage.keys(suffix=".parquet"))
-    require_no_overlap(there, shards)
+    existing = set(storage.keys(suffix=".parquet"))
+    require_no_overlap(existing, shards)
     options, digests = with_readable_files(options)
     require_same_render(storage, options, digests)
-    missing = [seeds for seeds in shards if shard_key(seeds) not in there]
-    print(f"{len(shards) - len(missing)} of {len(shards)} shards are there already", flush=True)
+    missing = [seeds for seeds in shards if shard_key(seeds) not in existing]
+    print(f"{len(shards) - len(missing)} of {len(shards)} shards exist already", flush=True)
     if not missing:
         return 0
+    # One block per shard: a block is a task, so shards spread over all CPUs and are retried one by one.
     items = [{"start": seeds.start, "stop": seeds.stop} for seeds in missing]
     work = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         _render_batch,
@@ -247,22 +260,23 @@ def build(output: str, shards: Sequence[range], options: RenderOptions) -> int:
 
 
 def _files(folder: Path | None, option: str, suffixes: tuple[str, ...]) -> tuple[str, ...]:
-    """All files of a folder with these suffixes, sorted. Raises: ValueError where there is none."""
+    """Absolute paths of a folder's files with these suffixes, sorted. Raises: ValueError where there are none."""
     if folder is None:
         return ()
     found = sorted(str(file.resolve()) for file in folder.rglob("*") if file.suffix.lower() in suffixes)
     if not found:
-        raise ValueError(f"{option} {folder}: no file of {', '.join(suffixes)} there")
+        raise ValueError(f"{option} {folder}: holds no file of {', '.join(suffixes)}")
     return tuple(found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command, see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder of the shards, a path or s3://")
     parser.add_argument("--num", type=int, default=2000, help="seeds to render")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--shard-seeds", type=int, default=50)
-    parser.add_argument("--dressings", type=int, default=0, help="products a seed; 0: the seed's own, fully traced")
+    parser.add_argument("--dressings", type=int, default=0, help="products per seed; 0: the seed's own")
     parser.add_argument("--width-px", type=int, default=128)
     parser.add_argument("--height-px", type=int, default=160)
     parser.add_argument("--spp", type=int, default=6, help="samples per pixel")
@@ -286,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except ValueError as error:
         parser.error(str(error))
-    from refadgen.batch import ray_connection
+    from refadgen.batch import ray_connection  # after the options are checked: importing Ray takes seconds
 
     ray_connection.connect(1)
     output = words.output if is_remote(words.output) else local_path(words.output)

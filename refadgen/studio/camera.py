@@ -1,7 +1,7 @@
-"""Where a product stands on the canvas: view, pinhole camera and exact silhouette.
+"""The place of a product on the canvas: view, pinhole camera and exact silhouette.
 
-The lens is chosen from the view: zoom and lens shift put the product's bounding box exactly where the view wants it,
-so product photograph, ad and mask agree to the pixel by construction.
+Zoom and lens shift follow from the view: they put the product's bounding box exactly where the view says. Product
+photograph, ad and mask therefore agree to the pixel.
 """
 
 from dataclasses import dataclass, replace
@@ -15,17 +15,17 @@ from refadgen.studio.shapes import Shape, turned_vertices
 CAMERA_DISTANCE = 5.5
 """From the camera to the product, in product heights: the perspective of a short telephoto lens."""
 _MAX_WIDTH_SHARE = 0.64
-_SUPERSAMPLING = 8
+_SUPERSAMPLING = 8  # OpenCV fills polygons without smoothing: a pixel's coverage is counted on 8 × 8 of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a product is seen; shares are of the canvas."""
+    """Turn of the product and place of its silhouette; shares are of the canvas."""
 
     yaw_deg: float
     """Turn of the product; positive shows its front to the right."""
     pitch_deg: float
-    """How far the camera looks down."""
+    """Angle by which the camera looks down."""
     height_share: float
     """Height of the silhouette; products that would be wider than 64 % of the canvas get smaller."""
     center_x: float
@@ -68,7 +68,7 @@ def sample_view(seed: int) -> View:
 
 
 def nearby_view(view: View, rng: np.random.Generator) -> View:
-    """The same product in the same place, turned by 5–25° to either side and seen from a little higher or lower."""
+    """A view of the product in the same place, turned by 5–25° to either side, from a little higher or lower."""
     turn = rng.uniform(5, 25) * rng.choice([-1.0, 1.0])
     return replace(
         view,
@@ -79,7 +79,7 @@ def nearby_view(view: View, rng: np.random.Generator) -> View:
 
 
 def camera_for(shape: Shape, view: View, *, width_px: int, height_px: int) -> Pinhole:
-    """The camera that shows `shape` as `view` says. The product stays inside the canvas."""
+    """The camera that shows `shape` as `view` says, shifted where the product would leave the canvas."""
     vertices = turned_vertices(shape, view.yaw_deg)
     middle = np.array([0.0, vertices[:, 1].max() / 2, 0.0])
     pitch, roll = np.radians(view.pitch_deg), np.radians(view.roll_deg)
@@ -97,14 +97,15 @@ def camera_for(shape: Shape, view: View, *, width_px: int, height_px: int) -> Pi
     width, height = high - low
     focal = min(view.height_share * height_px / height, _MAX_WIDTH_SHARE * width_px / width)
     left = view.center_x * width_px - focal * width / 2
+    # A margin of 2 % on both sides, since `center_x` may ask for a place where a wide product does not fit.
     left = np.clip(left, 0.02 * width_px, 0.98 * width_px - focal * width)
-    # Whole pixels: an open lens can be shifted by those only (see mitsuba_scene).
+    # Rounded to integer pixels: an open lens can be shifted by nothing else (mitsuba_scene._open_lens).
     principal = (float(round(left - focal * low[0])), float(round(view.base_y * height_px - focal * high[1])))
     return Pinhole(origin=unit.origin, axes=unit.axes, focal_px=float(focal), principal=principal)
 
 
 def silhouette(shape: Shape, view: View, *, width_px: int, height_px: int) -> np.ndarray:
-    """The product's true mask, uint8 [height_px, width_px], 0 or 255: pixels that it covers by half or more."""
+    """The product's true mask, uint8 [height_px, width_px]: 255 where it covers half a pixel or more, else 0."""
     camera = camera_for(shape, view, width_px=width_px, height_px=height_px)
     canvas = np.zeros((height_px * _SUPERSAMPLING, width_px * _SUPERSAMPLING), np.uint8)
     for part in shape.parts:

@@ -1,8 +1,8 @@
-"""One render, many products: light is traced once, then products, surfaces and walls change their colours.
+"""One render, many products: light is traced once, then products, surfaces and walls are coloured.
 
-With direct light only, a pixel is affine in the colour of what it sees: light at reflectance 0 plus reflectance times
-what reflectance 1 adds. So one view in one light serves as many appearances, surfaces and walls as wanted, without
-approximation but the averaging of light over a pixel. The folder's README has the speed.
+With direct light only, a pixel is affine in the colour of the surface it sees: its value at reflectance 0, plus the
+reflectance times the gain from 0 to 1. One view in one light therefore serves any number of appearances, surfaces and
+walls. The only approximation is that light is averaged over a pixel. The folder's README has the speed.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from refadgen.studio import scenes
-from refadgen.studio.appearance import Appearance, Color, draw_label, sample_appearance
+from refadgen.studio.appearance import Appearance, draw_label, sample_appearance
 from refadgen.studio.camera import Pinhole, View, camera_for, sample_view, silhouette
+from refadgen.studio.colors import Color, to_linear
 from refadgen.studio.mitsuba_scene import (
     BACKDROP_REPEAT,
     PAPER,
+    MitsubaDict,
     backdrop_dict,
     product_dict,
     trace_light,
@@ -37,25 +39,30 @@ from refadgen.studio.scenes import Scene
 from refadgen.studio.textures import surface_texture, wall_texture
 
 _SAMPLES = 2
-"""Samples of what a pixel shows, along each axis."""
+"""Samples per pixel of the visible surface, along each axis."""
 
 
 @dataclass(frozen=True)
 class LitView:
-    """A product's view in one light, colours left open."""
+    """A product's view in one light, before colours are chosen."""
 
     dark: np.ndarray
     """Linear rgba at reflectance 0, [H, W, 4]."""
     gain: np.ndarray
     """Linear rgb that reflectance 1 adds, [H, W, 3]."""
     parts: np.ndarray
-    """What each of the _SAMPLES² samples of a pixel sees, int [S·H, S·W]: index into `names`, or -1."""
+    """The object that each sample sees, int [S·H, S·W] with S = _SAMPLES: index into `names`, -1 for none."""
     label_coordinates: np.ndarray
-    """[S·H, S·W, 2]."""
+    """(u, v) of each sample on its object's label square, [S·H, S·W, 2]."""
     names: list[str]
+    """Of the objects: part0 …, floor, wall."""
 
     def dressed(self, materials: dict[str, np.ndarray | Color]) -> np.ndarray:
-        """Linear rgba with a picture (uint8, over the label square, repeating) or a colour for each object's name."""
+        """The render with these materials, linear rgba [H, W, 4].
+
+        materials: by object name, an image (uint8 [h, w, 3], over the label square, repeating) or a colour. Objects
+        without one are black.
+        """
         reflectance = np.zeros((*self.parts.shape, 3), np.float32)
         for index, name in enumerate(self.names):
             if name not in materials:
@@ -65,6 +72,7 @@ class LitView:
             if material.ndim == 1:
                 reflectance[here] = _TO_LINEAR[material]
             else:
+                # Nearest pixel of the picture; its first row is the top, v runs upwards, and both coordinates repeat.
                 repeat = BACKDROP_REPEAT if name in ("floor", "wall") else 1.0
                 u, v = repeat * self.label_coordinates[here].T
                 height, width = material.shape[:2]
@@ -76,30 +84,28 @@ class LitView:
         return np.concatenate([self.dark[..., :3] + self.gain * mean, self.dark[..., 3:]], axis=-1)
 
 
-_SRGB = np.arange(256) / 255
-_TO_LINEAR = np.where(_SRGB <= 0.04045, _SRGB / 12.92, ((_SRGB + 0.055) / 1.055) ** 2.4).astype(np.float32)
+_TO_LINEAR = to_linear(np.arange(256)).astype(np.float32)
 
 
 def _light_up(
     product: Product, view: View, scene: Scene | None, camera: Pinhole, width_px: int, height_px: int, spp: int
 ) -> LitView:
-    def objects(flat: float) -> dict:
+    def objects(flat: float) -> MitsubaDict:
         meshes = product_dict(product.shape, product.appearance, view, flat=flat)
         return meshes if scene is None else meshes | backdrop_dict(scene, flat=flat)
 
     white = objects(1.0)
     dark, gain = trace_light(white, objects(0.0), camera, scene, width_px=width_px, height_px=height_px, spp=spp)
-    fine_camera = replace(
-        camera, focal_px=_SAMPLES * camera.focal_px, principal=tuple(_SAMPLES * p for p in camera.principal)
-    )
+    x, y = camera.principal
+    fine_camera = replace(camera, focal_px=_SAMPLES * camera.focal_px, principal=(_SAMPLES * x, _SAMPLES * y))
     fine = {"width_px": _SAMPLES * width_px, "height_px": _SAMPLES * height_px}
     return LitView(dark, gain, *trace_surfaces(white, fine_camera, **fine))
 
 
 def _product_materials(product: Product, appearance: Appearance) -> dict[str, np.ndarray | Color]:
     label = draw_label(appearance, product.shape.label_aspect)
-    colors = {"body": label, "accent": appearance.accent, "paper": PAPER}
-    worn = {}
+    colors: dict[str, np.ndarray | Color] = {"body": label, "accent": appearance.accent, "paper": PAPER}
+    worn: dict[str, np.ndarray | Color] = {}
     for index, part in enumerate(product.shape.parts):
         own = part.texture if part.texture is not None else part.color
         worn[f"part{index}"] = colors[part.material] if own is None else own
@@ -116,7 +122,10 @@ def _backdrop_materials(scene: Scene) -> dict[str, np.ndarray | Color]:
 def dress_photos(
     product: Product, view: View, looks: Sequence[Appearance], *, width_px: int, height_px: int, spp: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Photographs of one shape and view in several appearances, uint8 [N, H, W, 3], and their mask, uint8 [H, W]."""
+    """Photographs of one shape and view in several appearances.
+
+    Their finish is that of `product`. Returns: photographs uint8 [N, H, W, 3]; their mask uint8 [H, W], 0 or 255.
+    """
     camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
     lit = _light_up(product, view, None, camera, width_px, height_px, spp)
     mask = silhouette(product.shape, view, width_px=width_px, height_px=height_px)
@@ -135,7 +144,7 @@ def dress_ads(
 ) -> np.ndarray:
     """Ads of one shape and view in several appearances, each in its own scene, uint8 [N, H, W, 3].
 
-    The scenes share the first one's light and geometry: only their surfaces and walls may differ.
+    All are lit as in the first scene, so the scenes may differ in surface, wall and exposure only.
     """
     first = scenes_of[0]
     camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
@@ -156,10 +165,10 @@ def render_dressed(
     spp: int = 6,
     novel_views: bool = True,
 ) -> list[Triplet]:
-    """`num` triplets of one shape, view and light; each has its own product, surface and wall.
+    """`num` triplets of one shape, view and light; each has its own appearance, surface and wall.
 
-    Their finish (gloss) is the seed's. Their `seed` is `num` times the given one plus a count. All stand in trained
-    combinations of surface and wall, those of the test split too.
+    The finish (gloss) of all is the seed's own product's. Triplet i has the seed `num` · seed + i. All stand in trained
+    combinations of surface and wall, also those of the test split.
     """
     base, view = sample_product(seed), sample_view(seed)
     first = scenes.sample_scene(seed)
@@ -168,7 +177,7 @@ def render_dressed(
     looks = [sample_appearance(np.random.default_rng([seed, 1, index + 1])) for index in range(num)]
     places = [_other_backdrop(first, np.random.default_rng([seed, 3, index + 1])) for index in range(num)]
     photos, mask = dress_photos(base, view, looks, **size, spp=spp)
-    # Half the samples: as product images these get noise on top.
+    # Half the samples suffice: as product images these get noise on top.
     views = sample_novel_views(seed, view) if novel_views else []
     turned = [dress_photos(base, each, looks, **size, spp=max(1, spp // 2)) for each in views]
     ads = dress_ads(base, view, places, looks, **size, spp=spp)
@@ -194,7 +203,7 @@ def render_dressed(
 
 
 def _other_backdrop(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same place and light with another trained surface and wall; a sky stays a sky."""
+    """The scene with another trained surface and wall; an open sky stays one, since it is part of the light."""
     walls = [wall for wall in scenes.WALLS if (wall == "open sky") == (scene.wall == "open sky")]
     pairs = [(s, w) for s in scenes.SURFACES for w in walls if not scenes.is_held_out_combination(s, w)]
     surface, wall = pairs[int(rng.integers(len(pairs)))]

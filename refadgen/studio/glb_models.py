@@ -1,17 +1,18 @@
-"""Three-dimensional models from files (.glb, .gltf, .obj) as shapes of the studio, in their own colours.
+"""Loads 3D models (.glb, .gltf, .obj) as shapes of the studio, in their own colours.
 
-A model keeps what its file says about colour: texture, vertex colours or one colour. Only what has none of them wears
-the appearance's print. Needs `trimesh`, from the extra `refadgen[studio]`.
+A part keeps the texture, vertex colours or colour of its file. A part without any of them gets the appearance's print.
+Needs `trimesh`, from the extra `refadgen[studio]`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refadgen.studio.colors import Color, to_linear
 from refadgen.studio.meshes import Part, Shape, smooth_normals
 from refadgen.studio.shapes import CATEGORIES, noun_of
 
@@ -27,10 +28,10 @@ _CREASE_DEG = 45.0
 
 
 def load_model(path: Path) -> Shape:
-    """The model in a file: on y = 0, centred on x and z, one unit tall; one wider than 1.5 units is made lower.
+    """The model in a file, standing on y = 0, centred in x and z, one unit tall; at most 1.5 units wide, else lower.
 
-    The name of the file's folder is its category where it is one of CATEGORIES, in whatever case; else it is "Other",
-    a "product". A model of more than MAX_FACES triangles is coarsened.
+    The category is the name of the file's folder, in any case, where that is one of CATEGORIES; else "Other", with the
+    noun "product". A model of more than MAX_FACES triangles is coarsened.
     Raises: ValueError for a file that cannot be read or has no surface.
     """
     parts = _placed(_read(Path(path)), path)
@@ -39,8 +40,8 @@ def load_model(path: Path) -> Shape:
     wide, tall, _ = np.ptp(np.concatenate([part.vertices for part in parts]), axis=0)
     left, top = -wide / 2, max(tall, 1e-3)
     bare = {id(part): part.labelled(left, -left, 0.0, top) for part in parts if not _has_color(part)}
-    parts = tuple(bare.get(id(part), part) for part in parts)
-    return Shape(category=category, noun=noun, parts=parts, label_aspect=float(np.clip(wide / top, 0.2, 5.0)))
+    worn = tuple(bare.get(id(part), part) for part in parts)
+    return Shape(category=category, noun=noun, parts=worn, label_aspect=float(np.clip(wide / top, 0.2, 5.0)))
 
 
 def _has_color(part: Part) -> bool:
@@ -58,16 +59,16 @@ def _read(path: Path) -> list[Part]:
             mesh = scene.geometry[name]
             if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces):
                 parts.append(_part(str(node), mesh, np.array(matrix), linear=path.suffix.lower() != ".obj"))
-    except Exception as error:  # readers of a foreign format raise whatever they meet
+    except Exception as error:  # trimesh's readers raise errors of any type
         raise ValueError(f"{path}: cannot be read as a 3D model: {error!r}") from error
     return parts
 
 
 def _placed(parts: list[Part], path: Path) -> list[Part]:
-    """Few enough triangles, standing where the studio wants them."""
+    """The parts scaled and moved to the studio's place, and coarsened where there are too many triangles."""
     if not parts:
         raise ValueError(f"{path}: has no triangles")
-    # Vertices that no face uses would count for the size.
+    # Only the vertices of faces: unused ones would change the size.
     used = np.concatenate([part.vertices[np.unique(part.faces)] for part in parts])
     low, high = used.min(axis=0), used.max(axis=0)
     extent = high - low
@@ -82,20 +83,21 @@ def _placed(parts: list[Part], path: Path) -> list[Part]:
 
 
 def _part(name: str, mesh: trimesh.Trimesh, matrix: np.ndarray, *, linear: bool) -> Part:
-    """One mesh at its place in the scene, `matrix` [4, 4], with its colour.
+    """One mesh at its place in the scene, with its colour.
 
-    `linear`: the file's colours (not its pictures) are linear light, as glTF's are.
+    matrix: [4, 4], from mesh to scene. linear: whether the file's colours (not its textures) are linear light, as in
+    glTF.
     """
     vertices = np.array(mesh.vertices, np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
     faces = np.array(mesh.faces, np.int64)
-    if np.linalg.det(matrix[:3, :3]) < 0:
+    if np.linalg.det(matrix[:3, :3]) < 0:  # a mirror turns faces inside out
         faces = faces[:, ::-1]
-    # Normals are our own: reading the file's takes trimesh minutes on large meshes, unless scipy is there.
+    # Computed here: without scipy, trimesh takes minutes to read the file's normals of a large mesh.
     normals = smooth_normals(vertices, faces)
     part = Part(
         name=name, material="body", vertices=vertices, normals=normals, uvs=np.zeros((len(vertices), 2)), faces=faces
     )
-    visual = mesh.visual
+    visual: Any = mesh.visual  # trimesh's classes have different attributes, told apart by `kind`
     if visual.kind in ("vertex", "face"):
         colors = np.asarray(visual.vertex_colors if visual.kind == "vertex" else visual.face_colors)[:, :3]
         if visual.kind == "vertex":
@@ -108,21 +110,20 @@ def _part(name: str, mesh: trimesh.Trimesh, matrix: np.ndarray, *, linear: bool)
     factor = getattr(material, "baseColorFactor", None) if linear else getattr(material, "diffuse", None)
     factor = np.array([255, 255, 255]) if factor is None else np.asarray(factor)[:3]
     if picture is None:
-        return part.colored(tuple(int(c) for c in _srgb(factor, linear)))
+        return part.colored(_color(_srgb(factor, linear)))
     picture = picture.convert("RGB")
     picture.thumbnail((_MAX_TEXTURE_PX, _MAX_TEXTURE_PX))
     texture = np.asarray(picture)
     if linear:
-        texture = _srgb(_linear(texture) * factor, True)
+        texture = _srgb(to_linear(texture) * factor, True)
     if visual.uv is None:
-        return part.colored(tuple(int(c) for c in texture.mean(axis=(0, 1))))
+        return part.colored(_color(texture.mean(axis=(0, 1))))
     return replace(part, texture=texture, uvs=np.array(visual.uv, np.float64))
 
 
-def _linear(srgb: np.ndarray) -> np.ndarray:
-    """sRGB 0–255 as linear light, 0…1."""
-    share = srgb / 255
-    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+def _color(values: np.ndarray) -> Color:
+    red, green, blue = (int(c) for c in values)
+    return red, green, blue
 
 
 def _srgb(color: np.ndarray, linear: bool) -> np.ndarray:
@@ -134,16 +135,16 @@ def _srgb(color: np.ndarray, linear: bool) -> np.ndarray:
 
 
 def _painted(part: Part, face_colors: np.ndarray) -> Part:
-    """The part with a colour for each face, uint8 [F, 3], as a picture of small squares, one for each colour."""
-    if len(np.unique(face_colors, axis=0)) > 4096:
+    """The part with a colour for each face, uint8 [F, 3], as a texture of small squares, one per colour."""
+    if len(np.unique(face_colors, axis=0)) > 4096:  # rounded to 16 steps a channel, so that the texture stays small
         face_colors = face_colors // 16 * 16 + 8
     colors, index = np.unique(face_colors, axis=0, return_inverse=True)
     if len(colors) == 1:
-        return part.colored(tuple(int(c) for c in colors[0]))
+        return part.colored(_color(colors[0]))
     side = int(np.ceil(np.sqrt(len(colors))))
     squares = np.zeros((side * side, 3), np.uint8)
     squares[: len(colors)] = colors
-    # A few pixels each, so that smoothing between pixels does not reach a square's middle.
+    # Several pixels each, so that interpolation between pixels does not reach a square's middle.
     texture = squares.reshape(side, side, 3).repeat(_CELL_PX, axis=0).repeat(_CELL_PX, axis=1)
     row, column = np.divmod(index.ravel().repeat(3), side)
     corners = part.faces.ravel()
@@ -158,16 +159,16 @@ def _painted(part: Part, face_colors: np.ndarray) -> Part:
 
 
 def _creased(part: Part) -> Part:
-    """The part with faces of their own normals around the vertices where it bends sharply."""
+    """The part with flat normals around vertices where it bends sharply, so that edges do not look rounded."""
     corners = part.faces.ravel()
     a, b, c = (part.vertices[part.faces[:, i]] for i in range(3))
     flat = np.cross(b - a, c - a)
     size = np.linalg.norm(flat, axis=1, keepdims=True)
-    flat, whole = (flat / np.maximum(size, 1e-20)).repeat(3, axis=0), (size[:, 0] > 1e-12).repeat(3)
+    flat, solid = (flat / np.maximum(size, 1e-20)).repeat(3, axis=0), (size[:, 0] > 1e-12).repeat(3)
     smooth = part.normals[corners]
     least = np.ones(len(part.vertices))
-    np.minimum.at(least, corners[whole], (flat * smooth).sum(axis=1)[whole])
-    sharp = (least < np.cos(np.radians(_CREASE_DEG)))[corners] & whole
+    np.minimum.at(least, corners[solid], (flat * smooth).sum(axis=1)[solid])
+    sharp = (least < np.cos(np.radians(_CREASE_DEG)))[corners] & solid
     return replace(
         part,
         vertices=part.vertices[corners],
@@ -178,7 +179,7 @@ def _creased(part: Part) -> Part:
 
 
 def _coarsened(parts: list[Part]) -> list[Part]:
-    """The parts with at most about MAX_FACES triangles: vertices within a small cube become one."""
+    """The parts with about MAX_FACES triangles at most: vertices within a small cube are merged."""
     cells = 400.0
     while True:
         coarse = [part for part in (_clustered(part, cells) for part in parts) if len(part.faces)]
@@ -190,12 +191,12 @@ def _coarsened(parts: list[Part]) -> list[Part]:
 def _clustered(part: Part, cells: float) -> Part:
     cube = np.floor(part.vertices * cells).astype(np.int64)
     _, place = np.unique(cube, axis=0, return_inverse=True)
-    # One place, but several vertices where the surface turns sharply or its picture has a seam.
+    # Merged into one place, but into several vertices where the surface bends sharply or its texture has a seam.
     looks = np.concatenate([cube, part.normals > 0, np.floor(part.uvs * 16).astype(np.int64)], axis=1)
     _, vertex = np.unique(looks, axis=0, return_inverse=True)
     place, vertex = place.ravel(), vertex.ravel()
     corners = place[part.faces]
-    whole = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
+    solid = (corners[:, 0] != corners[:, 1]) & (corners[:, 1] != corners[:, 2]) & (corners[:, 2] != corners[:, 0])
     first = np.unique(vertex, return_index=True)[1]
     normals = _means(part.normals, vertex)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
@@ -204,7 +205,7 @@ def _clustered(part: Part, cells: float) -> Part:
         vertices=_means(part.vertices, place)[place[first]],
         normals=np.where(length > 1e-9, normals / np.maximum(length, 1e-9), [0.0, 1.0, 0.0]),
         uvs=_means(part.uvs, vertex),
-        faces=np.unique(vertex[part.faces[whole]], axis=0),
+        faces=np.unique(vertex[part.faces[solid]], axis=0),
     )
 
 

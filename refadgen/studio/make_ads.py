@@ -1,9 +1,9 @@
-"""Makes the sample of ad photographs that data sets are built of: forty rows, with what such piles hold besides ads.
+"""Makes the sample of ad photographs for the dataset job: forty rows, good ads and the usual bad ones.
 
     python -m refadgen.studio.make_ads --output catalogs/ads.parquet
 
-Thirty-six ads with masks, of all categories in turn; two of them once more, encoded again and brighter; one far too
-small, and one without a mask, whose product only segmentation networks could find.
+Thirty-six ads with masks, of all categories in turn. Two near-duplicates: one encoded again, one brighter. One that is
+far too small. One without a mask, whose product only segmentation networks can find.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WIDTH_PX, HEIGHT_PX = 256, 320
 NUM_ADS = 36
 FIRST_SEED = 7_000_000  # far from the seeds that anything was trained on
 COPIES = (4, 17)
-"""Ads that are there once more."""
+"""Numbers of the ads that get a near-duplicate."""
 SMALL_PX = (60, 75)
 
 SCHEMA = pa.schema(
@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 
 def _products(count: int) -> list[tuple[int, Product]]:
-    """Seeds and products, each category once before any comes again."""
+    """Seeds and products; every category comes once before any comes again."""
     found: list[tuple[int, Product]] = []
     times: dict[str, int] = {}
     seed = FIRST_SEED
@@ -54,7 +54,7 @@ def _products(count: int) -> list[tuple[int, Product]]:
 
 
 def make_ads(path: Path, *, spp: int = 12, num_ads: int = NUM_ADS) -> Path:
-    """Writes the parquet file and returns its path. num_ads: of the good ones; four more rows follow."""
+    """Writes the parquet file and returns its path. num_ads: number of good ads; four more rows follow."""
     size = {"width_px": WIDTH_PX, "height_px": HEIGHT_PX, "spp": spp}
     rows: list[dict[str, Any]] = []
     pictures = []
@@ -83,6 +83,7 @@ def make_ads(path: Path, *, spp: int = 12, num_ads: int = NUM_ADS) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command, see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("catalogs/ads.parquet"))
     parser.add_argument("--spp", type=int, default=12, help="samples per pixel")

@@ -1,14 +1,15 @@
-"""Makes the sample catalogue: twelve products that no training ever saw, photographed in the studio.
+"""Makes the sample catalogue: twelve products of the test split, photographed in the studio.
 
     python -m refadgen.studio.make_catalog --output catalogs
 
-Ten lie as JPEG on white, one is a PNG with a transparent background, one is a phone photograph with a mask of its own.
+Ten are JPEGs on white, one is a PNG with a transparent background, one is a phone photograph with its mask.
 """
 
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from refadgen.studio.scenes import scene_prompt
 from refadgen.triplets.schema import png_bytes
 
 WIDTH_PX, HEIGHT_PX = 480, 600
+# A three-quarter view that fills the image, as shops show products.
 _VIEW = View(yaw_deg=18.0, pitch_deg=6.0, height_share=0.8, center_x=0.5, base_y=0.9)
 
 SCHEMA = pa.schema(
@@ -39,17 +41,18 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """One row of the catalogue: a seed of the test split and what a shop would write about it."""
+    """One row of the catalogue: a seed of the test split, and the texts that a shop would write."""
 
     seed: int
     name: str
     title: str
     brand: str
     scenes: tuple[tuple[str, str, str], ...] = ()
-    """(surface, wall, light) of each explicit prompt; without any, the category's scene templates are taken."""
-    kind: str = "white"
-    """One of "white", "cutout" (PNG with alpha), "phone"."""
+    """(surface, wall, light) of each explicit prompt; without any, the category's scene templates are used."""
+    kind: Literal["white", "cutout", "phone"] = "white"
+    """JPEG on white, PNG with alpha, or phone photograph with mask."""
     phone_seed: int = 0
+    """Of a phone photograph: everything in it but the product."""
 
 
 LISTINGS = (
@@ -96,7 +99,7 @@ LISTINGS = (
 
 
 def _photograph(listing: Listing, product: Product, *, spp: int) -> dict[str, bytes]:
-    """The listing's files by name: the picture first, then the mask of a phone photograph."""
+    """The listing's files by name: the image first, then the mask of a phone photograph."""
     if listing.kind == "phone":
         rgb, mask = render_phone_photo(product, listing.phone_seed, spp=spp)
         return {f"{listing.name}.jpg": to_jpeg(rgb, quality=90), f"{listing.name}-mask.png": png_bytes(mask)}
@@ -117,7 +120,7 @@ def make_catalog(output: Path, *, spp: int = 12, listings: Sequence[Listing] = L
         product = sample_product(listing.seed)
         if split_of(product.product_id) != "test":
             raise ValueError(
-                f"seed {listing.seed} ({listing.name}) is a training product: choose one of the test split"
+                f"seed {listing.seed} ({listing.name}): is a training product; choose one of the test split"
             )
         files = _photograph(listing, product, spp=spp)
         for name, data in files.items():
@@ -141,6 +144,7 @@ def make_catalog(output: Path, *, spp: int = 12, listings: Sequence[Listing] = L
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command, see the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("catalogs"), help="folder of demo.parquet and images/")
     parser.add_argument("--spp", type=int, default=12, help="samples per pixel")

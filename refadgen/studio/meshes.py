@@ -1,7 +1,7 @@
 """Mesh building blocks of the studio: triangle parts with normals and label coordinates.
 
-Axes: x to the right, y up, z towards the camera. Lengths are in units of about one product height. Label coordinates
-(u, v): the square [0, 1]² is one label, u to the right and v up as seen from the front; u repeats around the product.
+Axes: x points right, y up, z towards the camera. Lengths are in product heights, roughly. Label coordinates (u, v): the
+square [0, 1]² is one label, u to the right and v up as seen from the front; u repeats around the product.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,16 @@ from typing import Literal
 
 import numpy as np
 
+from refadgen.studio.colors import Color
+
+Points = np.ndarray | Sequence[Sequence[float] | np.ndarray]
+"""N points of D coordinates: float [N, D], or a list of them."""
+
 Material = Literal["body", "accent", "paper"]
-"""What covers a part: the appearance's printed body, its secondary colour, or plain white paper."""
+"""The cover of a part: the appearance's print, its secondary colour, or plain white paper."""
 
 RUBBER, GLASS, STEEL = (38, 38, 41), (58, 68, 80), (178, 180, 186)
-"""Colours, sRGB, of what looks the same on every product: tyres, panes, metal."""
+"""Colours, sRGB 0–255, of parts that look the same on every product: tyres, panes, metal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +37,23 @@ class Part:
     """float64 [V, 2]; v stays in [0, 1], u may leave it."""
     faces: np.ndarray
     """int64 [F, 3], indices into `vertices`."""
-    color: tuple[int, int, int] | None = None
-    """sRGB 0–255 in place of the material's; None: the appearance decides."""
+    color: Color | None = None
+    """sRGB 0–255, replaces the material's colour. None: the material's."""
     texture: np.ndarray | None = None
-    """uint8 [H, W, 3], sRGB, top row first, over the label square, in place of the material's; wins over `color`."""
+    """uint8 [H, W, 3], sRGB, top row first, over the label square; replaces the material and `color`."""
 
     def moved(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Part":
         """The part shifted by (x, y, z)."""
         return replace(self, vertices=self.vertices + np.array([x, y, z]))
 
     def mapped(self, matrix: np.ndarray) -> "Part":
-        """The part under a linear map, `matrix` [3, 3]; normals go by the inverse transpose."""
+        """The part under a linear map, `matrix` [3, 3]. Normals are mapped by its inverse transpose."""
         normals = self.normals @ np.linalg.inv(matrix)
         normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
         return replace(self, vertices=self.vertices @ matrix.T, normals=normals)
 
     def warped(self, warp: Callable[[np.ndarray], np.ndarray]) -> "Part":
-        """The part with each vertex moved, `warp` from [V, 3] to [V, 3]; normals follow from the faces."""
+        """The part with its vertices moved by `warp`, [V, 3] → [V, 3]. Normals are computed anew from the faces."""
         vertices = warp(self.vertices)
         return replace(self, vertices=vertices, normals=smooth_normals(vertices, self.faces))
 
@@ -58,8 +63,8 @@ class Part:
         u, v = (x - left) / (right - left), np.clip((y - bottom) / (top - bottom), 0, 1)
         return replace(self, uvs=np.stack([u, v], axis=1))
 
-    def colored(self, color: tuple[int, int, int]) -> "Part":
-        """The part in a colour of its own, whatever the product wears."""
+    def colored(self, color: Color) -> "Part":
+        """The part in a fixed colour, whatever the product's appearance."""
         return replace(self, color=color)
 
 
@@ -69,7 +74,7 @@ class Shape:
 
     category: str
     noun: str
-    """What a caption calls it."""
+    """The word for it in captions."""
     parts: tuple[Part, ...]
     label_aspect: float
     """Width over height of the label square on this shape, so that prints are not stretched."""
@@ -100,7 +105,7 @@ def on_floor(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 def mirrored(parts: Sequence[Part]) -> list[Part]:
-    """The parts with left and right exchanged, except for their print, which stays readable."""
+    """The parts with left and right exchanged; their print stays readable."""
     flip = np.array([-1.0, 1, 1])
     return [
         replace(
@@ -115,7 +120,7 @@ def mirrored(parts: Sequence[Part]) -> list[Part]:
 
 
 def joined(name: str, parts: Sequence[Part]) -> Part:
-    """Several parts of one material as one; colour and material are the first one's."""
+    """Several parts of one material as one part, with the colour and material of the first."""
     starts = np.cumsum([0, *(len(part.vertices) for part in parts)])
     return replace(
         parts[0],
@@ -128,7 +133,7 @@ def joined(name: str, parts: Sequence[Part]) -> Part:
 
 
 def smooth_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Vertex normals [V, 3]: the mean of the adjoining faces', by area."""
+    """Vertex normals [V, 3]: the mean of the adjoining faces' normals, weighted by area."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     normals = np.zeros_like(vertices)
     for i in range(3):
@@ -146,7 +151,7 @@ def _grid_faces(rows: int, columns: int) -> np.ndarray:
 
 
 def _split_at_creases(profile: np.ndarray, crease_deg: float) -> list[np.ndarray]:
-    """Cuts a polyline [N, 2] where it bends by more than `crease_deg`, so that edges stay sharp."""
+    """Cuts a polyline [N, 2] where it bends by more than `crease_deg`: normals are not smoothed across a cut."""
     steps = np.diff(profile, axis=0)
     angles = np.degrees(np.arctan2(steps[:, 1], steps[:, 0]))
     bends = np.abs((np.diff(angles) + 180) % 360 - 180)
@@ -157,7 +162,7 @@ def _split_at_creases(profile: np.ndarray, crease_deg: float) -> list[np.ndarray
 def lathe(
     name: str,
     material: Material,
-    profile: list[tuple[float, float]] | np.ndarray,
+    profile: Points,
     *,
     width: float = 1.0,
     depth: float = 1.0,
@@ -169,24 +174,24 @@ def lathe(
 ) -> Part:
     """A profile swept around the y axis along a superellipse.
 
-    `profile` [N, 2]: (radius, y) from bottom to top. `width`, `depth` scale x and z. `exponent` 2 is round, 8 nearly a
-    box. `label`: y range that v = 0…1 covers, None for the whole profile. `front_share`: share of the way around that
-    one label width covers. `crease_deg`: sharper bends keep a hard edge.
+    profile: (radius, y) [N, 2] from bottom to top. width, depth: scale x and z. exponent: 2 is round, 8 nearly a box.
+    label: the range of y over which v goes from 0 to 1; None: all of the profile. front_share: share of the
+    circumference that one label width covers. crease_deg: sharper bends keep a hard edge.
     """
-    profile = np.maximum(np.asarray(profile, dtype=np.float64), [1e-4, -np.inf])
-    profile = profile[np.append(True, (np.diff(profile, axis=0) != 0).any(axis=1))]
-    bottom, top = label or (profile[:, 1].min(), profile[:, 1].max())
+    points = np.maximum(np.asarray(profile, dtype=np.float64), [1e-4, -np.inf])  # at radius 0, triangles have no area
+    points = points[np.append(True, (np.diff(points, axis=0) != 0).any(axis=1))]
+    bottom, top = label or (points[:, 1].min(), points[:, 1].max())
     theta = np.linspace(-np.pi, np.pi, segments + 1)  # 0 is the front (+z), so the seam is at the back
     sin, cos = np.sin(theta), np.cos(theta)
     x = np.sign(sin) * np.abs(sin) ** (2 / exponent) * width
     z = np.sign(cos) * np.abs(cos) ** (2 / exponent) * depth
-    x[[0, -1]] = 0.0
+    x[[0, -1]] = 0.0  # sin(±π) is not quite 0, and a small power of it is large enough for a gap at the seam
     arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(x), np.diff(z)))])
     u = 0.5 + (arc / arc[-1] - 0.5) / front_share
     dx, dz = (np.roll(a[:-1], -1) - np.roll(a[:-1], 1) for a in (x, z))
     dx, dz = np.append(dx, dx[0]), np.append(dz, dz[0])
     vertices, normals, uvs, faces, count = [], [], [], [], 0
-    for run in _split_at_creases(profile, crease_deg):
+    for run in _split_at_creases(points, crease_deg):
         slope = np.gradient(run, axis=0)
         radius, y = run[:, :1], run[:, 1:]
         grid = np.stack([radius * x, np.broadcast_to(y, (len(run), len(x))), radius * z], axis=-1)
@@ -211,7 +216,9 @@ def lathe(
     )
 
 
-def arc(x0: float, y0: float, radius: float, start_deg: float, end_deg: float, steps: int = 6) -> list[tuple]:
+def arc(
+    x0: float, y0: float, radius: float, start_deg: float, end_deg: float, steps: int = 6
+) -> list[tuple[float, float]]:
     """Points of a circular arc around (x0, y0), for profiles."""
     return [
         (x0 + radius * np.cos(a), y0 + radius * np.sin(a))
@@ -222,19 +229,19 @@ def arc(x0: float, y0: float, radius: float, start_deg: float, end_deg: float, s
 def tube(
     name: str,
     material: Material,
-    path: np.ndarray | Sequence[Sequence[float]],
-    radius: float | np.ndarray,
+    path: Points,
+    radius: float | Sequence[float] | np.ndarray,
     *,
     segments: int = 14,
     capped: bool = False,
 ) -> Part:
-    """A round tube along `path` [N, 3]; `radius` may be one for each point. `capped`: the ends are closed."""
+    """A round tube along `path` [N, 3]. radius: one, or one per point. capped: whether the ends are closed."""
     path = np.asarray(path, dtype=np.float64)
     radius = np.broadcast_to(radius, len(path)).astype(np.float64)
     tangent = np.gradient(path, axis=0)
     step = np.linalg.norm(tangent, axis=1, keepdims=True)
     tangent /= step
-    # A direction across the path, carried along it without twist; in a plane of constant z it stays z.
+    # A direction across the path, transported along it without twist; for a path of constant z it stays z.
     across = np.array([0.0, 0.0, 1.0]) if abs(tangent[0, 2]) < 0.9 else np.array([0.0, 1.0, 0.0])
     carried = []
     for direction in tangent:
@@ -284,7 +291,8 @@ def slab(
 ) -> Part:
     """An upright plate standing on y = 0: rounded outline in x–y, thickness in z, the label flat on front and back.
 
-    `taper`: share of the width lost at the top. `bevel`: rounding of the front and back edges.
+    exponent: of the outline, as in `lathe`. taper: share of the width lost at the top. bevel: radius of the front and
+    back edges.
     """
     swept = lathe(
         name,
@@ -325,7 +333,7 @@ def cushion(
 ) -> Part:
     """A stuffed bag standing on y = 0: two bulging sheets joined at the seam.
 
-    `pinch`: how far the middle of each side is drawn in. `flat_ends`: bottom and top stay straight, as with a pouch.
+    pinch: share by which the middle of each side is drawn in. flat_ends: bottom and top stay straight, as in a pouch.
     """
     s, t = np.meshgrid(np.linspace(-1, 1, steps), np.linspace(-1, 1, steps))
     x = s * (1 - pinch * (1 - t**2)) * width / 2
@@ -351,7 +359,10 @@ def cushion(
 
 
 def surface(name: str, material: Material, grid: np.ndarray, uvs: np.ndarray) -> Part:
-    """A smooth sheet through `grid` [R, C, 3], `uvs` [R, C, 2]; outside is where columns go right and rows go up."""
+    """A smooth sheet through `grid` [R, C, 3] with `uvs` [R, C, 2].
+
+    Its outer side is the one from which columns run to the right and rows run up.
+    """
     vertices, faces = grid.reshape(-1, 3), _grid_faces(*grid.shape[:2])
     normals = smooth_normals(vertices, faces)
     return Part(name=name, material=material, vertices=vertices, normals=normals, uvs=uvs.reshape(-1, 2), faces=faces)

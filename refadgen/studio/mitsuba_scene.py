@@ -1,45 +1,49 @@
-"""The only place that knows Mitsuba: meshes, materials, lights and the path tracer.
+"""The only module that uses Mitsuba: meshes, materials, lights and the path tracer.
 
-Importing it selects the `scalar_rgb` variant for the process: compiled variants would compile anew for every product.
+Importing it selects the variant `scalar_rgb` for the process.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import drjit as dr
 import mitsuba as mi
 import numpy as np
 
-from refadgen.studio.appearance import Appearance, Color, draw_label
+from refadgen.studio.appearance import Appearance, draw_label
 from refadgen.studio.camera import Pinhole, View
+from refadgen.studio.colors import Color, to_linear
 from refadgen.studio.denoise import denoise
 from refadgen.studio.meshes import Part, rotation_y
 from refadgen.studio.scenes import Scene
 from refadgen.studio.shapes import Shape
 from refadgen.studio.textures import TILE_UNITS, surface_texture, wall_texture
 
-mi.set_variant("scalar_rgb")
+mi.set_variant("scalar_rgb")  # the compiled variants would compile again for every product
+
+MitsubaDict = dict[str, Any]
+"""A description for `mi.load_dict`: plugin type, parameters, objects and further descriptions by name."""
 
 PAPER = (232, 230, 224)
 _FLOOR_UNITS = 60.0
 BACKDROP_REPEAT = _FLOOR_UNITS / TILE_UNITS
-"""Tiles of a surface's or wall's picture along the whole floor or wall."""
+"""Repeats of a surface's or wall's picture from one end of the floor or wall to the other."""
 
 
-def _flat(color: Color) -> dict:
-    """A constant colour, given in sRGB 0–255."""
-    srgb = np.array(color) / 255
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return {"type": "rgb", "value": linear.tolist()}
+def _flat(color: Color) -> MitsubaDict:
+    """A constant colour. color: sRGB 0–255."""
+    return {"type": "rgb", "value": to_linear(np.array(color)).tolist()}
 
 
-def _picture(pixels: np.ndarray, *, repeat: float = 1.0) -> dict:
+def _picture(pixels: np.ndarray, *, repeat: float = 1.0) -> MitsubaDict:
     """An sRGB picture uint8 [H, W, 3], top row first, as a texture, tiled `repeat` times over the label square."""
     scale = mi.ScalarTransform4f().scale([repeat, repeat, 1])
+    # Turned over: label coordinates run upwards, rows of a picture downwards.
     return {"type": "bitmap", "bitmap": mi.Bitmap(np.array(pixels[::-1])), "to_uv": scale}
 
 
-def _mesh(part: Part, bsdf: dict) -> mi.Mesh:
+def _mesh(part: Part, bsdf: MitsubaDict) -> mi.Mesh:
     properties = mi.Properties()
     properties["bsdf"] = mi.load_dict(bsdf)
     mesh = mi.Mesh(
@@ -59,8 +63,8 @@ def _mesh(part: Part, bsdf: dict) -> mi.Mesh:
     return mesh
 
 
-def product_dict(shape: Shape, appearance: Appearance, view: View, *, flat: float | None = None) -> dict:
-    """The product's meshes, turned as the view says, ready for `trace`. `flat`: one grey reflectance for all parts."""
+def product_dict(shape: Shape, appearance: Appearance, view: View, *, flat: float | None = None) -> MitsubaDict:
+    """The product's meshes, turned by the view's yaw, ready for `trace`. flat: one grey reflectance for all parts."""
     finish = {
         "type": "principled",
         "roughness": appearance.roughness,
@@ -79,18 +83,19 @@ def product_dict(shape: Shape, appearance: Appearance, view: View, *, flat: floa
             color = _picture(part.texture)
         elif flat is None and part.color is not None:
             color = _flat(part.color)
+        # Two-sided, since open shapes like cups and umbrellas show their inner side.
         bsdf = {"type": "twosided", "material": finish | {"base_color": color}}
         objects[f"part{index}"] = _mesh(part.mapped(rotation_y(view.yaw_deg)), bsdf)
     return objects
 
 
-def backdrop_dict(scene: Scene, *, flat: float | None = None) -> dict:
-    """Floor and wall of a scene. An open sky has no wall: its pixels stay transparent and are painted afterwards.
+def backdrop_dict(scene: Scene, *, flat: float | None = None) -> MitsubaDict:
+    """Floor and wall of a scene. flat: one grey reflectance in place of their pictures.
 
-    `flat`: one grey reflectance in place of the pictures.
+    An open sky has no wall: its pixels stay transparent and are painted afterwards.
     """
 
-    def reflectance(picture: Callable[[str, int], np.ndarray], word: str) -> dict:
+    def reflectance(picture: Callable[[str, int], np.ndarray], word: str) -> MitsubaDict:
         if flat is not None:
             return {"type": "rgb", "value": [flat] * 3}
         return _picture(picture(word, scene.texture_seed), repeat=BACKDROP_REPEAT)
@@ -111,12 +116,13 @@ def backdrop_dict(scene: Scene, *, flat: float | None = None) -> dict:
     return {"floor": floor, "wall": wall}
 
 
-def _sky_fill(red: float, green: float, blue: float) -> dict:
+def _sky_fill(red: float, green: float, blue: float) -> MitsubaDict:
     return {"type": "constant", "radiance": {"type": "rgb", "value": [red, green, blue]}}
 
 
-def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) -> dict:
+def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) -> MitsubaDict:
     """A square lamp at (x, y, z) that faces the product."""
+    # `up` leans, since it must not be parallel to the direction of a lamp right above.
     place = mi.ScalarTransform4f().look_at(origin=[x, y, z], target=[0, 0.4, 0], up=[0, 0.99, 0.1])
     return {
         "type": "rectangle",
@@ -127,9 +133,9 @@ def _softbox(x: float, y: float, z: float, half_size: float, radiance: float) ->
 
 @functools.lru_cache(maxsize=16)
 def environment_picture(file: str) -> np.ndarray:
-    """An environment map, linear float32 [H, W, 3], brought to a mean of 0.5. Raises: ValueError."""
+    """An environment map, linear float32 [H, W, 3], scaled to a mean of 0.5. Raises: ValueError."""
     threads = dr.thread_count()
-    dr.set_thread_count(max(2, threads))  # with one thread, reading OpenEXR waits for ever
+    dr.set_thread_count(max(2, threads))  # with one thread, reading OpenEXR never returns
     try:
         bitmap = mi.Bitmap(file).convert(mi.Bitmap.PixelFormat.RGB, mi.Struct.Type.Float32, srgb_gamma=False)
     except (RuntimeError, OSError) as error:
@@ -137,10 +143,10 @@ def environment_picture(file: str) -> np.ndarray:
     finally:
         dr.set_thread_count(threads)
     picture = np.nan_to_num(np.array(bitmap), nan=0.0, posinf=1e3).clip(0, 1e3)
-    return picture * (0.5 / max(float(picture.mean()), 1e-6))
+    return np.asarray(picture * (0.5 / max(float(picture.mean()), 1e-6)))
 
 
-def _environment(file: str, turn_deg: float) -> dict:
+def _environment(file: str, turn_deg: float) -> MitsubaDict:
     """An environment map as the only light."""
     turn = mi.ScalarTransform4f().rotate([0, 1, 0], 10 * turn_deg)
     return {"type": "envmap", "bitmap": mi.Bitmap(environment_picture(file)), "to_world": turn}
@@ -152,11 +158,9 @@ def _direction(azimuth_deg: float, lift_deg: float) -> np.ndarray:
     return np.array([np.sin(a) * np.cos(e), np.sin(e), np.cos(a) * np.cos(e)])
 
 
-def _lights(scene: Scene | None) -> dict:
-    """The lamps of a scene, or those of the product photograph (None).
-
-    Strengths are set so that a diffuse surface shows about its own colour.
-    """
+def _lights(scene: Scene | None) -> MitsubaDict:
+    """The lamps of a scene; None: those of the product photograph."""
+    # All strengths are set so that a diffuse surface shows about its own colour.
     if scene is None:
         return {
             "fill": _sky_fill(0.62, 0.62, 0.62),
@@ -190,56 +194,70 @@ def _lights(scene: Scene | None) -> dict:
 
 
 def trace(
-    objects: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, spp: int
+    objects: MitsubaDict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, spp: int
 ) -> np.ndarray:
-    """Path-traces `objects` in the light of `scene`, or in the neutral light of product photographs (None).
+    """Path-traces `objects` in the light of `scene`; None: in the neutral light of product photographs.
 
-    Returns: linear float32 [H, W, 4]; rgb is weighted by alpha, alpha is 0 where nothing but light is seen.
+    Returns: linear rgba, float32 [H, W, 4]; rgb is weighted by alpha, alpha is 0 where no object is seen.
     """
     world = _world(objects, camera, scene, width_px=width_px, height_px=height_px)
-    # A pass of its own with the same seed, so the same sample positions: together in one pass they take twice as long.
+    # Guides in a pass of their own: in one pass with the picture they take twice as long. The seed is the same, and so
+    # are the sample positions.
     guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"})
-    passes = [mi.render(world, spp=spp, seed=0), mi.render(world, integrator=guides, spp=spp, seed=0)]
+    passes = [_traced(world, spp), _traced(world, spp, guides)]
     return _denoised(*passes)
 
 
 def trace_light(
-    white: dict, black: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, spp: int
+    white: MitsubaDict,
+    black: MitsubaDict,
+    camera: Pinhole,
+    scene: Scene | None,
+    *,
+    width_px: int,
+    height_px: int,
+    spp: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What light does to a scene whatever its colours are: `white` and `black` are the objects at reflectance 1 and 0.
+    """The light in a scene, independent of its colours. white, black: the objects at reflectance 1 and at 0.
 
-    With direct light only, a pixel is affine in the reflectance. Returns: rgba at reflectance 0 and the rgb that
-    reflectance 1 adds, linear float32 [H, W, 4] and [H, W, 3].
+    With direct light only, a pixel is affine in the reflectance.
+    Returns: rgba at reflectance 0, linear float32 [H, W, 4]; the rgb that reflectance 1 adds to it, [H, W, 3].
     """
     worlds = [_world(objects, camera, scene, width_px=width_px, height_px=height_px) for objects in (white, black)]
     guides = mi.load_dict({"type": "aov", "aovs": "normal:sh_normal,depth:depth"})
-    guide = mi.render(worlds[0], integrator=guides, spp=spp, seed=0)
+    guide = _traced(worlds[0], spp, guides)
     albedo = np.ones((height_px, width_px, 3), np.float32)
-    lit, dark = (_denoised(mi.render(world, spp=spp, seed=0), albedo, guide) for world in worlds)
+    lit, dark = (_denoised(_traced(world, spp), albedo, guide) for world in worlds)
     return dark, np.maximum(lit[..., :3] - dark[..., :3], 0.0)
 
 
 def trace_surfaces(
-    objects: dict, camera: Pinhole, *, width_px: int, height_px: int
+    objects: MitsubaDict, camera: Pinhole, *, width_px: int, height_px: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """What each pixel's one sample sees.
+    """The surface that each pixel's single sample hits.
 
-    Returns: index into the names, int [H, W], -1 for nothing; label coordinates float32 [H, W, 2]; the objects' names.
+    Returns: index into the names, int [H, W], -1 for none; label coordinates float32 [H, W, 2]; the objects' names.
     """
-    # Not optimised: Mitsuba would merge objects of one material and forget their names.
+    # Not optimised: Mitsuba would merge objects of one material and lose their names.
     world = _world(objects, camera, None, width_px=width_px, height_px=height_px, optimize=False)
     integrator = mi.load_dict({"type": "aov", "aovs": "shape:shape_index,uv:uv"})
-    seen = np.array(mi.render(world, integrator=integrator, spp=1, seed=0))
+    seen = _traced(world, 1, integrator)
     index = np.round(seen[..., 0]).astype(int) - 1  # counted from 1, 0 is nothing
     return index, seen[..., 1:3], [shape.id() for shape in world.shapes()]
 
 
-def _denoised(*layers: mi.TensorXf | np.ndarray) -> np.ndarray:
-    pixels = np.concatenate([np.array(layer) for layer in layers], axis=-1)
+def _traced(world: mi.Scene, spp: int, integrator: mi.Integrator | None = None) -> np.ndarray:
+    """The channels of an integrator, float32 [H, W, C]; None: the world's own. Always the same sample positions."""
+    # Mitsuba's stubs ask for its own integer type, which the scalar variant does not have.
+    return np.array(mi.render(world, integrator=integrator, spp=spp, seed=0))  # type: ignore[arg-type]
+
+
+def _denoised(*layers: np.ndarray) -> np.ndarray:
+    pixels = np.concatenate(layers, axis=-1)
     return denoise(np.nan_to_num(pixels, nan=0.0, posinf=0.0))
 
 
-def _pinhole(camera: Pinhole, width_px: int, height_px: int) -> dict:
+def _pinhole(camera: Pinhole, width_px: int, height_px: int) -> MitsubaDict:
     return {
         "type": "perspective",
         "principal_point_offset_x": 0.5 - camera.principal[0] / width_px,
@@ -247,10 +265,11 @@ def _pinhole(camera: Pinhole, width_px: int, height_px: int) -> dict:
     }
 
 
-def _open_lens(camera: Pinhole, aperture: float, width_px: int, height_px: int) -> tuple[tuple[int, int], dict, dict]:
-    """Film, lens and crop of a lens focused on the product. Mitsuba cannot shift it: the picture is cut out of a film
-    around its principal point.
-    """
+def _open_lens(
+    camera: Pinhole, aperture: float, width_px: int, height_px: int
+) -> tuple[tuple[int, int], MitsubaDict, MitsubaDict]:
+    """Film size, lens and crop of an open lens focused on the product. aperture: its radius in product heights."""
+    # Mitsuba cannot shift a thin lens: the image is cut out of a larger film with the principal point in its middle.
     x, y = round(camera.principal[0]), round(camera.principal[1])
     film_px = (2 * max(x, width_px - x), 2 * max(y, height_px - y))
     focus = float(np.hypot(camera.origin[0], camera.origin[2]))
@@ -264,11 +283,11 @@ def _open_lens(camera: Pinhole, aperture: float, width_px: int, height_px: int) 
 
 
 def _world(
-    objects: dict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, optimize: bool = True
+    objects: MitsubaDict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, optimize: bool = True
 ) -> mi.Scene:
     target = camera.origin + camera.axes[2]
     film_px, lens = (width_px, height_px), _pinhole(camera, width_px, height_px)
-    crop: dict = {}
+    crop: MitsubaDict = {}
     if scene is not None and scene.aperture:
         film_px, lens, crop = _open_lens(camera, scene.aperture, width_px, height_px)
     sensor = lens | {
@@ -290,8 +309,10 @@ def _world(
         },
         "sampler": {"type": "multijitter"},
     }
-    # Light straight from the lamps and the fill only: bounces between objects cost a third more time and most of the
-    # noise, and are hardly seen at this size.
+    # Depth 2 is direct light only: bounces between objects cost a third more time, bring most of the noise, and are
+    # hardly visible at this size. Dressing relies on it as well.
+    # Hidden lamps leave alpha at 0, where the sky or white paper is put later.
     path = {"type": "path", "max_depth": 2, "hide_emitters": not (scene and scene.environment)}
     world = {"type": "scene", "integrator": path, "sensor": sensor} | objects | _lights(scene)
-    return mi.load_dict(world, optimize=optimize)
+    loaded: mi.Scene = mi.load_dict(world, optimize=optimize)
+    return loaded

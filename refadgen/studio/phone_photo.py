@@ -1,4 +1,4 @@
-"""Photographs as sellers take them with a phone: a room, a tilted hand, lamp light, noise. With the true mask."""
+"""Product photographs as taken with a phone: in a room, tilted, in lamp light, with noise; with the true mask."""
 
 import cv2
 import numpy as np
@@ -15,7 +15,7 @@ _ROOM_LIGHTS = ("soft studio light", "morning sun from the left", "evening sun f
 def render_phone_photo(
     product: Product, seed: int, *, width_px: int = 480, height_px: int = 640, spp: int = 12
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One phone photograph. Everything but the product comes from `seed`.
+    """One phone photograph. The seed decides everything but the product.
 
     Returns: rgb uint8 [H, W, 3]; mask uint8 [H, W], 0 or 255.
     """
@@ -36,12 +36,12 @@ def render_phone_photo(
 
 
 def _through_phone(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """White balance off, dark corners, a little blur and sensor noise; uint8 [H, W, 3] to the same."""
+    """Wrong white balance, dark corners, a little blur and sensor noise. uint8 [H, W, 3] → the same."""
     height, width = rgb.shape[:2]
     image = rgb.astype(np.float64) * np.array([rng.uniform(1.0, 1.08), 1.0, rng.uniform(0.86, 0.98)])
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     image *= (1 - rng.uniform(0.1, 0.22) * (x**2 + y**2) / 2)[..., None]
     image = cv2.GaussianBlur(image, (0, 0), sigmaX=0.0012 * height)
-    # Phones smooth their noise: what is left is a little coarser than a pixel.
+    # Phones filter noise: the rest is a little coarser than a pixel.
     noise = cv2.GaussianBlur(rng.normal(size=image.shape), (0, 0), sigmaX=0.7)
-    return np.clip(np.round(image + rng.uniform(3, 6) * noise), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.round(image + rng.uniform(3, 6) * noise), 0, 255), np.uint8)

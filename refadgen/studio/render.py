@@ -1,7 +1,7 @@
-"""Pictures of products: photograph on white and ad in a scene, from seeds.
+"""Renders products from seeds: the photograph on white and the ad in a scene.
 
-One seed gives one product, one view and one scene. Photograph and ad share camera and place, so one mask serves both.
-Needs the extra `refadgen[studio]`; importing this module selects Mitsuba's `scalar_rgb` variant for the process.
+One seed gives one product, one view and one scene. Photograph and ad share camera and place, so one mask is true for
+both. Needs the extra `refadgen[studio]`; importing it selects Mitsuba's variant `scalar_rgb` for the process.
 """
 
 import functools
@@ -30,7 +30,7 @@ __all__ = ["Product", "Scene", "Triplet", "View", "render_ad", "render_product_p
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """One thing to sell."""
+    """A shape in an appearance."""
 
     product_id: str
     category: str
@@ -41,7 +41,7 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Triplet:
-    """One training row: product photograph, ad, and what is known about them."""
+    """One render with its truth; `build_triplets.as_row` makes a row of the data set from it."""
 
     seed: int
     product_id: str
@@ -58,7 +58,7 @@ class Triplet:
     ad_image: np.ndarray
     """uint8 [H, W, 3]."""
     novel_views: list[tuple[np.ndarray, np.ndarray]]
-    """Photographs and masks, as above, of the product turned a little."""
+    """Photographs and masks, as above, of the product in nearby views."""
 
 
 def product_id_of(seed: int) -> str:
@@ -68,22 +68,24 @@ def product_id_of(seed: int) -> str:
 
 def sample_product(seed: int) -> Product:
     """The product of a seed: shape and appearance are drawn independently."""
+    # Each use of a seed has a stream of its own, [seed, number]: a change in one leaves the others' bytes as they are.
+    # 0 shape, 1 appearance, 2 view, 3 and 4 scene, 5 to 7 textures, 8 nearby views or phone, 9 environment and lens.
     shape = sample_shape(np.random.default_rng([seed, 0]))
     appearance = sample_appearance(np.random.default_rng([seed, 1]))
     return Product(product_id=product_id_of(seed), category=shape.category, shape=shape, appearance=appearance)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)  # a worker renders thousands of seeds from a few files, which take seconds to read
 def model_product(file: str) -> Product:
-    """A product from a file of a 3D model; its id follows from the file's bytes. Raises: ValueError."""
+    """A product from a 3D model file. Its id is a hash of the file's bytes. Raises: ValueError."""
     shape = load_model(Path(file))
     digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-    look = sample_appearance(np.random.default_rng(int(digest, 16)))  # of parts without colours of their own
+    look = sample_appearance(np.random.default_rng(int(digest, 16)))  # for parts without their own colours
     return Product(product_id=f"model-{digest}", category=shape.category, shape=shape, appearance=look)
 
 
 def split_of(product_id: str) -> str:
-    """The split: "test" for about 4 % of the products, by a hash of the id, else "train"."""
+    """The split of a product, by a hash of its id: "test" for about 4 %, else "train"."""
     return triplets.split_of(product_id, test_percent=4)
 
 
@@ -92,7 +94,7 @@ def to_srgb(linear: np.ndarray) -> np.ndarray:
     over = np.maximum(linear - 0.8, 0.0)
     toned = np.minimum(linear, 0.8) + 0.2 * (1 - np.exp(-over / 0.2 * 0.8))
     srgb = np.where(toned <= 0.0031308, 12.92 * toned, 1.055 * np.maximum(toned, 1e-6) ** (1 / 2.4) - 0.055)
-    return np.clip(np.round(srgb * 255), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.round(srgb * 255), 0, 255), np.uint8)
 
 
 def render_product_photo(
@@ -103,7 +105,7 @@ def render_product_photo(
     height_px: int = HEIGHT_PX,
     spp: int = PHOTO_SPP,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The product alone in neutral soft light, in the place where the ad shows it.
+    """The product alone on white in neutral soft light, in the same place as in the ad.
 
     Returns: rgb uint8 [H, W, 3], exactly 255 outside of the mask; mask uint8 [H, W], 0 or 255.
     """
@@ -115,8 +117,8 @@ def render_product_photo(
 
 
 def on_paper(rgba: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A render (linear, weighted by alpha) on white paper: uint8 sRGB, exactly 255 outside of the mask."""
-    # The product's light is weighted by coverage: white paper fills the rest of a pixel at the edge.
+    """A render on white: uint8 sRGB [H, W, 3], exactly 255 outside of the mask. rgba: linear, weighted by alpha."""
+    # Alpha is the product's coverage of a pixel: white fills the rest at the edge.
     paper = 1.0 - rgba[..., 3:]
     toned = to_srgb(rgba[..., :3] / np.maximum(rgba[..., 3:], 1e-3))
     rgb = np.round(toned * (1 - paper) + 255 * paper).astype(np.uint8)
@@ -133,7 +135,10 @@ def render_ad(
     height_px: int = HEIGHT_PX,
     spp: int = AD_SPP,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The product in a scene. Returns: rgb uint8 [H, W, 3]; the same mask as the product photograph's, uint8 [H, W]."""
+    """The product in a scene.
+
+    Returns: rgb uint8 [H, W, 3]; mask uint8 [H, W], 0 or 255, equal to that of the product photograph.
+    """
     camera = camera_for(product.shape, view, width_px=width_px, height_px=height_px)
     objects = product_dict(product.shape, product.appearance, view) | backdrop_dict(scene)
     rgba = trace(objects, camera, scene, width_px=width_px, height_px=height_px, spp=spp)
@@ -142,14 +147,14 @@ def render_ad(
 
 
 def with_sky(rgba: np.ndarray, scene: Scene, camera: Pinhole) -> np.ndarray:
-    """Linear rgb of a render, [H, W, 3]; an open sky painted where nothing was hit."""
+    """Linear rgb of a render, [H, W, 3], with an open sky painted where no object is seen."""
     if scene.wall != "open sky" or scene.environment:
         return rgba[..., :3]
     far = camera.origin + np.array([[0.0, 0.0, -1e4]]) * [1, 0, 1]
     horizon = float(camera.project(far)[0, 1])
     height_px, width_px = rgba.shape[:2]
     sky = sky_picture(scene.light, scene.texture_seed, horizon=horizon, height=height_px, width=width_px)
-    return rgba[..., :3] + (1 - rgba[..., 3:]) * sky
+    return np.asarray(rgba[..., :3] + (1 - rgba[..., 3:]) * sky)
 
 
 def sample_novel_views(seed: int, view: View) -> list[View]:
@@ -168,10 +173,10 @@ def render_triplet(
     environments: Sequence[str] = (),
     depth_of_field: bool = False,
 ) -> Triplet:
-    """Everything of one seed. Training products stand in trained scene combinations only; test products in any.
+    """The render of a seed. Training products stand in trained scene combinations only, test products in any.
 
-    models: files of 3D models, of which the seed's product is then one. environments: files of environment maps, one of
-    which surrounds every second ad. depth_of_field: whether every second ad is seen through an open lens.
+    models: 3D model files; the seed's product is one of them instead of a parametric one. environments: environment map
+    files; about every second ad stands in one. depth_of_field: about every second ad is taken through an open lens.
     """
     product, view = sample_product(seed), sample_view(seed)
     if models:

@@ -1,6 +1,7 @@
-"""Scene words: surfaces × walls × lights, the captions made of them, and the combinations kept from training.
+"""Scene words (surfaces × walls × lights), their captions, and the combinations held out from training.
 
-Nothing here needs Mitsuba: scene templates import these words, so that a prompt uses exactly what the model has seen.
+Nothing here needs Mitsuba: tests compare the built-in scene templates with these words, which are all that the built-in
+model has seen.
 """
 
 from dataclasses import dataclass, replace
@@ -9,13 +10,13 @@ from pathlib import PurePath
 import numpy as np
 
 SURFACES = ("wooden table", "marble slab", "sand", "grass", "concrete", "snow", "blue cloth", "dark slate")
-"""What a product stands on."""
+"""Surfaces that a product stands on."""
 
 WALLS = ("white wall", "pink wall", "green wall", "blue wall", "yellow wall", "grey wall", "open sky", "leafy hedge")
-"""What is behind it."""
+"""Backgrounds."""
 
 LIGHTS = ("soft studio light", "morning sun from the left", "evening sun from the right", "spotlight from above")
-"""What lights it."""
+"""Lights."""
 
 _SURFACE_PHRASES = {
     "wooden table": "on a wooden table",
@@ -38,7 +39,7 @@ ANY_PRODUCT = "product"
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One place to photograph in: three words and the chance that makes two such places differ."""
+    """One place to photograph in: three words, and random values by which two scenes of the same words differ."""
 
     surface: str
     wall: str
@@ -48,28 +49,29 @@ class Scene:
     """From the product to the wall, in product heights."""
     surface_turn_deg: float
     light_turn_deg: float
-    """Turns the light about the upward axis."""
+    """Turn of the light about the upward axis."""
     light_lift_deg: float
     exposure: float
     """Factor on all light, about 1."""
     aperture: float = 0.0
-    """Radius of the lens in product heights; 0 shows everything sharp."""
+    """Radius of the lens in product heights; at 0 everything is sharp."""
     environment: str = ""
-    """File of an environment map that is wall, sky and light in one; `wall` and `light` are then only words unused."""
+    """File of an environment map, which replaces wall, sky and lamps; `wall` and `light` are then ignored."""
 
 
 def is_held_out_combination(surface: str, wall: str) -> bool:
-    """Whether training never shows this surface with this wall (9 of 64): each word is trained, the pair is not.
+    """Whether this pair of surface and wall (9 of 64) is held out: each word is trained, the pair is not.
 
     Raises: ValueError for a word that is not in SURFACES or WALLS.
     """
     _check(surface, "surface", SURFACES)
     _check(wall, "wall", WALLS)
+    # Spreads the pairs: one or two of each surface's eight walls, and of each wall's eight surfaces.
     return (3 * SURFACES.index(surface) + WALLS.index(wall)) % 7 == 1
 
 
 def sample_scene(seed: int, *, held_out: bool | None = False) -> Scene:
-    """The scene of a seed. `held_out`: False gives trained combinations only, True held-out ones only, None any."""
+    """The scene of a seed. held_out: False for trained combinations only, True for held-out ones only, None for any."""
     rng = np.random.default_rng([seed, 3])
     pairs = [(s, w) for s in SURFACES for w in WALLS if held_out is None or is_held_out_combination(s, w) == held_out]
     surface, wall = pairs[int(rng.integers(len(pairs)))]
@@ -77,7 +79,7 @@ def sample_scene(seed: int, *, held_out: bool | None = False) -> Scene:
 
 
 def make_scene(surface: str, wall: str, light: str, *, seed: int) -> Scene:
-    """A scene of given words; the seed draws textures, distances and angles. Raises: ValueError for unknown words."""
+    """A scene of given words. seed: of textures, distances and angles. Raises: ValueError for unknown words."""
     _check(surface, "surface", SURFACES)
     _check(wall, "wall", WALLS)
     _check(light, "light", LIGHTS)
@@ -98,7 +100,7 @@ def make_scene(surface: str, wall: str, light: str, *, seed: int) -> Scene:
 def scene_prompt(surface: str, wall: str, light: str, category: str | None = None) -> str:
     """The plain prompt of a scene, e.g. "a bottle on a wooden table in front of a pink wall, soft studio light".
 
-    `category`: the product's noun; None says "a product". Raises: ValueError for words that were never trained.
+    category: the product's noun; None: "product". Raises: ValueError for words that were never trained.
     """
     _check(surface, "surface", SURFACES)
     _check(wall, "wall", WALLS)
@@ -107,19 +109,20 @@ def scene_prompt(surface: str, wall: str, light: str, category: str | None = Non
 
 
 def in_environment(scene: Scene, file: str) -> Scene:
-    """The same scene with an environment map around it in place of its wall and lamps."""
+    """The scene with an environment map in place of its wall and lamps."""
     return replace(scene, environment=file)
 
 
 def with_depth_of_field(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene through an open lens, focused on the product."""
+    """The scene through an open lens that is focused on the product."""
     return replace(scene, aperture=float(rng.uniform(0.06, 0.2)))
 
 
 def captions(category: str, scene: Scene) -> list[str]:
-    """All paraphrases of a scene: the plain prompt first, then without category.
+    """Four paraphrases of a scene: the plain prompt first, then the one that says "a product".
 
-    Each has the scene's three words, or its surface and the environment map's name.
+    category: the product's noun. Each caption has the scene's three words; in an environment map, the surface and the
+    file name of the map.
     """
     on, behind = _SURFACE_PHRASES[scene.surface], _WALL_PHRASES[scene.wall]
     if scene.environment:

@@ -1,8 +1,8 @@
 """Parametric product shapes: meshes of named parts, standing on y = 0, about one unit tall.
 
-A shape leaves its colours open: `Part.material` says which parts the appearance prints on ("body"), which take its
-secondary colour ("accent"). Only what looks the same on every product, such as tyres, has a colour of its own. One
-seed gives one shape; the categories are the paper's (Table 1), all thirty. The builders live in `shapes_*.py`.
+A shape has no colours: `Part.material` says which parts carry the appearance's print ("body") and which its secondary
+colour ("accent"). Only parts that look the same on every product, like tyres, have a fixed colour. One seed gives one
+shape. The categories are all thirty of the paper's (Table 1). The builders are in `shapes_*.py`.
 """
 
 from collections.abc import Callable
@@ -59,16 +59,17 @@ CATEGORIES = tuple(dict.fromkeys(category for category, _, _ in BUILDERS))
 """The paper's categories (Table 1), all thirty."""
 
 NOUNS = tuple(noun for _, noun, _ in BUILDERS)
-"""What the captions call the products."""
+"""The words for the products in captions."""
 
 
 def noun_of(category: str) -> str:
-    """What captions call a product of a category; the first of several kinds."""
+    """The word for a category's products in captions; the first of several kinds."""
     return next(noun for name, noun, _ in BUILDERS if name == category)
 
 
 def sample_shape(rng: np.random.Generator) -> Shape:
-    """A random shape: each category is as likely as any other, then each of its kinds."""
+    """A random shape: first a category, all equally likely, then one of its kinds."""
+    # By category first: kinds alone would make snacks, with two of them, twice as frequent.
     category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
     kinds = [build for name, _, build in BUILDERS if name == category]
     return kinds[int(rng.integers(len(kinds)))](rng)
@@ -76,4 +77,5 @@ def sample_shape(rng: np.random.Generator) -> Shape:
 
 def turned_vertices(shape: Shape, yaw_deg: float) -> np.ndarray:
     """All vertices [V, 3] of the shape after turning it about the upward axis."""
-    return np.concatenate([part.vertices for part in shape.parts]) @ rotation_y(yaw_deg).T
+    vertices: np.ndarray = np.concatenate([part.vertices for part in shape.parts])
+    return np.asarray(vertices @ rotation_y(yaw_deg).T)

@@ -1,4 +1,4 @@
-"""Shapes that hold something: bottles, cups, cans, boxes, bags of food, glasses."""
+"""Shapes of containers: bottles, cups, cans, boxes, bags of food, glasses."""
 
 import numpy as np
 

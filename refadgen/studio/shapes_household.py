@@ -1,4 +1,4 @@
-"""Shapes of home: notebooks, pillows, cutlery, rugs, benches."""
+"""Shapes of the household: notebooks, pillows, cutlery, rugs, benches."""
 
 import numpy as np
 
@@ -27,12 +27,12 @@ def pillow(rng: np.random.Generator) -> Shape:
 
 
 def fork(rng: np.random.Generator) -> Shape:
-    """Tines up, on the end of its wide handle."""
+    """Standing on the end of its wide handle, tines up."""
     w, h, waist = rng.uniform(0.19, 0.25), rng.uniform(0.46, 0.54), rng.uniform(0.5, 0.7)
     half = w / 2 * spline([(0.6,), (1.0,), (0.9,), (waist,)], 6)[:, 0]
     y = np.linspace(0, h, len(half))
     right, left = np.stack([y, -half], axis=1), np.stack([y, half], axis=1)
-    # A panel's curves run left to right: made lying and set upright.
+    # A panel's curves run from left to right, so it is built lying down and set upright.
     lying = panel("handle", "body", right, left, 0.1, edge=0.05)
     handle = lying.mapped(rotation_z(90)).labelled(-w / 2, w / 2, 0.0, h)
     span, tines, crown = rng.uniform(0.24, 0.3), int(rng.integers(3, 5)), rng.uniform(0.66, 0.7)
@@ -49,7 +49,7 @@ def fork(rng: np.random.Generator) -> Shape:
 
 
 def rug(rng: np.random.Generator) -> Shape:
-    """Shown as in a shop: over a stand behind it, its front end on the floor, fringes at both ends."""
+    """As shown in a shop: hung over a stand, its front end on the floor, with fringes at both ends."""
     w, length, floor = rng.uniform(0.62, 0.78), rng.uniform(1.2, 1.3), rng.uniform(0.24, 0.32)
     lean, r, thick = np.radians(rng.uniform(8, 16)), 0.12, 0.04
     rows = np.linspace(-w / 2, w / 2, 13)
@@ -89,7 +89,7 @@ def rug(rng: np.random.Generator) -> Shape:
 
 
 def bench(rng: np.random.Generator) -> Shape:
-    """A park bench; the print runs over all slats of its back."""
+    """A park bench whose print runs over all slats of its back."""
     w, seat, top = rng.uniform(1.15, 1.4), rng.uniform(0.34, 0.4), rng.uniform(0.82, 0.92)
     slats = int(rng.integers(1, 4))
     low, gap = seat + 0.08, 0.035

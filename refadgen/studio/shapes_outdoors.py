@@ -29,7 +29,7 @@ def ball(rng: np.random.Generator) -> Shape:
 
 
 def kite(rng: np.random.Generator) -> Shape:
-    """A diamond, its tail winding down to the floor."""
+    """A diamond whose tail winds down to the floor."""
     w, low, widest = rng.uniform(0.62, 0.78), rng.uniform(0.2, 0.26), rng.uniform(0.6, 0.7)
     bottom = polyline([(-w / 2, widest), (0, low), (w / 2, widest)], 12)
     top = polyline([(-w / 2, widest), (0, 0.98), (w / 2, widest)], 12)
@@ -53,7 +53,7 @@ def kite(rng: np.random.Generator) -> Shape:
 
 
 def umbrella(rng: np.random.Generator) -> Shape:
-    """Open, on the end of its handle."""
+    """Open, standing on the end of its handle."""
     r, h, ribs = rng.uniform(0.5, 0.58), rng.uniform(0.34, 0.44), int(rng.choice([6, 8]))
     edge = 0.94 - h
     theta, t = np.meshgrid(np.linspace(-np.pi, np.pi, 16 * ribs + 1), np.linspace(0, 1, 17))
@@ -90,8 +90,30 @@ def _wheel(x: float, r: float, z: float, width: float) -> list[Part]:
     return [part.mapped(rotation_x(90)).moved(x=x, y=r, z=z) for part in (tyre.colored(RUBBER), rim.colored(STEEL))]
 
 
+def _cabin(
+    rng: np.random.Generator, van: bool, width: float, belt: float, roof: float, door: tuple[float, float, float, float]
+) -> list[Part]:
+    """A van's windscreen; a saloon's glass, roof and pillars. belt, roof: heights. door: the label's rectangle."""
+    if van:
+        foot = polyline([(0.19, belt + 0.03), (0.4, belt + 0.03)])
+        head = polyline([(0.19, roof - 0.02), (0.22, roof - 0.03)])
+        return [panel("pane", "accent", foot, head, width + 0.02, edge=0.9 * width).colored(GLASS)]
+    rear, front, slope = -rng.uniform(0.42, 0.56), rng.uniform(0.24, 0.32), rng.uniform(0.12, 0.2)
+    low = polyline([(rear, belt - 0.02), (front, belt - 0.02)], 12)
+    high = polyline([(rear + 0.1, roof), (front - slope, roof)], 12)
+    glass = panel("glass", "accent", low, high, 0.88 * width, edge=0.7 * width, fullness=(9, 9), wide_foot=True)
+    arched = np.stack([0 * high[:, 0], 0.04 - 0.3 * (high[:, 0] - high[:, 0].mean()) ** 2], 1)
+    cover = panel("roof", "body", high - [0, 0.02], high + arched, 0.74 * width, edge=0.66 * width)
+    parts = [glass.colored(GLASS), cover.labelled(*door)]
+    for a, b in ((0, 0), (5, 6), (12, 12)):
+        for sign in (-1, 1):
+            ends = [(*low[a], sign * 0.41 * width), (*high[b], sign * 0.35 * width)]
+            parts.append(tube("pillar", "body", ends, 0.022).labelled(*door))
+    return parts
+
+
 def car(rng: np.random.Generator) -> Shape:
-    """Toy-like proportions, its side to the camera; a saloon or a van."""
+    """A saloon or a van of toy-like proportions, its side to the camera."""
     side, van, width = rng.choice([-1.0, 1.0]), rng.random() < 0.4, rng.uniform(0.46, 0.54)
     r, half, axle = rng.uniform(0.125, 0.15), 0.65, rng.uniform(0.37, 0.42)
     belt, roof = rng.uniform(0.37, 0.42), rng.uniform(0.62, 0.7)
@@ -114,7 +136,9 @@ def car(rng: np.random.Generator) -> Shape:
     else:
         knots = [(-half, belt - 0.08), (-0.62, belt - 0.01), (-0.5, belt), (nose, belt), (0.6, hood - 0.02)]
         knots += [(half, hood - 0.12)]
-    top = np.interp(x, *zip(*((a + 1e-3 * i, b) for i, (a, b) in enumerate(knots)), strict=True))
+    # Knots may share an x, which `interp` cannot have: each is moved a little to the right of the one before.
+    knots_x, knots_y = zip(*((a + 1e-3 * i, b) for i, (a, b) in enumerate(knots)), strict=True)
+    top = np.interp(x, knots_x, knots_y)
     shell = panel(
         "shell", "body", np.stack([x, bottom], 1), np.stack([x, top], 1), width, edge=0.85 * width, fullness=(10, 10)
     )
@@ -123,27 +147,7 @@ def car(rng: np.random.Generator) -> Shape:
     under = polyline([(-half + 0.06, 0.12), (half - 0.06, 0.12)])
     chassis = panel("chassis", "accent", under, np.add(under, [0, 0.2]), 0.7 * width, edge=0.6 * width)
     parts.append(chassis.colored(RUBBER))
-    if van:
-        pane = [(0.19, belt + 0.03), (0.4, belt + 0.03)], [(0.19, roof - 0.02), (0.22, roof - 0.03)]
-        parts.append(panel("pane", "accent", *map(polyline, pane), width + 0.02, edge=0.9 * width).colored(GLASS))
-    else:
-        rear, front, slope = -rng.uniform(0.42, 0.56), rng.uniform(0.24, 0.32), rng.uniform(0.12, 0.2)
-        low = polyline([(rear, belt - 0.02), (front, belt - 0.02)], 12)
-        high = polyline([(rear + 0.1, roof), (front - slope, roof)], 12)
-        glass = panel("glass", "accent", low, high, 0.88 * width, edge=0.7 * width, fullness=(9, 9), wide_foot=True)
-        cover = panel(
-            "roof",
-            "body",
-            high - [0, 0.02],
-            high + np.stack([0 * high[:, 0], 0.04 - 0.3 * (high[:, 0] - high[:, 0].mean()) ** 2], 1),
-            0.74 * width,
-            edge=0.66 * width,
-        )
-        parts += [glass.colored(GLASS), cover.labelled(*door)]
-        for a, b in ((0, 0), (5, 6), (12, 12)):
-            for sign in (-1, 1):
-                ends = [(*low[a], sign * 0.41 * width), (*high[b], sign * 0.35 * width)]
-                parts.append(tube("pillar", "body", ends, 0.022).labelled(*door))
+    parts += _cabin(rng, van, width, belt, roof, door)
     for z in (-1, 1):
         lamp = lathe("lamp", "paper", arc(0, 0, 0.045, -90, 90, 8), segments=20)
         parts.append(lamp.moved(x=half - 0.02, y=hood - 0.08, z=z * 0.36 * width))
@@ -159,7 +163,7 @@ def car(rng: np.random.Generator) -> Shape:
 
 
 def motorcycle(rng: np.random.Generator) -> Shape:
-    """Its side to the camera; the print is on tank and fairing."""
+    """Its side to the camera, the print on tank and fairing."""
     side, r, axle = rng.choice([-1.0, 1.0]), rng.uniform(0.2, 0.23), rng.uniform(0.42, 0.46)
     parts = []
     circle = np.linspace(0, 2 * np.pi, 41)

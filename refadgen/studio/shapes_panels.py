@@ -1,13 +1,11 @@
-"""Curves, and the plump panels between two of them: the building block of everything that is not turned on a lathe."""
-
-from collections.abc import Sequence
+"""Curves, and swelling panels between two of them: the building block of shapes without an axis of rotation."""
 
 import numpy as np
 
-from refadgen.studio.meshes import Material, Part, joined, surface
+from refadgen.studio.meshes import Material, Part, Points, joined, surface
 
 
-def spline(points: Sequence[Sequence[float]] | np.ndarray, steps: int = 6) -> np.ndarray:
+def spline(points: Points, steps: int = 6) -> np.ndarray:
     """A smooth curve [steps·(N-1)+1, D] through `points` [N, D] (Catmull-Rom)."""
     knots = np.asarray(points, dtype=np.float64)
     padded = np.concatenate([2 * knots[:1] - knots[1:2], knots, 2 * knots[-1:] - knots[-2:-1]])
@@ -19,8 +17,8 @@ def spline(points: Sequence[Sequence[float]] | np.ndarray, steps: int = 6) -> np
     return np.concatenate([*pieces, knots[-1:]])
 
 
-def polyline(points: Sequence[Sequence[float]] | np.ndarray, steps: int = 6) -> np.ndarray:
-    """Straight lines [steps·(N-1)+1, D] through `points` [N, D], each cut into `steps`."""
+def polyline(points: Points, steps: int = 6) -> np.ndarray:
+    """Straight lines [steps·(N-1)+1, D] through `points` [N, D], each divided into `steps`."""
     knots = np.asarray(points, dtype=np.float64)
     where = np.linspace(0, len(knots) - 1, steps * (len(knots) - 1) + 1)
     return np.stack([np.interp(where, np.arange(len(knots)), column) for column in knots.T], axis=1)
@@ -38,11 +36,11 @@ def panel(
     wide_foot: bool = False,
     rows: int = 15,
 ) -> Part:
-    """A plump body whose outline in x–y is closed by two curves [N, 2] of equally many points, both left to right.
+    """A swelling body whose outline in x–y consists of two curves [N, 2], `bottom` and `top`, both from left to right.
 
-    It swells from `edge` thick at the outline to `thickness` in the middle; with both equal it is a flat plate.
-    `fullness`: how near to the outline it stays thick, along x and y; 2 is round, 20 nearly a box. `wide_foot`: thick
-    down to the bottom curve. The label covers the bounding box, flat on front and back.
+    Its thickness grows from `edge` at the outline to `thickness` in the middle; with both equal it is a flat plate.
+    fullness: along x and y, how near to the outline it stays thick; 2 is round, 20 nearly a box. wide_foot: it is thick
+    down to the bottom curve. rows: of the mesh. The label covers the bounding box, flat on front and back.
     """
     height = (np.sin(np.pi / 2 * np.linspace(-1, 1, rows)) + 1) / 2  # rows crowd where the swelling is steep
     outline = bottom + height[:, None, None] * (top - bottom)

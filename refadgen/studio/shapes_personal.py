@@ -1,9 +1,8 @@
-"""Shapes of the bathroom shelf and the desk: make-up, brushes, electronics, pens."""
-
-import colorsys
+"""Shapes of bathroom and desk: make-up, brushes, electronics, pens."""
 
 import numpy as np
 
+from refadgen.studio.colors import rgb_of
 from refadgen.studio.meshes import (
     RUBBER,
     STEEL,
@@ -48,10 +47,10 @@ def eyeshadow(rng: np.random.Generator) -> Shape:
     for i in range(columns):
         for j in range(rows):
             tone = (hue + spread * (i * rows + j) / (columns * rows)) % 1
-            powder = colorsys.hsv_to_rgb(tone, rng.uniform(0.35, 0.75), rng.uniform(0.5, 0.95))
+            powder = rgb_of(tone, rng.uniform(0.35, 0.75), rng.uniform(0.5, 0.95))
             pan = lathe("pan", "paper", [(r, 0), (r, 0.02), (0, 0.025)], segments=28).mapped(rotation_x(90))
             x, y = (w - 0.08) * ((i + 0.5) / columns - 0.5), 0.03 + (tray_h - 0.06) * (j + 0.5) / rows
-            tray.append(pan.moved(x=x, y=y, z=0.02).colored(tuple(round(255 * c) for c in powder)))
+            tray.append(pan.moved(x=x, y=y, z=0.02).colored(powder))
     lean = rng.uniform(40, 52)
     opened = [part.moved(y=-tray_h).mapped(rotation_x(-lean)) for part in tray]
     lid = slab("lid", "body", w, lid_h, 0.05, exponent=exponent).mapped(rotation_x(-rng.uniform(6, 14)))
@@ -77,7 +76,7 @@ def toothbrush(rng: np.random.Generator) -> Shape:
         half = w / 2 * spline([(0.75,), (1.0,), (waist,), (0.9,), (0.4,)], 6)[:, 0]
         y = np.linspace(0, h, len(half))
         left, right = np.stack([-half, y], axis=1), np.stack([half, y], axis=1)
-        # A panel's curves run left to right: made lying and set upright.
+        # A panel's curves run from left to right, so it is built lying down and set upright.
         lying = panel("handle", "body", right[:, ::-1] * [1, -1], left[:, ::-1] * [1, -1], 0.13, edge=0.06)
         handle = lying.mapped(rotation_z(90)).labelled(-w / 2, w / 2, 0.0, h)
         aspect = w / h
@@ -145,9 +144,13 @@ def headphones(rng: np.random.Generator) -> Shape:
     parts = [band, top.colored(RUBBER)]
     for side in (-1, 1):
         shell = [(0, 0), (0.9, 0), (1.0, 0.03), (1.0, thick * 0.6), (0.9, thick * 0.85), (0.7, thick), (0, thick)]
-        oval = {"width": r, "depth": r * tall}
-        cup = lathe("cup", "body", shell, **oval).mapped(rotation_x(90)).labelled(-r, r, -r * tall, r * tall)
-        pad = lathe("pad", "accent", [(0, -0.1), (0.75, -0.1), (0.92, -0.05), (0.92, 0), (0, 0)], **oval)
+        cup = (
+            lathe("cup", "body", shell, width=r, depth=r * tall)
+            .mapped(rotation_x(90))
+            .labelled(-r, r, -r * tall, r * tall)
+        )
+        ring = [(0, -0.1), (0.75, -0.1), (0.92, -0.05), (0.92, 0), (0, 0)]
+        pad = lathe("pad", "accent", ring, width=r, depth=r * tall)
         for part in (cup, pad.mapped(rotation_x(90)).colored(RUBBER)):
             parts.append(part.mapped(rotation_y(side * swivel)).moved(x=side * x, y=r * tall))
     return Shape(category="Headphones", noun="pair of headphones", parts=on_floor(parts), label_aspect=1 / tall)

@@ -1,4 +1,4 @@
-"""Shapes that people wear or carry: bags, clothes, hats, shoes."""
+"""Shapes of things to wear or carry: bags, clothes, hats, shoes."""
 
 import numpy as np
 
@@ -58,8 +58,8 @@ def t_shirt(rng: np.random.Generator) -> Shape:
     top = [tip, (-half - 0.02, 0.9), (-half + 0.08, 0.945), *hollow]
     bottom = [under, (-half, 0.64), (-half - flare, 0)]
     bottom += [(x, 0.0) for x in (-neck, -0.7 * neck, -0.4 * neck, 0.0)]
-    both = [[*side, *((-x, y) for x, y in reversed(side[:-1]))] for side in (bottom, top)]
-    cloth = panel("cloth", "body", *(polyline(side, 5) for side in both), rng.uniform(0.16, 0.22), edge=0.05)
+    low, high = (polyline([*side, *((-x, y) for x, y in reversed(side[:-1]))], 5) for side in (bottom, top))
+    cloth = panel("cloth", "body", low, high, rng.uniform(0.16, 0.22), edge=0.05)
     collar = np.array([(x, y, 0.0) for x, y in [*hollow, *((-x, y) for x, y in reversed(hollow[:-1]))]])
     nape = np.stack([collar[:, 0], 1.0 - 0.025 * (1 - (collar[:, 0] / neck) ** 2)], axis=1)
     parts = [
@@ -87,7 +87,7 @@ def hat(rng: np.random.Generator) -> Shape:
     x = np.linspace(-0.9 * r, 0.9 * r, 25)
     inner = np.sqrt(r**2 - x**2) - 0.03
     outer = 0.2 * r + (0.8 * r + reach) * np.sqrt((1 - (x / (0.93 * r)) ** 2).clip(0)) ** 0.8
-    # Made upright, laid down towards the front, then bent about the forehead.
+    # Built upright, laid down towards the front, then bent around the forehead.
     peak = panel("peak", "accent", np.stack([x, inner], 1), np.stack([x, np.maximum(outer, inner + 0.01)], 1), 0.04)
     laid = peak.mapped(rotation_x(90)).warped(lambda p: p - np.stack([0 * p[:, 0], 0.3 * p[:, 0] ** 2, 0 * p[:, 0]], 1))
     button = lathe("button", "accent", [(0.05, 0), *arc(0, 0, 0.05, 0, 90, 4)]).mapped(np.diag([1, 0.6, 1]))

@@ -4,28 +4,29 @@ import numpy as np
 
 TILE_PX = 384
 TILE_UNITS = 3.0
-"""How much of the floor one tile covers, in product heights."""
+"""Side of one tile on the floor, in product heights."""
 
 
 def fractal_noise(rng: np.random.Generator, *, slope: float, stretch: float = 1.0, size: int = TILE_PX) -> np.ndarray:
     """Periodic noise float64 [size, size], mean 0, deviation 1.
 
-    `slope`: how fast fine detail fades, 0 white … 2 cloudy. `stretch` > 1 draws it out along x.
+    slope: of the amplitude spectrum, 0 white noise … 2 clouds. stretch: above 1 elongates it along x.
     """
     fy, fx = np.fft.fftfreq(size)[:, None] * size, np.fft.rfftfreq(size)[None] * size
     radius = np.hypot(fx * stretch, fy)
-    radius[0, 0] = 1.0
+    radius[0, 0] = 1.0  # no division by zero; the mean is set to 0 below
     amplitude = radius**-slope
     amplitude[0, 0] = 0.0
+    # Filtered in the spectrum, noise is periodic: tiles fit each other.
     spectrum = np.fft.rfft2(rng.standard_normal((size, size)))
     noise = np.fft.irfft2(spectrum * amplitude, s=(size, size))
-    return noise / noise.std()
+    return np.asarray(noise / noise.std(), np.float64)
 
 
 def _paint(base: tuple[float, float, float], *layers: tuple[np.ndarray, tuple[float, float, float]]) -> np.ndarray:
     """`base` colour (0–255) plus each layer's field [H, W] times its colour, as uint8."""
     image = np.array(base) + sum(field[..., None] * np.array(color) for field, color in layers)
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image, 0, 255), np.uint8)
 
 
 def surface_texture(surface: str, seed: int) -> np.ndarray:
@@ -93,7 +94,8 @@ def wall_texture(wall: str, seed: int) -> np.ndarray:
         raise ValueError(f"{wall!r} is no wall of the studio")
     base = np.clip(np.array(_PAINTS[wall]) + rng.uniform(-9, 9, 3), 0, 250)
     plaster = fractal_noise(rng, slope=1.3)
-    return _paint(tuple(base), (plaster, (3.5, 3.5, 3.5)))
+    red, green, blue = map(float, base)
+    return _paint((red, green, blue), (plaster, (3.5, 3.5, 3.5)))
 
 
 _SKIES = {
@@ -108,7 +110,7 @@ _SKIES = {
 def sky_picture(light: str, seed: int, *, horizon: float, height: int, width: int) -> np.ndarray:
     """The sky behind everything, linear float32 [height, width, 3].
 
-    `horizon`: where the ground ends, in pixel rows from the top; the sky pales towards it.
+    horizon: the end of the ground, in pixel rows from the top; the sky is paler near it.
     """
     rng = np.random.default_rng([seed, 7])
     zenith, low, cloud = (np.array(color) for color in _SKIES[light])
@@ -119,4 +121,4 @@ def sky_picture(light: str, seed: int, *, horizon: float, height: int, width: in
     row = np.linspace(0, 150, height).astype(int)[:, None]
     column = np.linspace(0, 100, width).astype(int)[None]
     cover = np.clip(0.45 * noise[row, column] - 0.1, 0, 0.85)[..., None]
-    return (gradient[:, None] * (1 - cover) + cloud * cover).astype(np.float32)
+    return np.asarray(gradient[:, None] * (1 - cover) + cloud * cover, np.float32)

@@ -258,9 +258,9 @@ def test_bad_models_are_named(tmp_path):
     pytest.importorskip("trimesh", reason="needs the extra refadgen[studio]")
     from refadgen.studio.glb_models import load_model
 
-    whole = _write(tmp_path / "b" / "whole.glb", box=_box((0, 0, 0), baseColorFactor=[9, 9, 9, 255]))
+    intact = _write(tmp_path / "b" / "intact.glb", box=_box((0, 0, 0), baseColorFactor=[9, 9, 9, 255]))
     broken = {
-        "broken.glb": whole.read_bytes()[:200],
+        "broken.glb": intact.read_bytes()[:200],
         "empty.glb": b"",
         "text.glb": b"no model at all",
         "points.obj": b"v 0 0 0\nv 1 0 0\n",
