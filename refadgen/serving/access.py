@@ -13,6 +13,7 @@ from refadgen.serving.errors import ApiError
 
 LOCAL = "local"
 """The owner of all runs where no tokens are configured."""
+# Behind a proxy on this machine every client seems to come from loopback.
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 

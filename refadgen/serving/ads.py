@@ -282,7 +282,7 @@ class AdService:
     async def collect(self, requested: RequestedImages, given: ProductInput) -> tuple[PlacedAd, list[ServedImage]]:
         """The placed product and all images in their order. Raises: ApiError, 504 after `limits.timeout_s`."""
         placed: PlacedAd | None = None
-        images: dict[int, ServedImage] = {}
+        images: dict[int, ServedImage] = {}  # they finish in any order
         limit_s = self.config.limits.timeout_s
         try:
             async with asyncio.timeout(limit_s), contextlib.aclosing(self.make(requested, given)) as updates:

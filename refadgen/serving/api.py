@@ -46,6 +46,7 @@ _PAGE = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+# data: and blob: are previews and finished images; nothing is loaded from elsewhere.
 _PAGE_POLICY = (
     "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -82,6 +83,7 @@ def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers
         title="RefAdGen",
         version=version("refadgen"),
         description="An ad image for one product, faithful to it.",
+        # FastAPI's own pages load scripts from a CDN, and its document lacks this server's limits (see `document`).
         docs_url=None,
         redoc_url=None,
         openapi_url=None,

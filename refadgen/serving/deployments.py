@@ -257,7 +257,7 @@ class DeploymentBackend:
                         self._image_s += 0.2 * (time.monotonic() - started - self._image_s)
                     yield event
             finally:
-                events.cancel()
+                events.cancel()  # the replica works on until it is told
 
     @contextlib.contextmanager
     def _answers(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
         for field, rule in schemas[form]["properties"].items():
             schemas[form]["properties"][field] = _not_null(rule)
     if config.access.allow_image_urls:
+        # Exactly one of the two: a rule between two fields, which the classes do not express.
         schemas["AdRequest"]["oneOf"] = [
             {"required": [one], "properties": {one: {"type": "string"}, other: {"type": "null"}}}
             for one, other in (("image_base64", "image_url"), ("image_url", "image_base64"))

@@ -18,6 +18,7 @@ from refadgen.serving.errors import ApiError, server_fault
 from refadgen.serving.fault_log import log_fault
 
 _log = logging.getLogger("ray.serve")
+# A client's own id goes into headers and log lines: no line breaks, no lengths of its choice.
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
 OPEN_PATHS = ("/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json", "/docs")
 """Paths that need no token: they hold no user's data."""
@@ -46,7 +47,7 @@ class Guard:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.match(given) else uuid.uuid4().hex
         scope.setdefault("state", {}).update(request_id=request_id, owner=None)
-        status = 0
+        status = 0  # of the answer; 0: none has started
 
         async def tagged(message: Message) -> None:
             nonlocal status

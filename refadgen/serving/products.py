@@ -74,6 +74,7 @@ class ProductPlacer:
             placed = place(photo, found.alpha, layout, *size)
         except RowError as error:
             return error
+        # With the shape below: canvases of two shapes may have the same bytes.
         key = hashlib.sha256(placed.canvas.tobytes() + placed.mask.tobytes()).hexdigest()
         return PlacedAd(
             canvas=placed.canvas,

@@ -33,6 +33,7 @@ def _range_of(section: type[Section], name: str) -> FieldInfo:
     return bounds
 
 
+# `byte` is OpenAPI's word for base64.
 _Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"format": "byte"})]
 File = Field(default=None, json_schema_extra={"format": "binary"})
 
