@@ -1,4 +1,4 @@
-"""What stands at the field of a setting: its default, what it decides, its values, and whether it names a place.
+"""The mark at the field of a setting: its default, its effect on results, its allowed values, the place it names.
 
     @dataclass(frozen=True, kw_only=True)
     class LayoutConfig(Section, name="layout"):
@@ -23,7 +23,7 @@ _KEY = "setting"
 
 
 class Decides(enum.Flag):
-    """What a setting decides. A section that several jobs share may combine them."""
+    """The results that a setting decides. Sections that several jobs share combine them."""
 
     PIXELS = enum.auto()
     """The pixels of every image of a run. Enters each `image_id`."""
@@ -47,7 +47,7 @@ _HASHED = Decides.PIXELS | Decides.ONE_IMAGE | Decides.TRIPLETS | Decides.STEPS
 
 
 class Place(enum.Enum):
-    """What kind of place a setting names; see `paths.absolute_paths`."""
+    """The kind of place that a setting names; see `paths.absolute_paths`."""
 
     PATH = enum.auto()
     """A local file or folder that exists."""
@@ -61,7 +61,7 @@ class Place(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The mark of one field. None: no such bound."""
+    """The mark of one field. A bound that is None does not apply."""
 
     decides: Decides
     least: float | None
@@ -124,7 +124,7 @@ def setting(
     """The field of a setting.
 
     least, most: bounds that are allowed. above, below: bounds that are not. Of a `tuple[float, float]` they hold for
-    both numbers, and the first must not exceed the second. pattern: of the whole text, described by `rule`. Choices
+    both numbers, and the first must not exceed the second. pattern: of the complete text, described by `rule`. Choices
     stand in the type: `Literal["jpeg", "png"]`.
     """
     assert decides & ~Decides.ALWAYS_HASHED, "say what the setting decides"
@@ -157,7 +157,7 @@ def require(ok: bool, field_name: str, value: object, rule: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """What every section of a configuration is: marked fields, checked when it is made. A tree of sections is one too.
+    """A section of a configuration: marked fields, checked when it is made. A tree of sections is one too.
 
     A subclass names itself as error messages name it, and overrides `check` for rules between several fields.
     """

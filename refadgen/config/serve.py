@@ -51,7 +51,7 @@ class AccessConfig(Section, name="access"):
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig(Section, name="limits"):
-    """What one request may cost."""
+    """The most that one request may cost."""
 
     max_body_bytes: int = setting(20_000_000, _RUN, least=1)
     """Largest request."""

@@ -47,7 +47,7 @@ class TrainDataConfig(Section, name="data"):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainModelConfig(Section, name="model"):
-    """What training starts from, and what the finished model recommends."""
+    """The models that training starts from, and the settings that the finished model recommends."""
 
     # Neither place is hashed: the facts hold fingerprints of the files.
     base: str = setting("", _RUN, place=Place.MODEL)
@@ -56,13 +56,13 @@ class TrainModelConfig(Section, name="model"):
     """CLIP vision model, folder or hub id, for the Reference U-Net's context; None: the base's, or the empty prompt."""
     # Not STEPS: the facts hold the names and shapes of all trained tensors, which differ between the kinds.
     trains: Literal["product", "everything", "text_to_image"] = setting("product", _WEIGHTS)
-    """`product`: Reference U-Net, `conv_in`, AFM projections, image projection (the paper). `everything`: the whole
-    Generation U-Net and the text encoder as well. `text_to_image`: the base itself, without any product."""
+    """`product`: Reference U-Net, `conv_in`, AFM projections, image projection (the paper). `everything`: all of
+    the Generation U-Net and the text encoder as well. `text_to_image`: the base itself, without any product."""
     prompt_suffix: str | None = setting(None, _WEIGHTS)
     negative_prompt: str | None = setting(None, _WEIGHTS)
     guidance_scale: float | None = setting(None, _WEIGHTS, least=0)
     reference_in_uncond: bool | None = setting(None, _WEIGHTS)
-    """These travel with the finished model (see RefAdGenPipeline); None: the base's, or that class's default."""
+    """The finished model recommends these four (see RefAdGenPipeline); None: the base's, or that class's default."""
     save_dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", _WEIGHTS)
     """Number format of the finished model's weights; checkpoints are always float32."""
 
@@ -141,7 +141,7 @@ class RunConfig(Section, name="run"):
     batch_size: int = setting(6, _STEPS, least=1)
     """Rows of a step over all workers."""
     micro_batch_size: int | None = setting(None, _RUN, least=1)
-    """Rows in one pass of a worker; its share of a step is accumulated from such passes. None: its whole share."""
+    """Rows in one pass of a worker; its share of a step is accumulated from these passes. None: all of its share."""
     num_workers: int = setting(1, _RUN, least=1)
     min_workers: int | None = setting(None, _RUN, least=1)
     """Elastic training continues with as few workers as this when nodes are lost; None: always `num_workers`."""
