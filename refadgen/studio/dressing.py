@@ -55,7 +55,7 @@ class LitView:
     label_coordinates: np.ndarray
     """(u, v) of each sample on its object's label square, [S·H, S·W, 2]."""
     names: list[str]
-    """Of the objects: part0 …, floor, wall."""
+    """The objects' names: part0 …, floor, wall."""
 
     def dressed(self, materials: dict[str, np.ndarray | Color]) -> np.ndarray:
         """The render with these materials, linear rgba [H, W, 4].
@@ -98,6 +98,7 @@ def _light_up(
     dark, gain = trace_light(white, objects(0.0), camera, scene, width_px=width_px, height_px=height_px, spp=spp)
     x, y = camera.principal
     fine_camera = replace(camera, focal_px=_SAMPLES * camera.focal_px, principal=(_SAMPLES * x, _SAMPLES * y))
+    # Light is smooth and noisy, surfaces are sharp and exact: these take more pixels and one sample each.
     fine = {"width_px": _SAMPLES * width_px, "height_px": _SAMPLES * height_px}
     return LitView(dark, gain, *trace_surfaces(white, fine_camera, **fine))
 

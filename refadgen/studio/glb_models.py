@@ -112,6 +112,7 @@ def _part(name: str, mesh: trimesh.Trimesh, matrix: np.ndarray, *, linear: bool)
     if picture is None:
         return part.colored(_color(_srgb(factor, linear)))
     picture = picture.convert("RGB")
+    # A product is a few hundred pixels tall: larger textures only take memory.
     picture.thumbnail((_MAX_TEXTURE_PX, _MAX_TEXTURE_PX))
     texture = np.asarray(picture)
     if linear:

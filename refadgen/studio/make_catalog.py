@@ -52,7 +52,7 @@ class Listing:
     kind: Literal["white", "cutout", "phone"] = "white"
     """JPEG on white, PNG with alpha, or phone photograph with mask."""
     phone_seed: int = 0
-    """Of a phone photograph: everything in it but the product."""
+    """Seed of a phone photograph; decides everything in it but the product."""
 
 
 LISTINGS = (

@@ -186,6 +186,7 @@ def lathe(
     x = np.sign(sin) * np.abs(sin) ** (2 / exponent) * width
     z = np.sign(cos) * np.abs(cos) ** (2 / exponent) * depth
     x[[0, -1]] = 0.0  # sin(±π) is not quite 0, and a small power of it is large enough for a gap at the seam
+    # u goes by length along the outline, so that the print is not stretched at corners.
     arc = np.concatenate([[0], np.cumsum(np.hypot(np.diff(x), np.diff(z)))])
     u = 0.5 + (arc / arc[-1] - 0.5) / front_share
     dx, dz = (np.roll(a[:-1], -1) - np.roll(a[:-1], 1) for a in (x, z))
@@ -198,7 +199,7 @@ def lathe(
         around = np.stack([dx, np.zeros_like(dx), dz], axis=-1)[None]
         along = np.stack([slope[:, :1] * x, np.broadcast_to(slope[:, 1:], (len(run), len(x))), slope[:, :1] * z], -1)
         normal = np.cross(along, np.broadcast_to(around, along.shape))
-        normal *= -1.0
+        normal *= -1.0  # the cross product points inwards
         normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
         v = np.clip((y - bottom) / (top - bottom), 0, 1)
         vertices.append(grid.reshape(-1, 3))
@@ -267,7 +268,7 @@ def tube(
     if not capped:
         return part
     caps = []
-    for end, sign in ((0, -1), (-1, 1)):
+    for end, sign in ((0, -1), (-1, 1)):  # caps have vertices of their own, since normals jump at their edge
         ring = np.concatenate([path[end][None], vertices[end]])
         spokes = np.arange(1, segments + 1)
         fan = np.stack([np.zeros_like(spokes), spokes, spokes + 1], axis=1)

@@ -2,7 +2,8 @@
 
 A shape has no colours: `Part.material` says which parts carry the appearance's print ("body") and which its secondary
 colour ("accent"). Only parts that look the same on every product, like tyres, have a fixed colour. One seed gives one
-shape. The categories are all thirty of the paper's (Table 1). The builders are in `shapes_*.py`.
+shape. The categories are all thirty of the paper's (Table 1). The builders are in `shapes_*.py`. The label of a turned
+shape covers its front half, so its `label_aspect` is half the circumference over the label's height.
 """
 
 from collections.abc import Callable

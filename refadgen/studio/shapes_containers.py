@@ -53,6 +53,7 @@ def shampoo(rng: np.random.Generator) -> Shape:
 def cup(rng: np.random.Generator) -> Shape:
     r, foot, h = rng.uniform(0.34, 0.44), rng.uniform(0.75, 1.0), rng.uniform(0.8, 0.95)
     outer = [(0, 0), (r * foot - 0.03, 0), (r * foot, 0.03), (r, h)]
+    # Listed from the rim down, which turns its surface inwards.
     inner = [(r, h), (r - 0.04, h), ((r - 0.04) * foot, 0.08), (0, 0.08)]
     angle = np.linspace(-0.5, 0.5, 15) * np.pi
     reach = rng.uniform(0.2, 0.28)
@@ -77,7 +78,7 @@ def can(rng: np.random.Generator) -> Shape:
 def snack_box(rng: np.random.Generator) -> Shape:
     w, d = rng.uniform(0.3, 0.42), rng.uniform(0.1, 0.18)
     profile = [(0, 0), (1, 0), (1, 1), (0, 1)]
-    share = w / (w + d) / 2
+    share = w / (w + d) / 2  # the front face's part of the circumference, so that the label ends at its edges
     body = lathe("box", "body", profile, width=w, depth=d, exponent=14, front_share=share, segments=64)
     strip = [(0, 0.86), (1.012, 0.86), (1.012, 0.94), (0, 0.94)]
     parts = (body, lathe("strip", "accent", strip, width=w, depth=d, exponent=14, segments=64))
@@ -110,6 +111,7 @@ def wine_glass(rng: np.random.Generator) -> Shape:
     belly = r * np.interp(t, [0, 0.5, 1], [1, 1, lip]) * np.sin(np.pi / 2 * np.minimum(2.2 * t, 1)) ** 0.55
     y = base + (1 - base) * t
     bowl = np.stack([np.maximum(belly, stem), y], axis=1)
+    # Downwards, so that its outer side is the inner one of the bowl; without the lowest points, which lie in the stem.
     inside = np.stack([np.maximum(belly - 0.03, 0.001), y], axis=1)[:2:-1]
     leg = [(0, 0), (foot, 0), (foot, 0.03), (foot * 0.4, 0.05), (stem, 0.12), (stem, base - 0.03), (stem * 1.5, base)]
     parts = (

@@ -119,6 +119,7 @@ def car(rng: np.random.Generator) -> Shape:
     belt, roof = rng.uniform(0.37, 0.42), rng.uniform(0.62, 0.7)
     hood = belt - rng.uniform(0.0, 0.05)
     x = np.linspace(-half, half, 79)
+    # The lower edge: a sill that turns up at both ends, with round cut-outs over the axles.
     arch = np.maximum((1.22 * r) ** 2 - np.minimum((x - axle) ** 2, (x + axle) ** 2), 0) ** 0.5
     sill = 0.1 + 0.05 * (np.abs(x) / half) ** 12
     bottom = np.where(arch > 0, np.maximum(sill, 0.75 * r + arch), sill)

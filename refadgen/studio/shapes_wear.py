@@ -58,6 +58,7 @@ def t_shirt(rng: np.random.Generator) -> Shape:
     top = [tip, (-half - 0.02, 0.9), (-half + 0.08, 0.945), *hollow]
     bottom = [under, (-half, 0.64), (-half - flare, 0)]
     bottom += [(x, 0.0) for x in (-neck, -0.7 * neck, -0.4 * neck, 0.0)]
+    # Both outlines go on, mirrored, over the right half.
     low, high = (polyline([*side, *((-x, y) for x, y in reversed(side[:-1]))], 5) for side in (bottom, top))
     cloth = panel("cloth", "body", low, high, rng.uniform(0.16, 0.22), edge=0.05)
     collar = np.array([(x, y, 0.0) for x, y in [*hollow, *((-x, y) for x, y in reversed(hollow[:-1]))]])
@@ -124,6 +125,7 @@ def sneaker(rng: np.random.Generator) -> Shape:
     front = [(-0.12, high - 0.02), (-0.02, high + 0.05), (0.06, 0.86 * high), (0.3, toe + 0.06), (0.5, toe - 0.03)]
     front += [(0.6, toe - 0.13), (0.62, sole)]
     top = spline(heel + front, 5)
+    # A panel joins points of equal number: the sole's are spaced as the points along the upper edge are.
     share = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(top, axis=0), axis=1))])
     floor = np.stack([np.interp(share / share[-1], [0, 1], [-0.53, 0.62]), np.full(len(top), sole)], axis=1)
     upper = panel("upper", "body", floor, top, 0.4, edge=0.07, fullness=(4, 2.6), wide_foot=True)

@@ -159,7 +159,7 @@ def test_a_phone_photograph_comes_with_its_mask():
 
 @pytest.mark.parametrize("seed", [3, 7, 11])
 def test_a_dressed_view_equals_its_own_render(seed: int):
-    """Within what few samples and the filter leave: the colours of a pixel's samples are averaged before the light."""
+    """Equal up to noise, filter, and averaging: a dressing averages colour and light over a pixel separately."""
     size = {"width_px": 64, "height_px": 80, "spp": 8}
     base, view = sample_product(seed), sample_view(seed)
     dressed = list(render_dressed(seed, 3, **size))

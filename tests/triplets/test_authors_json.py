@@ -27,7 +27,7 @@ def _mask(shift: int = 0, height: int = HEIGHT, width: int = WIDTH) -> np.ndarra
 
 
 def _product(value: int, mask: np.ndarray) -> np.ndarray:
-    """Of one colour under its mask, nearly white outside, as a JPEG in between leaves it."""
+    """A product image of one colour under its mask and nearly white outside, as after JPEG."""
     return np.where(mask[..., None], value, 250).astype(np.uint8).repeat(3, axis=2)
 
 

@@ -1,4 +1,4 @@
-"""The triplet schema: what is written is read again, and whatever is wrong is named by file, row and field."""
+"""The triplet schema: rows survive writing and reading, and errors name file, row and field."""
 
 import io
 import re
