@@ -12,6 +12,7 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from refadgen.config import GenerateConfig, ServeConfig, as_words, load_config
@@ -26,6 +27,19 @@ _COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
 _SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
 _KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file")
 """Settings that a client may not change: they decide what a run may reach, and its machines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOrder:
+    """A run as it travels to its entry point, in the variable `VARIABLE`."""
+
+    catalog: str
+    output: str
+    limit: int | None
+    """Only the catalogue's first rows; None: all."""
+    retry_failed: bool
+    settings: list[str]
+    """`section.field=value`"""
 
 
 class CatalogRuns:
@@ -66,18 +80,18 @@ class CatalogRuns:
         if len(running) >= self._config.max_running:
             message = f"{len(running)} runs are under way; at most {self._config.max_running}"
             raise ApiError(429, "too_many_jobs", message, retry_after_s=60)
-        run = {
-            "catalog": catalog,
-            "output": output,
-            "limit": request.limit,
-            "retry_failed": request.retry_failed,
-            "settings": words,
-        }
+        run = RunOrder(
+            catalog=catalog,
+            output=output,
+            limit=request.limit,
+            retry_failed=request.retry_failed,
+            settings=words,
+        )
         job_id = self._answer(
             lambda client: client.submit_job(
                 entrypoint=_COMMAND,
                 submission_id=f"catalog-{secrets.token_hex(12)}",
-                runtime_env={"env_vars": {VARIABLE: json.dumps(run)}},
+                runtime_env={"env_vars": {VARIABLE: json.dumps(asdict(run))}},
                 metadata={"owner": owner, "catalog": catalog, "output": output},
             )
         )
