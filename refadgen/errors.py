@@ -1,7 +1,7 @@
-"""The one exception that a row may end in, and every reason for it.
+"""RowError, the only exception that ends a row, and the table of its reasons.
 
-A `RowError` becomes a ledger row and never leaves its stage. `REASONS` is the only list of reasons: whether the same
-input may work another time, which setting lifts a rejection, and which field of the input it is about.
+A `RowError` becomes a ledger row and never leaves its stage. `REASONS` is the only list of reasons. It says whether the
+same input may work another time, which setting lifts a rejection, and which field of the input is at fault.
 """
 
 from dataclasses import dataclass
@@ -9,16 +9,17 @@ from typing import Literal
 
 Status = Literal["failed", "rejected"]
 RETRY_HINT = "then run again with --retry-failed"
-"""Ends the ledger's detail of a rejection that a setting, a permission or a fresh signature lifts."""
+"""The end of a ledger's detail, for a rejection that a setting, a permission or a fresh signature lifts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """What is known of a reason, whatever the row.
+    """One reason, the same for every row.
 
     status: `failed` (the same input may work another time) or `rejected` (the input must change).
-    field: the field of the input that it is about; None: none, or one that the error itself names.
-    lifted_by: the setting or permission that lifts it while the input stays as it is; `--retry-failed` retries it.
+    field: the input's field at fault; None: none, or the error names it.
+    lifted_by: the setting or permission that lifts the rejection of an unchanged input, and has `--retry-failed` retry
+    it; None: there is none.
     lifted_by_new_file: whether another file at the same address lifts it.
     """
 
@@ -110,8 +111,8 @@ REASONS: dict[str, Reason] = {
 class RowError(Exception):
     """A catalogue row, or one of its images, that cannot be made.
 
-    reason: a key of `REASONS`. problem: one sentence for a person: what is wrong and what to change; holds no secrets
-    (see `redact_address`). field: the field it is about, where that differs from the reason's.
+    reason: a key of `REASONS`. problem: one sentence for a person: the fault, and what to change; without secrets (see
+    `redact_address`). field: the input's field at fault, if it is another than the reason's.
     """
 
     def __init__(self, reason: str, problem: str, *, field: str | None = None) -> None:
@@ -124,9 +125,10 @@ class RowError(Exception):
 
     @property
     def detail(self) -> str:
-        """The problem as the ledger has it: with the way to retry where a setting lifts the rejection."""
+        """The ledger's text: the problem and, if a setting lifts the rejection, how to retry."""
         return f"{self.problem}, {RETRY_HINT}" if REASONS[self.reason].lifted_by else self.problem
 
+    # Pickle would call RowError with the message alone, as for any exception. Ray pickles errors between processes.
     def __reduce__(self) -> tuple[object, ...]:
         return _unpickle, (self.reason, self.problem, self.field)
 
@@ -136,7 +138,7 @@ def _unpickle(reason: str, problem: str, field: str | None) -> RowError:
 
 
 def retried_reasons(*, new_files: bool = False) -> tuple[str, ...]:
-    """Rejections that `--retry-failed` retries: those a setting lifts and, with `new_files`, a new file as well."""
+    """Rejections that `--retry-failed` retries: those that a setting lifts; with `new_files`, or a new file."""
     return tuple(
         code for code, reason in REASONS.items() if reason.lifted_by or (new_files and reason.lifted_by_new_file)
     )

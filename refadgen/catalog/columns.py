@@ -1,6 +1,6 @@
-"""The columns of a catalogue: our names, the names shops export them under, and the types they may have.
+"""The columns of a catalogue: our names, the names that shops export them under, and the types they may have.
 
-`resolve_columns` looks at a schema once, before the job starts, and tells which actual column is which of ours.
+`resolve_columns` reads a schema once, before the job starts, and maps our names to the columns that are there.
 """
 
 import difflib
@@ -14,8 +14,9 @@ import pyarrow as pa
 class Column:
     """One column of the catalogue.
 
-    aliases: other names it is found under (Google Merchant's, common exports'), the first present one wins.
-    accepts: whether the column may have this (unwrapped) arrow type; `accepted`: the same in words.
+    meaning: one sentence for the column reference. aliases: other names for it, as Google Merchant and common exports
+    write them; the first one that is there is taken. accepts: whether the column may have this arrow type, unwrapped.
+    accepted: the same in words. required: whether a catalogue without it is refused.
     """
 
     name: str
@@ -81,7 +82,8 @@ def _is_placement(kind: pa.DataType) -> bool:
 
 _TEXT = "text"
 _TEXT_OR_INTEGER = "text or integers"
-_INTEGER = "integers (or whole numbers as floats, as pandas writes them beside nulls)"
+# pandas turns an integer column with nulls into floats.
+_INTEGER = "integers (or integers as floats, as pandas writes them beside nulls)"
 _IMAGE = "text (a path or address), binary (an encoded image) or struct<bytes: binary, path: string>"
 
 COLUMNS: tuple[Column, ...] = (
@@ -110,7 +112,7 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         name="category",
-        meaning="What kind of thing it is; a path such as `Kitchen > Cups` is read from its last element.",
+        meaning="The kind of product; the last element of a path such as `Kitchen > Cups` counts.",
         accepts=_is_text_or_integer,
         accepted=_TEXT_OR_INTEGER,
         aliases=("product_type", "google_product_category", "product_category"),
@@ -124,14 +126,14 @@ COLUMNS: tuple[Column, ...] = (
     ),
     Column(
         name="prompt",
-        meaning="The scene in words, or a list of scenes; without one, scene templates of the category are taken.",
+        meaning="The scene in words, or a list of scenes; without one, the category's scene templates are used.",
         accepts=_is_prompt,
         accepted="text or list<text>",
         aliases=("prompts",),
     ),
     Column(
         name="negative_prompt",
-        meaning="What the images should not show.",
+        meaning="Things that the images should not show.",
         accepts=_is_text,
         accepted=_TEXT,
     ),
@@ -167,29 +169,29 @@ DATASET_COLUMNS: tuple[Column, ...] = (
     *COLUMNS,
     Column(
         name="captions",
-        meaning="What the image shows, one text or several: only for data sets, where the image is an ad.",
+        meaning="Descriptions of the image, one text or several: only for data sets, where the image is an ad.",
         accepts=_is_prompt,
         accepted="text or list<text>",
         aliases=("caption",),
     ),
     Column(
         name="group",
-        meaning="The product that several rows show: data sets keep them in one split.",
+        meaning="The product that several rows show: a data set keeps them in one split.",
         accepts=_is_text_or_integer,
         accepted=_TEXT_OR_INTEGER,
         aliases=("item_group_id", "parent_id"),
     ),
 )
-"""What a data set reads besides."""
+"""The columns that a data set reads: those of a catalogue, and two more."""
 
 
 def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) -> dict[str, str]:
-    """Our name → the catalogue's column, for every column that is there. Columns that hold only nulls are not.
+    """Maps our names to the catalogue's columns, without those that are missing or hold only nulls.
 
-    Names match without case, with `-` and spaces as `_`, and with Google's `g:` in front; a column under its own name
+    Names match without case, with `-` and spaces as `_`, and with or without Google's `g:`. A column under its own name
     wins over one under an alias. Unknown columns are ignored.
-    Raises: ValueError when `sku` or `image` is missing or all null, when a name is there twice, or when a column's type
-    cannot be read; the message names columns, types and what is accepted.
+    Raises: ValueError when `sku` or `image` is missing or holds only nulls, when a name occurs twice, or when a column
+    is of a type that is not accepted. The message names the column, its type and the accepted types.
     """
     found: dict[str, str] = {}
     for column in columns:
@@ -215,7 +217,7 @@ def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) ->
 
 
 def unwrapped(kind: pa.DataType) -> pa.DataType:
-    """The type of the values: without dictionary or run-end encoding, and the storage of extension types."""
+    """The type of a column's values: without dictionary or run-end encoding; for an extension type, its storage."""
     while True:
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
             kind = kind.value_type
@@ -226,12 +228,12 @@ def unwrapped(kind: pa.DataType) -> pa.DataType:
 
 
 def normalized(name: str) -> str:
-    """A column's name as names are compared: `g:Image-Link` → `image_link`."""
+    """A column's name in the form in which names are compared: `g:Image-Link` → `image_link`."""
     return name.strip().lower().removeprefix("g:").strip().replace("-", "_").replace(" ", "_")
 
 
 def _candidates(schema: pa.Schema, column: Column) -> Iterator[pa.Field]:
-    """The fields that are `column`, the best match first."""
+    """Yields the schema's fields that match `column`, the best match first."""
     for name in (column.name, *column.aliases):
         exact = [field for field in schema if field.name == name]
         fields = exact or [field for field in schema if normalized(field.name) == name]
@@ -242,7 +244,7 @@ def _candidates(schema: pa.Schema, column: Column) -> Iterator[pa.Field]:
 
 
 def _missing(schema: pa.Schema, column: Column) -> str:
-    """The message about a required column that is not there."""
+    """The message for a required column that is missing."""
     if not len(schema):
         return f"the catalogue has no columns at all; it needs {column.name}"
     accepted = (column.name, *column.aliases)

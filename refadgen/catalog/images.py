@@ -1,8 +1,7 @@
-"""Encoded images of foreign catalogues, decoded to one form: upright 8-bit RGB or RGBA; masks as 0/255.
+"""Decodes the images of foreign catalogues to one form: upright 8-bit RGB or RGBA; masks to 0 and 255.
 
-Whatever is in the bytes, either an image comes out or a `RowError` that says what is wrong: rejected, or failed where
-memory ran out. Sizes are checked in the header, before a pixel is decoded. Formats are a fixed list: some of Pillow's
-decoders start programs.
+Any bytes give an image or a `RowError`: rejected, or failed where memory ran out. Decompression bombs are refused by
+the size in the header, before a pixel is decoded.
 """
 
 import io
@@ -17,15 +16,17 @@ from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 from refadgen.storage.pictures import to_png
 
+# A fixed list: Pillow also has decoders that start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-MASK_ASPECT_TOLERANCE = 0.01  # a mask exported at another resolution differs by its rounding
+MASK_ASPECT_TOLERANCE = 0.01
+"""A mask that was exported at another resolution differs from the image's shape by rounding."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xffO\xffQ")
 _warnings_lock = threading.Lock()
 
 
 def decode_image(data: bytes, config: FetchConfig) -> Image.Image:
-    """The product image: RGB, or RGBA where something in it is transparent; upright, sRGB, without metadata.
+    """Decodes a product image: RGB, or RGBA if a pixel is transparent; upright, sRGB, without metadata.
 
     Raises: RowError (rejected): `not_an_image`, `truncated_image`, `image_too_large`, `image_too_small`,
     `animated_image`, `fully_transparent`, `unreadable_image`; failed: `out_of_memory`.
@@ -37,13 +38,14 @@ def decode_image(data: bytes, config: FetchConfig) -> Image.Image:
 
 
 def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.ndarray:
-    """The product's mask as uint8 HW, 0 or 255 from one half up, at `size` (width, height) of the product image.
+    """Decodes a product's mask: uint8 HW, 255 from half brightness up, else 0.
 
-    A mask with transparency is its alpha channel, any other its brightness. Another size of the same shape (within
-    `MASK_ASPECT_TOLERANCE`) is resized, nearest.
-    Raises: RowError (rejected): as `decode_image`, `mask_size_mismatch`, `empty_mask`.
+    size: width and height of the product image. A mask of another size but the same shape (within
+    `MASK_ASPECT_TOLERANCE`) is resized, nearest. With transparency its alpha channel counts, else its brightness.
+    Raises: RowError (rejected): those of `decode_image`, `mask_size_mismatch`, `empty_mask`.
     """
     image = _decode(data, config, "mask")
+    # Compared by shape first: a mask of another photograph would be stretched over this one unseen.
     aspect = (image.width * size[1]) / (image.height * size[0])
     if abs(aspect - 1) > MASK_ASPECT_TOLERANCE:
         raise RowError(
@@ -64,34 +66,38 @@ def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.n
 
 
 def encode_png(image: Image.Image | np.ndarray) -> bytes:
-    """PNG bytes, compressed little: they only travel between stages."""
+    """PNG bytes at the lowest compression: they only travel between stages."""
     return to_png(image, compress_level=1)
 
 
 def _decode(data: bytes, config: FetchConfig, what: str) -> Image.Image:
-    """Header checks, decoding, conversion; `what` (image, mask) begins every complaint."""
+    """Checks the header, decodes and converts. what: `image` or `mask`, the field that errors name."""
     if not data:
         raise _error(what, "not_an_image", "the file is empty")
     try:
         with _open(data) as opened:
             _check_header(opened, config, what)
             opened.load()
-            # Some files say one size in the header and bring another.
+            # Again: some files have one size in the header and another in their pixels.
             _check_size(opened.size, config, what)
             image = upright(to_8bit(opened), orientation_of(opened))
     except RowError:
         raise
     except MemoryError as error:
         raise _error(what, "out_of_memory", "no memory left to decode it") from error
-    except Exception as error:  # Pillow's decoders raise nearly every kind there is
+    except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
         raise _rejection(error, data, what) from error
     image.info = {}
     return image
 
 
 def _open(data: bytes) -> Image.Image:
-    """The image with its header read. Pillow's warnings are dropped, also where they are set to raise: it warns of
-    sizes, which are checked here, and of metadata, which is not used."""
+    """Opens an image and reads its header.
+
+    Pillow's warnings are dropped, also where they are set to raise: they are about sizes, which are checked here, and
+    about metadata, which is not used.
+    """
+    # `catch_warnings` swaps a list that all threads share.
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -99,7 +105,7 @@ def _open(data: bytes) -> Image.Image:
 
 def _check_header(image: Image.Image, config: FetchConfig, what: str) -> None:
     _check_size(image.size, config, what)
-    # Phones put previews and gain maps behind an MPO file's first picture, which is the photograph.
+    # In an MPO file of a phone, the first picture is the photograph; previews and gain maps follow.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise _error(what, "animated_image", "holds several frames or pages; must hold one picture")
 
@@ -121,10 +127,10 @@ def _check_size(size: tuple[int, int], config: FetchConfig, what: str) -> None:
 
 
 def _rejection(error: Exception, data: bytes, what: str) -> RowError:
-    """What a decoder's exception says about the file."""
+    """The RowError for an exception of a decoder."""
     message = " ".join(str(error).split())[:200]
     if isinstance(error, Image.DecompressionBombError):
-        # Pillow's own bound, above any sensible fetch.max_pixels: no setting lifts it.
+        # Pillow's own limit lies above any sensible fetch.max_pixels, and no setting of ours lifts it.
         return _error(what, "image_too_large", f"{message.rstrip('.')}; make it smaller")
     if "truncat" in message.lower() or isinstance(error, EOFError) or _ends_early(data):
         return _error(what, "truncated_image", "the file ends too early: copy or upload it again")
@@ -136,7 +142,7 @@ def _rejection(error: Exception, data: bytes, what: str) -> RowError:
 
 
 def _error(what: str, reason: str, rule: str) -> RowError:
-    """what: image or mask, the field that the error is about."""
+    """what: `image` or `mask`, the field that the error names."""
     return RowError(reason, f"{what}: {rule}", field=what)
 
 
@@ -145,7 +151,7 @@ def _looks_like_image(data: bytes) -> bool:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Whether a WebP file is shorter than it says, or a PNG ends inside its first chunk."""
+    """Whether a WebP file is shorter than its header says, or a PNG ends inside its first chunk."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return data.startswith(b"\x89PNG") and len(data) < 33

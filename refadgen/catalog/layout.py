@@ -1,7 +1,7 @@
-"""Where the product stands: the placed product image and its mask M′, from one size and one anchor.
+"""Puts the product onto the canvas: the placed product image and its mask M′, from one size and one anchor.
 
-The product, cut out by its mask, goes onto a pure white canvas. Canvas and M′ come from the same resampled cut-out, so
-they agree to the pixel.
+The product is cut out by its mask and pasted onto a pure white canvas. Canvas and M′ come from the same resampled
+cut-out, so they agree to the pixel.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from refadgen.catalog.placement import Placement
 from refadgen.config import LayoutConfig
 from refadgen.errors import RowError
 
-_PAD_PX = 2  # of the canvas, around the product's box: room for the soft edge
+_PAD_PX = 2  # pixels of the canvas around the product's box: room for the soft edge
 _HALF = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedProduct:
-    """canvas: uint8 HWC, the product on pure white, edges soft. mask: uint8 HW, 255 where the product covers at least
-    half of the pixel, else 0."""
+    """canvas: uint8 HW3, the product with soft edges on pure white. mask: M′, uint8 HW, 255 where the product covers at
+    least half of a pixel, else 0."""
 
     canvas: np.ndarray
     mask: np.ndarray
 
 
 def merged_layout(layout: LayoutConfig, placement: Placement | None) -> LayoutConfig:
-    """The job's layout with what the row says in its place."""
+    """The job's layout, with the row's own values in place of the job's."""
     return layout if placement is None else placement.over(layout)
 
 
@@ -38,11 +38,11 @@ def place(
     width_px: int,
     height_px: int,
 ) -> PlacedProduct:
-    """The product on a canvas of `width_px` × `height_px`.
+    """Places the product on a canvas of `width_px` × `height_px`.
 
-    product_image: RGB or RGBA, uint8 HWC as an array. product_mask: uint8 HW of the same size, soft (0…255) or hard; an
-    alpha channel softens a hard one.
-    The larger of the product's extents relative to the canvas is `layout.size`, as far as the margins let it.
+    product_image: RGB or RGBA; as an array, uint8 HWC. product_mask: uint8 HW of the same size, soft (0 to 255) or hard
+    (0 or 255); an alpha channel softens a hard one.
+    The larger of the product's extents relative to the canvas is `layout.size`, or less where the margins need it.
     Raises: RowError (rejected) `empty_mask`.
     """
     image = Image.fromarray(product_image) if isinstance(product_image, np.ndarray) else product_image
@@ -66,7 +66,7 @@ def place(
     alpha[y0:y1, x0:x1] = visible[..., 3]
     if not alpha.any():
         raise RowError("empty_mask", "mask: the image is transparent where the mask says product")
-    # A hair-thin product covers half of no pixel: its mask then follows its densest parts.
+    # A hair-thin product covers no pixel by half. Its mask then follows its densest parts.
     threshold = min(_HALF, max(1, int(alpha.max()) // 2))
     return PlacedProduct(canvas=canvas, mask=np.where(alpha >= threshold, 255, 0).astype(np.uint8))
 
@@ -74,7 +74,7 @@ def place(
 def _standing_box(
     width: int, height: int, layout: LayoutConfig, canvas_width: int, canvas_height: int
 ) -> tuple[int, int, int, int]:
-    """Left, top, width, height on the canvas of a product that is `width` × `height` in its image."""
+    """Left, top, width and height on the canvas, for a product of `width` × `height` pixels in its image."""
     margin_x, margin_y = round(layout.margin * canvas_width), round(layout.margin * canvas_height)
     size = min(layout.size, 1 - 2 * layout.margin)
     scale = size * min(canvas_width / width, canvas_height / height)
@@ -96,19 +96,16 @@ def _standing_box(
 def _resampled(
     image: Image.Image, mask: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """The cut-out within `box` at `size`, with `_PAD_PX` around it: uint8 HW4, premultiplied by its alpha.
-
-    Premultiplied values never mix the cut-away background's colour into the edge; both filters have no negative lobes,
-    so they draw no halo.
-    """
+    """The cut-out within `box`, resized to `size`, with `_PAD_PX` around it: uint8 HW4, premultiplied by its alpha."""
     left, top, right, bottom = box
-    # Source pixels that fall on the canvas's pad, and one more for the filter's reach.
+    # The source pixels that fall on the canvas's pad, and one more for the filter's reach.
     pad_x, pad_y = ((_PAD_PX + 1) * (right - left) / size[0], (_PAD_PX + 1) * (bottom - top) / size[1])
     x0, y0 = left - int(pad_x) - 1, top - int(pad_y) - 1
     x1, y1 = right + int(pad_x) + 1, bottom + int(pad_y) + 1
-    window = image.convert("RGBA").crop((x0, y0, x1, y1))  # beyond the image: transparent
+    window = image.convert("RGBA").crop((x0, y0, x1, y1))  # Pillow fills with transparent black beyond the image
     soft = Image.fromarray(mask).crop((x0, y0, x1, y1))
     window.putalpha(Image.fromarray(_soft_alpha(np.asarray(window.getchannel("A")), np.asarray(soft))))
+    # Premultiplied, so that resizing does not mix the cut-away background's colour into the edge.
     premultiplied = window.convert("RGBa")
     step_x, step_y = (right - left) / size[0], (bottom - top) / size[1]
     source = (
@@ -117,6 +114,7 @@ def _resampled(
         right - x0 + _PAD_PX * step_x,
         bottom - y0 + _PAD_PX * step_y,
     )
+    # Filters without negative lobes: Lanczos and bicubic would draw a halo around the product.
     enlarged = step_x < 1 and step_y < 1
     resampling = Image.Resampling.BILINEAR if enlarged else Image.Resampling.HAMMING
     resized = premultiplied.resize((size[0] + 2 * _PAD_PX, size[1] + 2 * _PAD_PX), resampling, box=source)
@@ -124,9 +122,10 @@ def _resampled(
 
 
 def _soft_alpha(alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How much of each pixel is product, uint8 HW: the lesser of the mask's soft values and the image's alpha.
+    """The share of product in each pixel, uint8 HW: the smaller of the mask's value and the image's alpha.
 
-    Just outside a hard mask, thresholded from an alpha channel, that channel's faint half of the edge is kept.
+    A hard mask may come from this alpha channel, by a threshold. The channel's faint half of the edge, just outside the
+    mask, is then kept.
     """
     inside = mask >= _HALF
     near = np.zeros_like(inside)

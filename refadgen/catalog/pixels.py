@@ -1,4 +1,4 @@
-"""Any picture mode as 8-bit RGB or RGBA: scaled where values are wider, never clipped, alpha kept."""
+"""Converts any of Pillow's modes to 8-bit RGB or RGBA: wider values are scaled, not clipped; alpha is kept."""
 
 import io
 
@@ -7,10 +7,10 @@ from PIL import Image, ImageCms
 
 
 def to_8bit(image: Image.Image) -> Image.Image:
-    """`image` (loaded) as RGB, or as RGBA where something in it is transparent.
+    """Converts `image`, which must be loaded, to RGB, or to RGBA if a pixel is transparent.
 
-    16 bits are scaled to 8. Wider integers and floats carry no word on their range: see `_gray_8bit`. A colour profile
-    other than sRGB is applied where that works.
+    16 bits are scaled to 8. The range of wider integers and of floats is guessed (`_gray_8bit`). A valid colour profile
+    other than sRGB is applied.
     """
     transparency = image.info.get("transparency")
     if image.mode.startswith("I") or image.mode == "F":
@@ -30,16 +30,16 @@ def to_8bit(image: Image.Image) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of an image as opened, 1 to 8; a broken EXIF block says nothing (1)."""
+    """The EXIF orientation of an opened image, 1 to 8; 1 (upright) if it has none or a broken EXIF block."""
     try:
         orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # Pillow's EXIF parser raises what struct, its TIFF reader and its decoder raise
+    except Exception:  # Pillow's EXIF parser raises struct.error, SyntaxError, KeyError and more
         return 1
     return orientation if isinstance(orientation, int) else 1
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """`image` turned as its EXIF `orientation` says."""
+    """Turns and mirrors `image` so that it is upright. orientation: of EXIF, 1 to 8."""
     turns = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -54,17 +54,18 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _has_transparent_color(image: Image.Image) -> bool:
-    """Whether one colour, or some of the palette's, stands for transparent."""
+    """Whether a colour, or an entry of the palette, stands for transparent."""
     if image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA":
         return True
     return image.mode in ("1", "L", "RGB", "P") and image.info.get("transparency") is not None
 
 
 def _gray_8bit(gray: np.ndarray) -> np.ndarray:
-    """One wide channel HW as uint8. 16-bit integers are scaled by their full range, as are values up to 65535 in 32
-    bits; floats in 0…1 count as shares, floats up to 255 as they are; any other range is stretched from least to most.
+    """Scales one wide channel, HW, to uint8.
 
-    Raises: ValueError where values are not finite.
+    A file does not say which range its values have. Integers up to 65535 are scaled from 16 bits, floats from 0 to 1 by
+    255; floats up to 255 stay; any other range is stretched from its least to its largest value.
+    Raises: ValueError if a value is not finite.
     """
     values = gray.astype(np.float32)
     low, high = float(gray.min()), float(gray.max())
@@ -82,7 +83,7 @@ def _gray_8bit(gray: np.ndarray) -> np.ndarray:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """RGB, RGBA or CMYK by its embedded profile in sRGB; unchanged without one, or where the profile is broken."""
+    """Converts RGB, RGBA or CMYK from its embedded colour profile to sRGB; unchanged without a valid profile."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
@@ -93,5 +94,5 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         mode = "RGB" if image.mode == "CMYK" else image.mode
         converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
         return image if converted is None else converted
-    except Exception:  # broken profiles raise PyCMSError, OSError, TypeError, …: the plain picture is still good
+    except Exception:  # a broken profile raises PyCMSError, OSError, TypeError, …; the pixels are still good
         return image

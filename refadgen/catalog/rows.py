@@ -1,4 +1,4 @@
-"""One catalogue row, read and checked: plain column values in, a `CatalogRow` or a `RowError` out."""
+"""Reads and checks one catalogue row: plain column values in, a `CatalogRow` or a `RowError` out."""
 
 import decimal
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,13 @@ MAX_VARIANTS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogRow:
-    """What one row asks for.
+    """One product of the catalogue.
 
     row: its number in the catalogue, from 0, for messages.
-    image, mask: an address as written, or the encoded image itself.
-    captions, group: only data sets use them: what an ad says, and whose product it shows.
-    prompts: the row's own scenes; empty: take the category's scene templates.
+    image, mask: an address as written, or the encoded image itself. mask None: the product is segmented.
+    captions, group: only for data sets: descriptions of the ad, and the product that it shares with other rows.
+    prompts: the row's own scenes; empty: the category's scene templates are used.
+    num_variants, seed, placement: None: the job's own.
     """
 
     row: int
@@ -45,9 +46,9 @@ class CatalogRow:
 
 
 def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
-    """The row with the number `row_number`, from its values by our column names (see `resolve_columns`).
+    """Reads row `row_number` from its values by our column names (see `resolve_columns`).
 
-    Values are plain, numpy's or pandas's; null, NaN and an absent column mean the same.
+    Values are Python's, numpy's or pandas's. Null, NaN and a missing column mean the same.
     Raises: RowError (rejected) naming the row and the field.
     """
     reader = _RowReader(row_number, values)
@@ -84,14 +85,14 @@ def row_images(row_number: int, values: Mapping[str, object]) -> tuple[str | byt
 
 
 class _RowReader:
-    """The fields of one row by name; every complaint names row and field."""
+    """Reads the fields of one row by name; errors name the row and the field."""
 
     def __init__(self, row_number: int, values: Mapping[str, object]) -> None:
         self._row = row_number
         self._values = values
 
     def error(self, field: str, reason: str, rule: str) -> RowError:
-        """The rejection of this row for `field`."""
+        """The rejection of this row. rule: the problem, as a predicate of `field`."""
         return RowError(reason, f"row {self._row}: {field} {rule}", field=field)
 
     def _wrong_type(self, field: str, value: object, accepted: str) -> RowError:
@@ -101,10 +102,11 @@ class _RowReader:
         return _plain(self._values.get(field))
 
     def text(self, field: str) -> str | None:
-        """The text as it stands, a whole number as text; `None` for null and blank."""
+        """The text as it stands, an integer as text; None for null and blank."""
         value = self._get(field)
         if value is None:
             return None
+        # Shops number their products: the sku column is then an integer, or a decimal in exports of databases.
         if isinstance(value, int | decimal.Decimal) and not isinstance(value, bool):
             if value != int(value):
                 raise self._wrong_type(field, value, "text or a whole number")
@@ -114,7 +116,7 @@ class _RowReader:
         return value if value.strip() else None
 
     def image(self, field: str) -> str | bytes | None:
-        """An address without the blanks around it, or bytes; of a struct the bytes where it has some, else the path."""
+        """An address without the blanks around it, or bytes; from a struct its bytes if it has any, else its path."""
         value = self._get(field)
         if isinstance(value, Mapping):
             parts = {str(key).lower(): _plain(part) for key, part in value.items()}
@@ -128,7 +130,7 @@ class _RowReader:
         return value.strip() or None
 
     def prompts(self) -> tuple[str, ...]:
-        """The row's own prompts. Null, an empty text and an empty list say nothing; a blank one is a mistake."""
+        """The row's own prompts; none for null, an empty text or an empty list. A blank prompt is rejected."""
         value = self._get("prompt")
         if value is None or value == "":
             return ()
@@ -148,7 +150,7 @@ class _RowReader:
         return tuple(prompts)
 
     def captions(self) -> tuple[str, ...]:
-        """The texts that say something, null and blank ones left out."""
+        """The captions, without null and blank ones."""
         value = self._get("captions")
         items = [value] if isinstance(value, str) else value or []
         if not isinstance(items, Sequence) or isinstance(items, bytes):
@@ -162,19 +164,20 @@ class _RowReader:
         return tuple(found)
 
     def integer(self, field: str, lowest: int, highest: int) -> int | None:
-        """A whole number in a range. A float counts up to 2^53, where it is exact."""
+        """An integer from `lowest` to `highest`, also written as a float up to 2^53; None for null."""
         value = self._get(field)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float | decimal.Decimal):
             raise self._wrong_type(field, value, "a whole number")
+        # Above 2^53, a float may stand for another integer than the shop wrote.
         exact = value == value // 1 and not (isinstance(value, float) and abs(value) > 2**53)
         if not exact or not lowest <= value <= highest:
             raise self.error(field, f"bad_{field}", f"{value!s}: must be a whole number from {lowest} to {highest}")
         return int(value)
 
     def placement(self) -> Placement | None:
-        """The row's own layout; a blank text and a struct of nulls say nothing."""
+        """The row's own layout; None for null, a blank text or a struct of nulls."""
         value = self._get("placement")
         if value is None:
             return None
@@ -189,12 +192,12 @@ class _RowReader:
 
 
 def _plain(value: object) -> object:
-    """numpy's scalars and arrays as Python's; NaN and pandas's markers of nothing as None."""
+    """The value as Python's own type; None for NaN and for pandas's NA and NaT."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
         value = value.item()
-    if type(value).__name__ in ("NAType", "NaTType"):  # pandas.NA, NaT: without importing pandas
+    if type(value).__name__ in ("NAType", "NaTType"):  # by name: importing pandas is slow
         return None
     if isinstance(value, float | decimal.Decimal) and value != value:
         return None

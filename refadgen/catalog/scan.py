@@ -1,7 +1,8 @@
-"""Reading a catalogue's files: what is known before a row of them is read whole, and then its rows, checked.
+"""Reads a catalogue's files: first footers and skus, then the rows of one fragment after another.
 
-`scan_catalog` looks at footers and skus once, on the driver: schema errors stop the job there, and the first row of
-each sku is known, however the stream falls. `parsed_rows` reads one fragment (a row group) in bounded memory.
+`scan_catalog` reads footers and skus once, on the driver. Schema errors stop the job there. It also decides which row
+keeps a repeated sku, so that this does not depend on the order in which workers read. `parsed_rows` reads one fragment
+(a row group) in bounded memory.
 """
 
 import hashlib
@@ -22,29 +23,30 @@ from refadgen.storage.addresses import image_identity, redact_address
 from refadgen.storage.store import Storage, split_uri
 
 _READ_ROWS = 64
+"""Rows decoded at once. A row may hold megabytes of inline images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
-    """A row group of one catalogue file, or the first `num_rows` of it."""
+    """The first `num_rows` rows of a row group of one catalogue file."""
 
     uri: str
     row_group: int
     first_row: int
-    """Number of its first row in the catalogue."""
+    """The number of its first row in the catalogue, from 0."""
     num_rows: int
     has_inline_images: bool = False
-    """Whether the images themselves may lie in the file, not their addresses."""
+    """Whether the file may hold the encoded images themselves, not only their addresses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogScan:
-    """What is known of a catalogue before a row of it is read whole."""
+    """The fragments of a catalogue and its repeated skus, from footers and the sku column alone."""
 
     fragments: tuple[Fragment, ...]
     num_rows: int
     first_rows: Mapping[str, int] = field(default_factory=dict)
-    """Skus that occur more than once, with the row that keeps each."""
+    """For each sku that occurs more than once, the number of the row that keeps it."""
 
 
 def scan_catalog(
@@ -54,10 +56,11 @@ def scan_catalog(
     columns: tuple[Column, ...] = COLUMNS,
     ignored: Set[str] = frozenset(),
 ) -> CatalogScan:
-    """Looks at all files of a catalogue: a parquet file, or a folder of them, taken in the order of their names.
+    """Scans a catalogue: a parquet file, or a folder of them, in the order of their names.
 
-    limit: only the first rows. ignored: files with all of these columns are an output inside of the catalogue's folder.
-    Raises: ValueError naming the file and what is wrong with it.
+    limit: scan only this many rows; None: all. ignored: files with all of these columns are skipped: outputs of a job
+    that writes into the catalogue's folder.
+    Raises: ValueError naming the file and the problem.
     """
     fragments, first_row = [], 0
     for file in _files(uri):
@@ -101,12 +104,14 @@ def _open(uri: str) -> pq.ParquetFile:
     storage, name = split_uri(uri)
     try:
         return pq.ParquetFile(storage.arrow().open_input_file(storage.path(name)))
-    except Exception as error:  # Arrow's, the operating system's, s3fs's and botocore's
+    except Exception as error:  # of Arrow, the operating system, s3fs or botocore
         raise ValueError(f"{redact_address(uri)}: not a readable parquet file ({error})") from error
 
 
 def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:
-    """The first row of each sku that occurs in several; eight bytes a row, whatever the skus' lengths."""
+    """The first row of each sku that occurs in several rows."""
+    # Eight bytes a row in memory, however long the skus are. A collision of two hashes adds a sku with its own row,
+    # which changes nothing.
     keys = np.fromiter((_key(sku) for _, sku in _skus(fragments)), dtype=np.uint64)
     unique, counts = np.unique(keys, return_counts=True)
     repeated = set(unique[(counts > 1) & (unique != 0)].tolist())
@@ -118,13 +123,14 @@ def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:
 
 
 def _key(sku: str) -> int:
-    """64 bits of a sku's hash; 0 for none."""
+    """64 bits of a sku's hash; 0 for an empty sku."""
+    # surrogatepass: text with a lone surrogate must not end the scan.
     return int.from_bytes(hashlib.blake2b(sku.encode(errors="surrogatepass"), digest_size=8).digest()) if sku else 0
 
 
 def _skus(fragments: list[Fragment]) -> Iterator[tuple[int, str]]:
     for uri, group in groupby(fragments, key=lambda fragment: fragment.uri):
-        parquet = _open(uri)  # once: a footer is as long as its file has row groups
+        parquet = _open(uri)  # once per file: a footer grows with the number of its row groups
         for fragment in group:
             for row, values in _values(fragment, parquet=parquet, only=("sku",)):
                 sku = values["sku"]
@@ -138,11 +144,10 @@ def _values(
     *,
     only: tuple[str, ...] = (),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Row numbers and values by our column names, in bounded memory.
+    """Yields row numbers and values by our column names, in bounded memory.
 
-    parquet: the fragment's file, if it is open. only: these columns, as far as they are there; empty: all.
-
-    Raises: ValueError naming the file where it is damaged.
+    parquet: the fragment's file, if it is open already. only: read these columns, where they exist; empty: all.
+    Raises: ValueError naming the file if it is damaged.
     """
     parquet = parquet or _open(fragment.uri)
     found = resolve_columns(parquet.schema_arrow, columns)
@@ -168,13 +173,13 @@ def _values(
 
 
 class BadText(str):
-    """What can be read of a text that is not UTF-8. Arrow does not look at the texts of a parquet file."""
+    """The readable part of a text that is not UTF-8. Arrow does not check the texts of a parquet file."""
 
 
 def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
-    except UnicodeDecodeError:
+    except UnicodeDecodeError:  # one bad text fails the batch: value by value, only its own row is lost
         columns = [[_value(item) for item in column] for column in batch.columns]
         rows = [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
     return rows
@@ -191,9 +196,9 @@ def _value(item: pa.Scalar) -> Any:
 def parsed_rows(
     fragment: Fragment, first_rows: Mapping[str, int], columns: tuple[Column, ...] = COLUMNS
 ) -> Iterator[tuple[int, dict[str, Any], CatalogRow | RowError]]:
-    """Of each row its number, its values by our column names, and what they say, or what is wrong with it.
+    """Yields (row number, values by our column names, parsed row or RowError).
 
-    first_rows: as of CatalogScan. Raises: ValueError naming the file where it is damaged.
+    first_rows: see CatalogScan. Raises: ValueError naming the file if it is damaged.
     """
     for row_number, values in _values(fragment, columns):
         try:
@@ -228,7 +233,7 @@ def inline_images(fragment: Fragment, rows: Set[int]) -> Iterator[tuple[int, str
 
 
 def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:
-    """The id of the ledger row of a catalogue row that cannot be read: by its place and content."""
+    """The ledger's id for a catalogue row that cannot be parsed, from its number and values."""
     content = {
         name: image_identity(value) if isinstance(value, bytes | str) else repr(value)
         for name, value in sorted(values.items())

@@ -1,15 +1,15 @@
-"""Scenes for products that bring no prompt of their own: templates by category, from a YAML file.
+"""Scenes for products without a prompt of their own: templates by category, from a YAML file.
 
-    default:                     # every file has it: for unknown categories, and where a category's own scenes run out
+    default:                     # required: for unknown categories, and when a category has too few scenes of its own
       scenes:
         wood-white-studio: a {category} on a wooden table in front of a white wall, soft studio light
     cup:
-      noun: cup                  # what {category} becomes; without it the category's name
-      also: [mug, tumbler]       # other names it is looked up under; {category} is then the row's own word
+      noun: cup                  # replaces {category}; without it, the category's name does
+      also: [mug, tumbler]       # other names of the category; the row's own word then replaces {category}
       scenes:
         marble-pink-morning: a {category} on a marble slab in front of a pink wall, morning sun from the left
 
-A template's words are {category} and {product} (the row's title). Names of scenes go into the ledger.
+A template may use {category} and {product} (the row's title). The names of scenes are recorded in the ledger.
 """
 
 import re
@@ -32,7 +32,7 @@ _SCENE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One wanted scene of one product: its name in the scenes file and its prompt."""
+    """A scene of one product: its name in the scenes file and its prompt."""
 
     name: str
     prompt: str
@@ -42,8 +42,8 @@ class Scene:
 class Category:
     """One entry of the scenes file.
 
-    names: its name and its noun, also: its other names, both as `normalized` writes them. templates: by scene name, in
-    file order.
+    noun: replaces {category}. names: its name and its noun; also: its other names; all as `normalized` returns them.
+    templates: by scene name, in the order of the file.
     """
 
     noun: str
@@ -60,10 +60,10 @@ class Scenes:
         self._default = categories[DEFAULT]
         self._by_name = {name: entry for entry in categories.values() for name in (*entry.names, *entry.also)}
         self.fewest = min(len(self._templates(category)) for category in categories.values())
-        """Scenes that every category can give."""
+        """The number of scenes that every category has, with those of `default`."""
 
     def check_count(self, count: int) -> None:
-        """Raises: ValueError where some category has fewer scenes than `count` asks for."""
+        """Raises: ValueError if a category has fewer scenes than `count`."""
         if count > self.fewest:
             raise ValueError(
                 f"catalog.scenes_per_product={count}: catalog.scenes_file has {self.fewest} scenes for some category; "
@@ -71,7 +71,7 @@ class Scenes:
             )
 
     def by_category(self) -> dict[str, list[dict[str, str]]]:
-        """All scenes, `name` and `prompt`, under each category's noun; those of any product under "product"."""
+        """All scenes (`name`, `prompt`) by the noun of their category; those of `default` under "product"."""
         entries = {entry.noun: entry for entry in (self._default, *self._by_name.values())}
         return {
             noun: [{"name": name, "prompt": text.format(category=noun, product=noun)} for name, text in found.items()]
@@ -79,11 +79,11 @@ class Scenes:
         }
 
     def prompts_for(self, category: str | None, title: str | None, count: int) -> tuple[Scene, ...]:
-        """The first `count` scenes of the category, then of `default`; fewer where these run out (see `check_count`).
+        """Returns the first `count` scenes of the category, then of `default`; fewer if there are not as many.
 
-        A category is looked up without case and plural: by the last known name among the words of a path's last element
-        (`Home > Cups`), then of those before it. `{category}` is the known noun where the row's category ends in the
-        known name ("water bottles"), the row's own words elsewhere ("bottle openers", "mugs").
+        The lookup ignores case and plural. It takes the last known name among the words of the path's last element
+        (`Home > Cups`), else of the elements before it. {category} becomes the known noun if the row's category ends in
+        the known name ("water bottles"), else the row's own words ("bottle openers", "mugs").
         """
         found, noun = self._lookup(category)
         product = " ".join((title or "").split()) or noun
@@ -91,14 +91,14 @@ class Scenes:
         return tuple(Scene(name=name, prompt=text.format(category=noun, product=product)) for name, text in templates)
 
     def _templates(self, category: Category) -> dict[str, str]:
-        """The category's own scenes, then the default's under other names."""
+        """The category's own scenes, then those of `default` whose names it does not have."""
         return {
             **category.templates,
             **{k: v for k, v in self._default.templates.items() if k not in category.templates},
         }
 
     def _lookup(self, text: str | None) -> tuple[Category, str]:
-        """The entry for a category as a row gives it, and the noun for it."""
+        """The entry for a row's category, and the noun that replaces {category}."""
         elements = path_elements(text)
         if not elements:
             return self._default, ANY_PRODUCT
@@ -117,7 +117,7 @@ class Scenes:
 
 
 def load_scenes(file: str | None = None) -> Scenes:
-    """The scenes of a YAML file (a path or s3:// address); `None`: of the file that ships with the package.
+    """Loads a scenes file, from a path or s3:// address; None: the one that ships with the package.
 
     Raises: ValueError naming the file and the key.
     """
@@ -136,7 +136,7 @@ def load_scenes(file: str | None = None) -> Scenes:
 
 
 def _categories(tree: object) -> dict[str, Category]:
-    """The checked content of a scenes file. Raises: ValueError naming the key."""
+    """Checks the content of a scenes file and returns its entries. Raises: ValueError naming the key."""
     if not isinstance(tree, dict) or DEFAULT not in tree:
         raise ValueError(f"must map categories to scenes, and have the category {DEFAULT!r}")
     categories = {}
@@ -190,14 +190,15 @@ def _check_template(where: str, name: object, template: object) -> None:
 
 
 def _placeholders(template: str) -> Iterator[str]:
-    """What stands in braces, conversions and formats included, so that these are refused."""
+    """Yields the contents of all braces."""
+    # With conversion and format spec, so that the check refuses these.
     for _, field, spec, conversion in string.Formatter().parse(template):
         if field is not None:
             yield field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, not the later one."""
+    """YAML in which a duplicate key is an error. PyYAML keeps the later value, and a category would vanish."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

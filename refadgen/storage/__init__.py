@@ -1,1 +1,1 @@
-"""Local folders and `s3://` prefixes, and the addresses of what lies there."""
+"""Local folders and `s3://` prefixes behind one interface, and the addresses of files and images."""

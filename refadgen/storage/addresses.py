@@ -1,4 +1,4 @@
-"""Addresses of images: how they may be shown, and which network addresses a foreign catalogue may reach."""
+"""Addresses of images: shown without secrets, compared without signatures; and IP addresses that are public."""
 
 import hashlib
 import ipaddress
@@ -9,7 +9,7 @@ _AUTHORITY = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:)?([/\\]{2})([^/\\?#]*)")
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv6-only clusters see the IPv4 internet
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-# What `is_global` of this Python lets through.
+# Not public either, though `is_global` of Python 3.11 says so.
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -26,8 +26,8 @@ _NOT_PUBLIC = tuple(
 def redact_address(address: str, max_chars: int = 200) -> str:
     """`address` for ledger, logs and messages: no user, password, query or fragment; one line; at most `max_chars`.
 
-    Signatures of signed http(s) and s3 addresses stand in the query. A `data:` address is named by type and length. A
-    plain path stays as it is, unless its query signs it. Never raises, however broken the address.
+    The signature of a signed address is part of its query. A `data:` address is shown by type and length. A plain path
+    stays as it is, unless it has a signing query. Never raises, however broken the address.
     """
     text = address.strip()
     scheme = _SCHEME.match(text)
@@ -42,22 +42,23 @@ def redact_address(address: str, max_chars: int = 200) -> str:
             text = f"{authority[1] or ''}{authority[2]}{host}{text[authority.end() :]}"
         elif scheme and scheme[1].lower() != "file":
             text = f"{scheme[1]}:{text[scheme.end() :].rpartition('@')[2]}"
-    elif unsigned_address(text) != text:  # an address whose scheme was forgotten
+    elif unsigned_address(text) != text:  # an address without its scheme, such as cdn.shop/a.png?sig=…
         text = text.partition("?")[0]
     return _shown(text, max_chars)
 
 
 def is_public_address(address: str) -> bool:
-    """Whether `address` (an IP as text) is one of the public internet.
+    """Whether `address` (an IP as text) belongs to the public internet.
 
     Not public: private, loopback, link-local, shared, reserved, multicast, unspecified and documentation addresses, the
-    metadata services of clouds, and every IPv6 form that leads to such an IPv4 address.
+    metadata services of clouds, and each IPv6 form of any of these.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
+        # IPv6 can carry an IPv4 address: ::ffff:169.254.169.254 reaches a cloud's metadata service.
         if ip.ipv4_mapped is not None:
             return is_public_address(str(ip.ipv4_mapped))
         if ip in _NAT64:
@@ -71,6 +72,7 @@ def is_public_address(address: str) -> bool:
 
 def _shown(text: str, max_chars: int) -> str:
     """`text` on one line, its middle left out where it is too long."""
+    # Control characters in an address could forge lines of a log or move a terminal's cursor.
     text = "".join(char if char.isprintable() else "\ufffd" for char in text)
     if len(text) <= max_chars:
         return text
@@ -89,11 +91,11 @@ _SIGNING = (
     # Azure, of accounts, services and users
     ("sig", re.compile(r"sig|s[eptvr]|sip|spr|srt|ss|ske|sk[tsv]|skoid|sktid|saoid|suoid|scid|sdd|ses")),
 )
-"""The field that signs, and those that belong to it where it is there: `sp=1` alone is just a page."""
+"""A query's signing field, and the fields that belong to it. Only together: `sp=1` alone may be a page number."""
 
 
 def unsigned_address(address: str) -> str:
-    """`address` without the query fields that sign it for a time (S3, CloudFront, Google, Azure): the image's name."""
+    """`address` without the query fields that sign it for a limited time (S3, CloudFront, Google, Azure)."""
     head, mark, query = address.partition("?")
     if not mark:
         return address
@@ -106,5 +108,5 @@ def unsigned_address(address: str) -> str:
 
 
 def image_identity(image: str | bytes) -> str:
-    """What an image is known by: its address without signatures, which change daily; inline bytes by their hash."""
+    """An image's part in ids: its address without signatures, which change daily; for inline bytes, their hash."""
     return "sha256:" + hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else unsigned_address(image)

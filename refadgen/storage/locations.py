@@ -1,4 +1,4 @@
-"""Whether a location is on this machine or in an object store, by its text alone."""
+"""Tells local paths from addresses of object stores by their text alone, without importing a file system."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names an object store (`scheme://…`) rather than a local path or `file:`."""
+    # At least two letters before the colon: C: is a drive.
     return bool(re.match(r"^[a-zA-Z][a-zA-Z0-9+.-]+://", uri)) and not uri.lower().startswith("file://")
 
 

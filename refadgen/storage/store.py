@@ -1,7 +1,8 @@
 """Local folders and `s3://` prefixes behind one small interface.
 
-Everything the jobs read or write goes through `Storage`: bytes by key, atomic for readers (a file is written beside its
-place and renamed; an object is put whole), and listings. Credentials come from the environment, as usual with s3fs.
+All that jobs read or write goes through `Storage`: bytes by key, and listings. Writes are atomic: a reader sees the
+complete file or none (a local file is written under another name and renamed; an object store shows complete objects
+only). Credentials come from the environment, as s3fs reads them.
 """
 
 import os
@@ -21,16 +22,22 @@ from refadgen.storage.addresses import redact_address
 from refadgen.storage.locations import is_remote, local_path
 
 STORE_ERRORS = (OSError, BotoCoreError, ClientError)
-"""What a full disk or a store that is out of reach raises."""
+"""Raised by a full disk, and by an object store that cannot be reached."""
 
 
 class Storage:
-    """A folder, on disk or in an object store, that holds files by relative key."""
+    """A folder, on disk or in an object store, that holds files by relative key.
+
+    remote: whether it is in an object store. root: the absolute path, or bucket/prefix. uri: its address for people and
+    other programs; a local one has no scheme.
+    """
 
     def __init__(self, uri: str, *, timeout_s: float | None = None) -> None:
-        """`uri`: a path, `file:` address or `s3://bucket/prefix`. timeout_s: for connecting to an object store and
-        between two received bytes, each request being made once, for a caller that tries again itself; None: s3fs's own
-        timeouts and retries. Raises: ValueError for an unknown scheme.
+        """uri: a path, `file:` address or `s3://bucket/prefix`.
+
+        timeout_s: of connecting to an object store, and between two received bytes. Each request is then made once, for
+        callers that retry themselves. None: timeouts and retries of s3fs.
+        Raises: ValueError for an unknown scheme.
         """
         self.remote = is_remote(uri)
         if self.remote:
@@ -39,20 +46,20 @@ class Storage:
                 raise ValueError(f"{redact_address(uri)!r}: storage is a local path or s3://, not {scheme}://")
             self.root = rest.rstrip("/")
             self.uri = f"s3://{self.root}"
-            # Listings would otherwise be remembered from before another process wrote.
             client: dict[str, Any] = {}
             if timeout_s is not None:
                 client = {"connect_timeout": timeout_s, "read_timeout": timeout_s, "retries": {"total_max_attempts": 1}}
+            # fsspec would remember listings, without the files that other processes have written since.
             self._fs = fsspec.filesystem("s3", use_listings_cache=False, config_kwargs=client)
             if timeout_s is not None:
-                self._fs.retries = 1  # attempts of s3fs itself, around those of botocore
+                self._fs.retries = 1  # s3fs retries by itself, around the retries of botocore
         else:
             self.root = local_path(uri)
             self.uri = self.root
             self._fs = fsspec.filesystem("file")
 
     def path(self, key: str = "") -> str:
-        """The full path of `key` as the file system below takes it. Raises: ValueError when `key` leaves the folder."""
+        """The path of `key` for `arrow()`: absolute, or bucket/key. Raises: ValueError when `key` leaves the folder."""
         if not key:
             return self.root
         if key.startswith("/") or ".." in PurePosixPath(key).parts:
@@ -60,11 +67,11 @@ class Storage:
         return f"{self.root}/{key}"
 
     def uri_of(self, key: str) -> str:
-        """The address of `key` for people and other programs."""
+        """The address of `key`, for people and other programs."""
         return f"{self.uri}/{key}"
 
     def arrow(self) -> pyarrow.fs.FileSystem:
-        """The same storage as a pyarrow file system; its paths are those of `path`."""
+        """The same storage as a pyarrow file system. It takes the paths that `path` returns."""
         if self.remote:
             return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(self._fs))
         return pyarrow.fs.LocalFileSystem()
@@ -75,7 +82,7 @@ class Storage:
         return data
 
     def write(self, key: str, data: bytes) -> None:
-        """Puts `data` at `key` so that readers see all of it or nothing. Raises: OSError."""
+        """Writes `data` to `key`, atomically. Raises: OSError."""
         path = self.path(key)
         if self.remote:
             self._fs.pipe_file(path, data)
@@ -85,16 +92,17 @@ class Storage:
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
+                # Without fsync, a power cut after the rename can leave an empty file under the final name.
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
+        except BaseException:  # KeyboardInterrupt too: nothing else would remove the partial write
             if os.path.exists(temporary):
                 os.unlink(temporary)
             raise
 
     def put_file(self, key: str, file: str | os.PathLike[str]) -> None:
-        """Puts a local file at `key`, as `write` does, without holding it in memory. Raises: OSError."""
+        """Copies a local file to `key`, atomically, without holding it in memory. Raises: OSError."""
         if self.remote:
             self._fs.put_file(os.fspath(file), self.path(key))
             return
@@ -103,7 +111,7 @@ class Storage:
 
     @contextmanager
     def new_file(self, key: str) -> Iterator[str]:
-        """A local path to write a file to, which lies at `key`, whole, when the block ends without an error.
+        """Yields a local path to write a file to. It becomes `key`, atomically, if the block ends without an error.
 
         Raises: OSError.
         """
@@ -143,16 +151,22 @@ class Storage:
         return bool(self._fs.isdir(self.root))
 
     def root_kind(self, what: str) -> Literal["file", "folder"] | None:
-        """What is at the root. Raises: ValueError, begun with `what`, where the storage cannot be reached."""
+        """Whether the root is a file or a folder; None: neither.
+
+        Raises: ValueError, beginning with `what`, if the storage cannot be reached.
+        """
         try:
             if self.is_folder():
                 return "folder"
             return "file" if self.exists() else None
-        except Exception as error:  # s3fs and botocore raise many kinds
+        except Exception as error:  # s3fs and botocore raise many types
             raise ValueError(f"{what} cannot be reached ({type(error).__name__}: {error})") from error
 
     def keys(self, prefix: str = "", suffix: str = "") -> Iterator[str]:
-        """All keys below the folder `prefix` that end in `suffix`, sorted; none where it does not exist."""
+        """Yields the keys below the folder `prefix` that end in `suffix`, sorted; none if there is no such folder.
+
+        Partial writes of a killed process (`*.tmp`) are among them, unless `suffix` excludes them.
+        """
         base = self.path(prefix)
         if not self._fs.exists(base):
             return
@@ -162,18 +176,17 @@ class Storage:
                 yield key
 
     def check_writable(self, field: str) -> None:
-        """Writes and removes a small file. Raises: ValueError naming `field` when that is refused."""
+        """Writes and removes an empty file. Raises: ValueError naming the setting `field` if that fails."""
         key = f".write-check-{uuid.uuid4().hex}"
         try:
             self.write(key, b"")
             self.delete([key])
-        except Exception as error:  # s3fs and botocore raise many kinds
+        except Exception as error:  # s3fs and botocore raise many types
             raise ValueError(f"{field} {self.uri}: cannot be written: {type(error).__name__}: {error}") from error
 
 
 def split_uri(uri: str, *, timeout_s: float | None = None) -> tuple[Storage, str]:
-    """The folder that holds the file at `uri`, and the file's name in it. timeout_s: as of Storage."""
-    stem = uri.rstrip("/")
-    whole = Storage(stem, timeout_s=timeout_s)
-    folder, _, name = whole.root.rpartition("/")
-    return Storage(f"s3://{folder}" if whole.remote else folder or "/", timeout_s=timeout_s), name
+    """Splits the address of a file into its folder and its name. timeout_s: see Storage."""
+    file = Storage(uri.rstrip("/"), timeout_s=timeout_s)
+    folder, _, name = file.root.rpartition("/")
+    return Storage(f"s3://{folder}" if file.remote else folder or "/", timeout_s=timeout_s), name
