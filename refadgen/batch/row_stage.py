@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
-from refadgen.batch.rows import from_table, to_table
+from refadgen.batch.rows import field_names, from_table, to_table
 from refadgen.errors import RowError
 
 _log = logging.getLogger("refadgen.batch")
@@ -88,13 +88,12 @@ class RowStage(ABC, Generic[RowIn, Added, RowOut]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        names = [{field.name for field in dataclasses.fields(kind)} for kind in (cls.row_in, cls.added)]  # type: ignore[arg-type]
-        given = names[0] | names[1] | {"error", cls.timer}
-        if unknown := sorted({field.name for field in dataclasses.fields(cls.row_out)} - given):  # type: ignore[arg-type]
+        cls._from_added = frozenset(field_names(cls.added))
+        given = cls._from_added.union(field_names(cls.row_in), ["error", cls.timer])
+        if unknown := [name for name in field_names(cls.row_out) if name not in given]:
             raise TypeError(f"{cls.__name__}: nothing gives {cls.row_out.__name__} its {', '.join(unknown)}")
-        cls._from_added = names[1]
 
-    _from_added: ClassVar[set[str]]
+    _from_added: ClassVar[frozenset[str]]
 
     def __init__(self, run_id: str) -> None:
         self._errors = UnexpectedErrors(type(self).__name__, run_id)
@@ -122,9 +121,7 @@ class RowStage(ABC, Generic[RowIn, Added, RowOut]):
                 failure = getattr(made, "error")  # noqa: B009 (mypy knows no such field of every `Added`)
         own = {"error": failure, self.timer: time.monotonic() - started}
         values = {
-            field.name: own[field.name]
-            if field.name in own
-            else getattr(made if field.name in self._from_added else row, field.name)
-            for field in dataclasses.fields(self.row_out)  # type: ignore[arg-type]
+            name: own[name] if name in own else getattr(made if name in self._from_added else row, name)
+            for name in field_names(self.row_out)
         }
         return self.row_out(**values)

@@ -85,6 +85,11 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
+def field_names(row_type: type) -> list[str]:
+    """The columns of a row type, in order."""
+    return [column.name for column in _columns(row_type)]
+
+
 def schema_of(row_type: type) -> pa.Schema:
     """The Arrow schema of a row type, its fields in order.
 
@@ -112,7 +117,7 @@ def from_table(table: pa.Table, row_type: type[R]) -> list[R]:
 
 def require_columns(schema: pa.Schema, row_type: type) -> None:
     """Raises: TypeError naming the columns in which `schema` and `row_type` differ."""
-    expected, found = {column.name for column in _columns(row_type)}, set(schema.names)
+    expected, found = set(field_names(row_type)), set(schema.names)
     if missing := sorted(expected - found):
         raise TypeError(f"{row_type.__name__}: the table has no column {', '.join(missing)}; it has {sorted(found)}")
     if unknown := sorted(found - expected):

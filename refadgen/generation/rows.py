@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from refadgen.batch.row_stage import RowFailure
-from refadgen.batch.rows import Float32, Int32
+from refadgen.batch.rows import Float32, Int32, field_names
 from refadgen.config import LayoutConfig
 from refadgen.generation.wanted import WantedImage
 
@@ -147,5 +147,5 @@ class GeneratedProduct:
     @classmethod
     def of(cls, product: PlacedProduct, images: tuple[GeneratedImage, ...]) -> "GeneratedProduct":
         """The product's row with these images."""
-        names = [each.name for each in dataclasses.fields(cls) if each.name != "images"]
-        return cls(**{name: getattr(product, name) for name in names}, images=images)
+        own = {name: getattr(product, name) for name in field_names(cls) if name != "images"}
+        return cls(**own, images=images)

@@ -54,6 +54,23 @@ def test_the_same_command_again_does_nothing(whole_run: Path, random_model: Path
     assert len(job_runs.ledger_rows(whole_run)) == len(before)
 
 
+def test_a_fault_in_a_stage_is_logged_once_with_its_row_and_the_job_goes_on(random_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "images").touch()  # a file where the images' folder should be
+    finished = job_runs.run(job_runs.CATALOG, output, random_model, *job_runs.QUICK, "--limit", "2")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    rows = job_runs.ledger_rows(output)
+    assert [(row["status"], row["reason"]) for row in rows] == 4 * [("failed", "publish_failed")]
+    assert all("FileExistsError" in row["detail"] or "NotADirectoryError" in row["detail"] for row in rows)
+    log = finished.stdout + finished.stderr
+    assert log.count("AdPublisher failed: run") == 1
+    head, _, traceback = log.partition("AdPublisher failed: run")[2].partition("Traceback (most recent call last)")
+    assert job_runs.facts(output)["run_id"] in head
+    assert any(f"row {row['row']}, sku '{row['sku']}'" in head for row in rows)
+    assert "in _publish" in traceback
+
+
 def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: Path, tmp_path: Path) -> None:
     table = pq.read_table(job_runs.CATALOG).slice(0, 2)
     pq.write_table(table, tmp_path / "two.parquet")
