@@ -7,9 +7,11 @@ import argparse
 import io
 from itertools import groupby
 
+import pyarrow.compute as pc
 from PIL import Image
 
-from refadgen.generation.ledger import AdLedger
+from refadgen.batch.rows import from_table
+from refadgen.generation.ledger import AdLedger, AdLedgerRow
 from refadgen.storage.store import Storage
 
 _GAP_PX = 4
@@ -20,22 +22,23 @@ def contact_sheet(storage: Storage, columns: int = 4, max_products: int = 48) ->
 
     Raises: ValueError where nothing is done.
     """
-    rows = [row for row in AdLedger(storage).latest().to_pylist() if row["status"] == "done"]
+    latest = AdLedger(storage).latest()
+    rows = from_table(latest.filter(pc.equal(latest["status"], "done")), AdLedgerRow)
     if not rows:
         raise ValueError(f"{storage.uri}: no image is done")
-    rows.sort(key=lambda row: (row["row"], row["scene"], row["variant"]))
-    groups = [list(group) for _, group in groupby(rows, key=lambda row: row["row"])][:max_products]
-    width, height = rows[0]["width_px"], rows[0]["height_px"]
+    rows.sort(key=lambda row: (row.row, row.scene, row.variant))
+    groups = [list(group) for _, group in groupby(rows, key=lambda row: row.row)][:max_products]
+    width, height = _read(storage, rows[0].uri).size
     tiles = 1 + max(len(group) for group in groups)
     cell = tiles * width + 2 * _GAP_PX
     num_lines = -(-len(groups) // columns)
     sheet = Image.new("RGB", (columns * cell, num_lines * (height + _GAP_PX)), "white")
     for index, group in enumerate(groups):
         left, top = index % columns * cell, index // columns * (height + _GAP_PX)
-        product = _read(storage, group[0]["product_uri"])
+        product = _read(storage, group[0].product_uri)
         sheet.paste(product, (left, top), product.getchannel("A"))
         for place, row in enumerate(group, start=1):
-            sheet.paste(_read(storage, row["uri"]), (left + place * width, top))
+            sheet.paste(_read(storage, row.uri), (left + place * width, top))
     return sheet
 
 

@@ -3,11 +3,13 @@
 The generation record holds no time and no run, so that the same image is the same bytes.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -24,20 +26,6 @@ RECORD_NAMESPACE = "https://refadgen.invalid/ns/1.0/"
 _RECORD = re.compile(r"<refadgen:GenerationRecord>(.*?)</refadgen:GenerationRecord>", re.DOTALL)
 
 
-def encode_ad(image_u8: npt.NDArray[np.uint8], record: Mapping[str, Any], config: OutputConfig) -> bytes:
-    """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
-    image, xmp, sink = Image.fromarray(image_u8), _xmp(record), io.BytesIO()
-    if config.format == "jpeg":
-        image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)
-    elif config.format == "webp":
-        image.save(sink, "WEBP", quality=config.quality, method=4, xmp=xmp)
-    else:
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        image.save(sink, "PNG", pnginfo=info)
-    return sink.getvalue()
-
-
 def image_key(image_id: str, format: str) -> str:
     """Where an ad image lies in the output: `images/3f/3fa9….jpg`. One folder of millions of files would be slow."""
     return f"images/{image_id[:2]}/{image_id}.{EXTENSIONS[format]}"
@@ -49,39 +37,76 @@ def product_key(product: bytes) -> str:
     return f"products/{name[:2]}/{name}.webp"
 
 
-def generation_record(
-    wanted: WantedImage,
-    *,
-    sku: str,
-    negative_prompt: str | None,
-    seed: int,
-    input_sha256: str,
-    color_similarity: float,
-    structure_similarity: float,
-    sampling: SamplingConfig,
-    fingerprint: str,
-) -> dict[str, str | int | float | None]:
-    """How an image was made, for its XMP: nothing that differs between two runs.
+@dataclass(frozen=True, kw_only=True)
+class GenerationRecord:
+    """How an image was made, for its XMP: nothing that differs between two runs."""
 
-    seed: of the attempt that is published. fingerprint: the model's, since paths differ between machines.
-    """
-    return {
-        "image_id": wanted.image_id,
-        "sku": sku,
-        "scene": wanted.scene,
-        "variant": wanted.variant,
-        "prompt": wanted.prompt,
-        "negative_prompt": negative_prompt or "",
-        "seed": seed,
-        "input_sha256": input_sha256,
-        "model": fingerprint,
-        "num_inference_steps": sampling.num_inference_steps,
-        "guidance_scale": sampling.guidance_scale,
-        "fusion_scale": sampling.fusion_scale,
-        # Scores travel between stages as float32; the endpoint rounds likewise, so that both write the same bytes.
-        "color_similarity": round(float(np.float32(color_similarity)), 4),
-        "structure_similarity": round(float(np.float32(structure_similarity)), 4),
-    }
+    image_id: str
+    sku: str
+    scene: str
+    variant: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    """Seed of the attempt that is published."""
+    input_sha256: str
+    model: str
+    """Fingerprint; paths differ between machines."""
+    num_inference_steps: int
+    guidance_scale: float | None
+    fusion_scale: float
+    color_similarity: float
+    structure_similarity: float
+
+    @classmethod
+    def of(
+        cls,
+        wanted: WantedImage,
+        *,
+        sku: str,
+        negative_prompt: str | None,
+        seed: int,
+        input_sha256: str,
+        color_similarity: float,
+        structure_similarity: float,
+        sampling: SamplingConfig,
+        fingerprint: str,
+    ) -> "GenerationRecord":
+        return cls(
+            image_id=wanted.image_id,
+            sku=sku,
+            scene=wanted.scene,
+            variant=wanted.variant,
+            prompt=wanted.prompt,
+            negative_prompt=negative_prompt or "",
+            seed=seed,
+            input_sha256=input_sha256,
+            model=fingerprint,
+            num_inference_steps=sampling.num_inference_steps,
+            guidance_scale=sampling.guidance_scale,
+            fusion_scale=sampling.fusion_scale,
+            color_similarity=_rounded(color_similarity),
+            structure_similarity=_rounded(structure_similarity),
+        )
+
+
+def _rounded(score: float) -> float:
+    """Scores travel between stages as float32; the endpoint rounds likewise, so that both write the same bytes."""
+    return round(float(np.float32(score)), 4)
+
+
+def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config: OutputConfig) -> bytes:
+    """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
+    image, xmp, sink = Image.fromarray(image_u8), _xmp(dataclasses.asdict(record)), io.BytesIO()
+    if config.format == "jpeg":
+        image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)
+    elif config.format == "webp":
+        image.save(sink, "WEBP", quality=config.quality, method=4, xmp=xmp)
+    else:
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        image.save(sink, "PNG", pnginfo=info)
+    return sink.getvalue()
 
 
 def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uint8]) -> bytes:

@@ -13,7 +13,7 @@ from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
-from refadgen.generation.encoding import encode_ad, generation_record, image_key
+from refadgen.generation.encoding import GenerationRecord, encode_ad, image_key
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
 from refadgen.storage.addresses import redact_address
@@ -79,7 +79,7 @@ class AdPublisher:
         try:
             ad_u8 = np.asarray(Image.open(io.BytesIO(image.ad)))
             mask_iou = self._mask_iou(ad_u8, product)
-            record = generation_record(
+            record = GenerationRecord.of(
                 image.wanted,
                 sku=product.sku,
                 negative_prompt=product.negative_prompt,

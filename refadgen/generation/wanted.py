@@ -1,5 +1,6 @@
 """Wanted images: the images that a catalogue row asks for, with ids and seeds known before anything is fetched."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -42,6 +43,22 @@ def pixel_settings(config: GenerateConfig, fingerprint: str) -> PixelSettings:
     return PixelSettings(values=pixel_identity(config, fingerprint))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _ImageIdentity:
+    """The row's part of an image_id. A field more is another id for every image that was ever made."""
+
+    sku: str
+    image: str
+    mask: str | None
+    category: str | None
+    scene: str
+    variant: int
+    prompt: str
+    negative_prompt: str | None
+    layout: Mapping[str, Any]
+    seed: int
+
+
 def wanted_images(
     row: CatalogRow, scenes: Scenes, config: GenerateConfig, settings: PixelSettings
 ) -> tuple[WantedImage, ...]:
@@ -59,19 +76,19 @@ def wanted_images(
     for scene, prompt in named:
         for variant in range(num_variants):
             seed = _seed(row, config.sampling.seed, scene, variant)
-            identity = {
-                "sku": row.sku,
-                "image": image_identity(row.image),
-                "mask": None if row.mask is None else image_identity(row.mask),
-                "category": row.category,
-                "scene": scene,
-                "variant": variant,
-                "prompt": prompt,
-                "negative_prompt": row.negative_prompt,
-                "layout": layout_identity(merged_layout(config.layout, row.placement)),
-                "seed": seed,
-            }
-            image_id = settings.digest(identity)
+            identity = _ImageIdentity(
+                sku=row.sku,
+                image=image_identity(row.image),
+                mask=None if row.mask is None else image_identity(row.mask),
+                category=row.category,
+                scene=scene,
+                variant=variant,
+                prompt=prompt,
+                negative_prompt=row.negative_prompt,
+                layout=layout_identity(merged_layout(config.layout, row.placement)),
+                seed=seed,
+            )
+            image_id = settings.digest(dataclasses.asdict(identity))
             images.append(WantedImage(image_id=image_id, scene=scene, variant=variant, prompt=prompt, seed=seed))
     return tuple(images)
 

@@ -23,7 +23,7 @@ from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
 from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import Denoiser, Event, Failed, Finished, Progress, QueueFullError, StepEngine
 from refadgen.errors import RowError
-from refadgen.generation.encoding import encode_ad, generation_record
+from refadgen.generation.encoding import GenerationRecord, encode_ad
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
@@ -166,7 +166,7 @@ class AdGeneration:
         """Scores the image, and encodes it where it passes the gate."""
         scores = score_fidelity(image_u8, order.placed.canvas, order.placed.mask)
         problem = below_gate(scores, self._quality)
-        record = generation_record(
+        record = GenerationRecord.of(
             order.wanted,
             sku=order.sku,
             negative_prompt=order.negative_prompt,

@@ -1,5 +1,6 @@
 """Ad images as files: they say that they are generated, and their record survives each format."""
 
+import dataclasses
 import io
 from xml.etree import ElementTree
 
@@ -7,17 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refadgen.config import OutputConfig
-from refadgen.generation.encoding import SOURCE_TYPE, encode_ad, encode_product, read_record
+from refadgen.config import OutputConfig, SamplingConfig
+from refadgen.generation.encoding import SOURCE_TYPE, GenerationRecord, encode_ad, encode_product, read_record
+from refadgen.generation.wanted import WantedImage
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)
-RECORD = {"sku": 'a<b>&"c"\n\u0000🧴\u2028', "prompt": "]]> </rdf:RDF>", "seed": 2**62 + 1, "score": 0.25}
+RECORD = GenerationRecord.of(
+    WantedImage(image_id="3f" * 16, scene="s", variant=1, prompt="]]> </rdf:RDF>", seed=7),
+    sku='a<b>&"c"\n\u0000🧴\u2028',
+    negative_prompt=None,
+    seed=2**62 + 1,
+    input_sha256="0" * 64,
+    color_similarity=0.123456789,
+    structure_similarity=0.25,
+    sampling=SamplingConfig(guidance_scale=2.0),
+    fingerprint="f" * 16,
+)
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
 def test_record_and_source_type_are_in_the_file(format: str) -> None:
     data = encode_ad(IMAGE, RECORD, OutputConfig(format=format))
-    assert read_record(data) == RECORD
+    assert read_record(data) == dataclasses.asdict(RECORD)
+    assert read_record(data)["color_similarity"] == 0.1235
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == format.upper()
         packet = image.info.get("xmp") or image.info["XML:com.adobe.xmp"]
@@ -27,7 +40,7 @@ def test_record_and_source_type_are_in_the_file(format: str) -> None:
 
 
 def test_the_same_image_is_the_same_bytes() -> None:
-    assert encode_ad(IMAGE, RECORD, OutputConfig()) == encode_ad(IMAGE, dict(reversed(RECORD.items())), OutputConfig())
+    assert encode_ad(IMAGE, RECORD, OutputConfig()) == encode_ad(IMAGE, RECORD, OutputConfig())
 
 
 def test_an_image_of_others_has_no_record() -> None:
