@@ -1,7 +1,7 @@
-"""A shop's category as text: its path, its last element, and the noun for one such thing. Pure functions of text.
+"""A shop's category as text: the elements of its path, the last element, and the noun. Pure functions of text.
 
-`Home & Garden > Kitchen > Travel Mugs` has three elements; the last one, `Travel Mugs`, says what the product is, and
-its noun is "travel mug". Prompts, captions and the detector's query all read a category by these functions.
+`Home & Garden > Kitchen > Travel Mugs` has three elements. The last one, `Travel Mugs`, names the product; its noun is
+"travel mug". Prompts, captions and the detector's query all read a category by these functions.
 """
 
 import html
@@ -40,7 +40,7 @@ def last_element(category: str | None) -> str | None:
 
 
 def as_noun(name: str) -> str:
-    """A category's name as a prompt names one such thing: `Bottle Openers` → `bottle opener`."""
+    """A category's name as a prompt names one product of it: `Bottle Openers` → `bottle opener`."""
     *words, last = name.lower().split()
     return " ".join([*words, singular(last)])
 

@@ -70,23 +70,23 @@ def encode_png(image: Image.Image | np.ndarray) -> bytes:
     return to_png(image, compress_level=1)
 
 
-def _decode(data: bytes, config: FetchConfig, what: str) -> Image.Image:
-    """Checks the header, decodes and converts. what: `image` or `mask`, the field that errors name."""
+def _decode(data: bytes, config: FetchConfig, field: str) -> Image.Image:
+    """Checks the header, decodes and converts. field: `image` or `mask`, the field that errors name."""
     if not data:
-        raise _error(what, "not_an_image", "the file is empty")
+        raise _error(field, "not_an_image", "the file is empty")
     try:
         with _open(data) as opened:
-            _check_header(opened, config, what)
+            _check_header(opened, config, field)
             opened.load()
             # Again: some files have one size in the header and another in their pixels.
-            _check_size(opened.size, config, what)
+            _check_size(opened.size, config, field)
             image = upright(to_8bit(opened), orientation_of(opened))
     except RowError:
         raise
     except MemoryError as error:
-        raise _error(what, "out_of_memory", "no memory left to decode it") from error
+        raise _error(field, "out_of_memory", "no memory left to decode it") from error
     except Exception as error:  # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more
-        raise _rejection(error, data, what) from error
+        raise _rejection(error, data, field) from error
     image.info = {}
     return image
 
@@ -103,47 +103,47 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
-def _check_header(image: Image.Image, config: FetchConfig, what: str) -> None:
-    _check_size(image.size, config, what)
+def _check_header(image: Image.Image, config: FetchConfig, field: str) -> None:
+    _check_size(image.size, config, field)
     # In an MPO file of a phone, the first picture is the photograph; previews and gain maps follow.
     if image.format != "MPO" and getattr(image, "is_animated", False):
-        raise _error(what, "animated_image", "holds several frames or pages; must hold one picture")
+        raise _error(field, "animated_image", "holds several frames or pages; must hold one picture")
 
 
-def _check_size(size: tuple[int, int], config: FetchConfig, what: str) -> None:
+def _check_size(size: tuple[int, int], config: FetchConfig, field: str) -> None:
     width, height = size
     if width * height > config.max_pixels:
         raise _error(
-            what,
+            field,
             "image_too_large",
             f"{width}×{height} px is more than fetch.max_pixels={config.max_pixels}; raise it",
         )
     if min(width, height) < config.min_side_px:
         raise _error(
-            what,
+            field,
             "image_too_small",
             f"the shorter side of {width}×{height} px is below fetch.min_side_px={config.min_side_px}; lower it",
         )
 
 
-def _rejection(error: Exception, data: bytes, what: str) -> RowError:
+def _rejection(error: Exception, data: bytes, field: str) -> RowError:
     """The RowError for an exception of a decoder."""
     message = " ".join(str(error).split())[:200]
     if isinstance(error, Image.DecompressionBombError):
         # Pillow's own limit lies above any sensible fetch.max_pixels, and no setting of ours lifts it.
-        return _error(what, "image_too_large", f"{message.rstrip('.')}; make it smaller")
+        return _error(field, "image_too_large", f"{message.rstrip('.')}; make it smaller")
     if "truncat" in message.lower() or isinstance(error, EOFError) or _ends_early(data):
-        return _error(what, "truncated_image", "the file ends too early: copy or upload it again")
+        return _error(field, "truncated_image", "the file ends too early: copy or upload it again")
     if isinstance(error, UnidentifiedImageError) and not _looks_like_image(data):
-        return _error(what, "not_an_image", f"not an image in one of the formats {', '.join(FORMATS)}")
+        return _error(field, "not_an_image", f"not an image in one of the formats {', '.join(FORMATS)}")
     if isinstance(error, UnidentifiedImageError):
         message = "its header is damaged"
-    return _error(what, "unreadable_image", f"cannot be decoded: {type(error).__name__}: {message}")
+    return _error(field, "unreadable_image", f"cannot be decoded: {type(error).__name__}: {message}")
 
 
-def _error(what: str, reason: str, rule: str) -> RowError:
-    """what: `image` or `mask`, the field that the error names."""
-    return RowError(reason, f"{what}: {rule}", field=what)
+def _error(field: str, reason: str, rule: str) -> RowError:
+    """field: `image` or `mask`, the field that the error names."""
+    return RowError(reason, f"{field}: {rule}", field=field)
 
 
 def _looks_like_image(data: bytes) -> bool:

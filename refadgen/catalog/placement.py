@@ -36,7 +36,7 @@ class Placement:
 def parse_placement(value: str | Mapping[str, object]) -> Placement | None:
     """Reads the placement that a row gives as text, JSON text or struct; None where it is blank.
 
-    Raises: ValueError saying what is wrong and how to write it.
+    Raises: ValueError with the fault and the right form.
     """
     fields = _from_text(value) if isinstance(value, str) else {str(k).lower(): v for k, v in value.items()}
     for name in fields:

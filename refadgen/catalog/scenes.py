@@ -105,14 +105,14 @@ class Scenes:
         own = as_noun(elements[-1])
         for steps_up, element in enumerate(reversed(elements)):
             words = f" {normalized(element)} "
-            # English names end in what the thing is: a "coffee mug" is a mug. Of equal ends the longest name counts.
+            # An English name ends in its noun: a "coffee mug" is a mug. Of names with the same end, the longest wins.
             places = {name: words.rfind(f" {name} ") for name in self._by_name}
             found = [(at + len(name), len(name), name) for name, at in places.items() if at >= 0]
             if found:
                 end, _, name = max(found)
                 category = self._by_name[name]
-                says_what = steps_up == 0 and name in category.names and end == len(words) - 2
-                return category, category.noun if says_what else own
+                names_product = steps_up == 0 and name in category.names and end == len(words) - 2
+                return category, category.noun if names_product else own
         return self._default, own
 
 

@@ -150,17 +150,17 @@ class Storage:
         """Whether the storage's root is a folder or prefix, not one file."""
         return bool(self._fs.isdir(self.root))
 
-    def root_kind(self, what: str) -> Literal["file", "folder"] | None:
+    def root_kind(self, subject: str) -> Literal["file", "folder"] | None:
         """Whether the root is a file or a folder; None: neither.
 
-        Raises: ValueError, beginning with `what`, if the storage cannot be reached.
+        Raises: ValueError, beginning with `subject`, if the storage cannot be reached.
         """
         try:
             if self.is_folder():
                 return "folder"
             return "file" if self.exists() else None
         except Exception as error:  # s3fs and botocore raise many types
-            raise ValueError(f"{what} cannot be reached ({type(error).__name__}: {error})") from error
+            raise ValueError(f"{subject} cannot be reached ({type(error).__name__}: {error})") from error
 
     def keys(self, prefix: str = "", suffix: str = "") -> Iterator[str]:
         """Yields the keys below the folder `prefix` that end in `suffix`, sorted; none if there is no such folder.
