@@ -1,55 +1,53 @@
-"""RefAdGen as the step engine's denoiser: orders become rows, rows become scored images."""
+"""RefAdGen as the step engine's denoiser: orders become rows, rows become images."""
 
 import functools
 import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
-from refadgen.config import ServeConfig
-from refadgen.config.devices import resolve_device, resolve_dtype
+from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.orders import AdOrder
 from refadgen.errors import RowError
-from refadgen.model import RefAdGenPipeline
 from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
-from refadgen.model.folder import find_model
-from refadgen.model.pipeline import DenoisingBatch, DenoisingRow
+from refadgen.model.denoising import DenoisingRow
+from refadgen.model.inference import load_for_inference
 
 _PROMPTS_KEPT = 64
+"""Prompts whose K and V are kept: one ad's attempts, and scenes that several products share, repeat them."""
 
 
 class AdDenoiser:
-    """The model on its device, with the product features it has seen lately."""
+    """The model on its device, with the features of recently seen products."""
 
-    def __init__(self, config: ServeConfig, count_reference: Callable[[bool], None] = lambda hit: None) -> None:
-        """count_reference: told of each product, whether its features were kept from before.
+    def __init__(
+        self,
+        model: ModelConfig,
+        sampling: SamplingConfig,
+        *,
+        reference_cache_bytes: int,
+        gpu_expected: bool,
+        count_reference: Callable[[bool], None] = lambda hit: None,
+    ) -> None:
+        """Loads the model.
 
-        Raises: ValueError for a model, device or number format that cannot be.
+        sampling: only `batch_size` and `reference_in_uncond` are read; the rest comes with each order.
+        reference_cache_bytes: of K_ref and V_ref kept in the device's memory. gpu_expected: whether the cluster gave
+        this process a GPU. count_reference: called once per started order; true where the product's features were kept.
+        Raises: ValueError naming the field whose model, device or number format cannot be.
         """
-        torch.set_num_threads(config.model.torch_threads)
-        gpu_expected = config.deployments.generation.num_gpus > 0
-        device = resolve_device(config.model.device, gpu_expected=gpu_expected, field="model.device")
-        self._pipeline = RefAdGenPipeline.from_pretrained(
-            find_model(config.model.path), torch_dtype=resolve_dtype(config.model.dtype, device), device=device
-        )
-        self._pipeline.optimize(
-            channels_last=config.model.channels_last,
-            compile=config.model.compile,
-            cuda_graphs=config.model.cuda_graphs,
-        )
-        self.batch_size = config.sampling.batch_size
-        self._reference_in_uncond = config.sampling.reference_in_uncond
-        self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(config.limits.reference_cache_bytes)
+        self._pipeline = load_for_inference(model, gpu_expected=gpu_expected)
+        self.batch_size = sampling.batch_size
+        self._reference_in_uncond = sampling.reference_in_uncond
+        self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(reference_cache_bytes)
         self._count_reference = count_reference
         self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
 
     def warm_up(self) -> None:
-        """One image of one step at the model's own size: compiles, allocates, and fails now if it ever does."""
+        """Makes one image of one step at the model's own size: compiling, or running out of memory, happens now."""
         config = self._pipeline.config
         canvas = np.full((config.height_px, config.width_px, 3), 255, np.uint8)
         order = AdOrder(
@@ -68,13 +66,13 @@ class AdDenoiser:
         self.finish(order, row)
 
     def start(self, order: AdOrder) -> DenoisingRow:
-        """Raises: RowError `prompt_too_long`."""
+        """A row at its first timestep. Raises: RowError `prompt_too_long` or `negative_prompt_too_long`."""
         prompt = self._prompt(order)
         reference = self._references.get(order.product_key)
         self._count_reference(reference is not None)
         if reference is None:
             reference = self._pipeline.encode_reference([order.canvas])
-            self._references.put(order.product_key, reference, _num_bytes(reference))
+            self._references.put(order.product_key, reference, reference.nbytes)
         return self._pipeline.start(
             reference,
             order.mask,
@@ -87,35 +85,31 @@ class AdDenoiser:
 
     def _prompt(self, order: AdOrder) -> PromptFeatures:
         try:
-            return self._encode_prompt(order.prompt, order.negative_prompt)
+            prompt: PromptFeatures = self._encode_prompt(order.prompt, order.negative_prompt)
+            return prompt
         except ValueError as error:
             limit = self._pipeline.tokenizer.model_max_length
             count = self._pipeline.num_tokens(order.prompt)
             field = "prompt" if count > limit else "negative_prompt"
-            detail = f"{field}: too long: the model takes {limit} tokens"  # of its text nothing: errors are logged
-            raise RowError(f"{field}_too_long", detail) from error
+            # Without the prompt's text: the error is logged, and prompts belong to customers.
+            raise RowError(f"{field}_too_long", f"{field}: too long: the model takes {limit} tokens") from error
 
     def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
-        """One step of all rows, padded to `batch_size`: who else is in the batch changes no pixel."""
-        batch = DenoisingBatch(
-            self._pipeline, batch_size=self.batch_size, reference_in_uncond=self._reference_in_uncond, rows=list(rows)
-        )
-        return batch.step()
+        """One step of all rows, padded to `batch_size`: the other rows of a batch change no pixel of a row."""
+        batch = self._pipeline.batch(batch_size=self.batch_size, reference_in_uncond=self._reference_in_uncond)
+        for row in rows:
+            batch.add(row)
+        finished: list[DenoisingRow] = batch.step()
+        return finished
 
     def finish(self, order: AdOrder, row: DenoisingRow) -> npt.NDArray[np.uint8]:
-        """The image, uint8 H×W×3."""
-        return self._pipeline.decode([row])[0]
+        """The finished image, uint8 H×W×3."""
+        image_u8: npt.NDArray[np.uint8] = self._pipeline.decode([row])[0]
+        return image_u8
 
     def preview(self, row: DenoisingRow) -> bytes:
-        """A small WebP."""
+        """An unfinished row's predicted image as a small WebP."""
         sink = io.BytesIO()
+        # method=0, the fastest: the engine's thread encodes it between two steps, and all rows wait meanwhile.
         Image.fromarray(self._pipeline.preview(row)).save(sink, "WEBP", quality=70, method=0)
         return sink.getvalue()
-
-
-def _num_bytes(value: Any) -> int:
-    """Of all tensors inside a ReferenceFeatures."""
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else vars(value).values()
-    return sum(_num_bytes(part) for part in parts if part is not None)

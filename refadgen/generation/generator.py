@@ -21,7 +21,6 @@ from refadgen.errors import RowError
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
 from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
 from refadgen.generation.wanted import WantedImage, attempt_seed
-from refadgen.model.folder import find_model
 
 if TYPE_CHECKING:
     from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
@@ -96,25 +95,11 @@ class AdGenerator:
     def __init__(self, config: GenerateConfig, run_id: str) -> None:
         """Loads the model. Raises: ValueError for a model, device or number format that cannot be."""
         # Only here: planning and the driver import this module without waiting for torch.
-        import torch
+        from refadgen.model.inference import load_for_inference
 
-        from refadgen.config.devices import resolve_device, resolve_dtype
-        from refadgen.model import RefAdGenPipeline
-
-        torch.set_num_threads(config.model.torch_threads)
         self._config = config
         self._errors = UnexpectedErrors(type(self).__name__, run_id)
-        device = resolve_device(
-            config.model.device, gpu_expected=config.stages.generate.num_gpus > 0, field="model.device"
-        )
-        self._pipeline = RefAdGenPipeline.from_pretrained(
-            find_model(config.model.path), torch_dtype=resolve_dtype(config.model.dtype, device), device=device
-        )
-        self._pipeline.optimize(
-            channels_last=config.model.channels_last,
-            compile=config.model.compile,
-            cuda_graphs=config.model.cuda_graphs,
-        )
+        self._pipeline = load_for_inference(config.model, gpu_expected=config.stages.generate.num_gpus > 0)
         self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:

@@ -60,7 +60,8 @@ class LayerFeatures:
     @property
     def num_rows(self) -> int:
         """Products (or prompts) held, the leading size of every tensor."""
-        return next(iter(self.conditional.values()))[0].shape[0]
+        key, _ = next(iter(self.conditional.values()))
+        return len(key)
 
     @property
     def nbytes(self) -> int:

@@ -30,7 +30,7 @@ from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.pipeline import RefAdGenPipeline
 from refadgen.model.unets import make_generation_unet, make_reference_unet
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "prompt_suffix": ", best quality, high quality",
     "negative_prompt": "bare, naked, nude, undressed, monochrome, bad anatomy, worst quality, low quality",
     "guidance_scale": 7.5,
@@ -229,7 +229,7 @@ def _load_image_parts(
     _check(
         "proj.", {theirs: torch.cat([wanted[name] for name in ours]) for theirs, ours in names.items()}, state, source
     )
-    filled = {}
+    filled: dict[str, Tensor] = {}
     for theirs, ours in names.items():
         filled.update(zip(ours, state[theirs].chunk(len(ours)), strict=True))
     _fill(projection, filled, "proj.", source)
@@ -249,7 +249,7 @@ def resampler_names(depth: int) -> dict[str, tuple[str, ...]]:
 
     Two for `to_kv`, which holds to_k's rows above to_v's.
     """
-    names = {"latents": ("resampler.latents",)}
+    names: dict[str, tuple[str, ...]] = {"latents": ("resampler.latents",)}
     for layer in ("proj_in", "proj_out", "norm_out"):
         names |= {f"{layer}.{kind}": (f"resampler.{layer}.{kind}",) for kind in ("weight", "bias")}
     for index in range(depth):

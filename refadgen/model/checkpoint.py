@@ -9,8 +9,9 @@ Only safetensors are read. Each component loads with its own diffusers or transf
 
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, UNet2DConditionModel
@@ -21,9 +22,6 @@ from transformers.utils import logging as transformers_logging
 from refadgen.model.attention_fusion import attach_capture, attach_fusion, detached, fusion_processors
 from refadgen.model.folder import find_model, read_index, require_refadgen
 from refadgen.model.image_projection import ProductImageProjection
-
-if TYPE_CHECKING:
-    from refadgen.model.pipeline import RefAdGenPipeline
 
 FUSION_FILE = "attention_fusion.safetensors"
 _MODELS = {
@@ -78,10 +76,11 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder}: the component scheduler/ is missing or unreadable ({error})") from error
-    cls = getattr(importlib.import_module("diffusers"), str(config.get("_class_name")), None)
+    name = str(config.get("_class_name"))
+    cls = getattr(importlib.import_module("diffusers"), name, None)
     if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise ValueError(f"{folder}/scheduler: {config.get('_class_name')!r} is no scheduler of diffusers")
-    scheduler: SchedulerMixin = cls.from_config(config)
+        raise ValueError(f"{folder}/scheduler: _class_name is {name!r}, must be a scheduler of diffusers")
+    scheduler: SchedulerMixin = cls.from_config(config)  # type: ignore[attr-defined]  # diffusers is not followed
     return scheduler
 
 
@@ -175,12 +174,15 @@ def check_keys(source: str, wanted: dict[str, torch.Tensor], given: dict[str, to
             raise ValueError(f"{source}: {name} has shape {tuple(given[name].shape)}, must be {tuple(tensor.shape)}")
 
 
-def save(pipeline: "RefAdGenPipeline", directory: str | Path) -> None:
-    """Writes all components and settings; the inverse of `load`."""
+def save(components: Mapping[str, Any], settings: Mapping[str, Any], directory: str | Path) -> None:
+    """Writes the components and settings of a RefAdGenPipeline; the inverse of `load`.
+
+    components: by name; None where the model has none. settings: plain values for `model_index.json`.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    index: dict[str, Any] = {"_class_name": "RefAdGenPipeline", **_settings(pipeline)}
-    for name, component in pipeline.components.items():
+    index: dict[str, Any] = {"_class_name": "RefAdGenPipeline", **settings}
+    for name, component in components.items():
         if component is None:
             continue
         index[name] = [type(component).__module__.split(".")[0], type(component).__name__]
@@ -192,8 +194,3 @@ def save(pipeline: "RefAdGenPipeline", directory: str | Path) -> None:
         else:
             component.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _settings(pipeline: "RefAdGenPipeline") -> dict[str, Any]:
-    names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
-    return {name: pipeline.config[name] for name in names}

@@ -4,20 +4,18 @@
     encode_prompt(prompt)           ─► PromptFeatures  ───┼─► start() ─► DenoisingRow ─► denoise() ─► decode()
     product_mask, seed, λ, guidance, steps ───────────────┘
 
-A `DenoisingRow` is one image on its way, with timesteps and scheduler state of its own, so that a batch may mix
-products, prompts, seeds, λ, guidance and steps, and rows may join and leave it between two steps (`DenoisingBatch`).
+Rows and batches are `denoising`'s, encoding is `encoders`', folders of weights are `checkpoint`'s.
 """
 
 import copy
-import inspect
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, SchedulerMixin, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
@@ -25,51 +23,31 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 
 from refadgen.model import checkpoint
 from refadgen.model.attention_fusion import (
-    Conditioning,
+    KeyValue,
     PromptFeatures,
     ReferenceFeatures,
     capture,
-    condition,
     project,
     project_prompt,
+)
+from refadgen.model.denoising import DenoisingBatch, DenoisingRow
+from refadgen.model.encoders import (
+    clip_pixels,
+    encode_clip_pixels,
+    encode_images,
+    encode_masks,
+    encode_texts,
+    latent_factor,
+    num_tokens,
+    pixels_from_u8,
+    tokenize,
+    u8_from_pixels,
 )
 from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.unets import make_generation_unet, make_reference_unet, predict
 
-
-def pixels_from_u8(image_u8: np.ndarray) -> Tensor:
-    """uint8 H×W×3 → float32 1×3×H×W in −1…1."""
-    return torch.from_numpy(np.array(image_u8)).permute(2, 0, 1)[None].float() / 127.5 - 1.0
-
-
-def u8_from_pixels(pixels: Tensor) -> np.ndarray:
-    """float N×3×H×W in −1…1 → uint8 N×H×W×3."""
-    scaled = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-
-
-@dataclass
-class DenoisingRow:
-    """One image being denoised. `step_index` counts the steps done; `finished` when none is left."""
-
-    latents: Tensor
-    """z_t, 1×4×h×w."""
-    mask_latents: Tensor
-    """M′ at latent size, 1×1×h×w, 0 or 1."""
-    prompt: PromptFeatures
-    reference: ReferenceFeatures
-    fusion_scale: float
-    guidance_scale: float
-    scheduler: Any
-    """The row's own copy: multi-step schedulers keep a history."""
-    generator: torch.Generator
-    step_index: int = 0
-    predicted_original: Tensor | None = None
-    """x₀ as of the last step, 1×4×h×w, where the scheduler tells it."""
-
-    @property
-    def finished(self) -> bool:
-        return self.step_index >= len(self.scheduler.timesteps)
+_SETTINGS = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
+"""Entries of `model_index.json` that are no components."""
 
 
 class RefAdGenPipeline(DiffusionPipeline):
@@ -127,7 +105,7 @@ class RefAdGenPipeline(DiffusionPipeline):
             width_px=width_px,
             height_px=height_px,
         )
-        self.vae_scale_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.vae_scale_factor = latent_factor(vae)
         self._predict = predict
 
     # Loading and saving: the layout is `checkpoint`'s.
@@ -140,11 +118,14 @@ class RefAdGenPipeline(DiffusionPipeline):
 
         Raises: ValueError naming the component and the keys that are missing, left over or of another shape.
         """
-        return cls(**checkpoint.load(path_or_id, torch_dtype)).to(device)
+        pipeline = cls(**checkpoint.load(path_or_id, torch_dtype))
+        pipeline.to(device)
+        return pipeline
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Writes the pipeline in our layout: safetensors, AFM weights in a file of their own."""
-        checkpoint.save(self, save_directory)
+        settings = {name: self.config[name] for name in _SETTINGS}
+        checkpoint.save(self.components, settings, save_directory)
 
     @classmethod
     def from_stable_diffusion(
@@ -174,58 +155,51 @@ class RefAdGenPipeline(DiffusionPipeline):
     def _dtype(self) -> torch.dtype:
         return self.generation_unet.dtype
 
-    @torch.no_grad()
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Scaled latents of images: the mean of the VAE's distribution, since a reference must be deterministic.
-
-        pixels: N×3×H×W in −1…1. Returns: N×4×h×w.
-        """
-        mean = self.vae.encode(pixels.to(self.device, self.vae.dtype)).latent_dist.mean
-        return ((mean - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor).to(self._dtype)
+    def encode_image(self, images_u8: npt.NDArray[np.uint8]) -> Tensor:
+        """Scaled latents of images. uint8 N×H×W×3 → N×4×h×w."""
+        # Contiguous: convolutions over channels-last pixels sum in another order, which would change every picture.
+        pixels = pixels_from_u8(torch.from_numpy(images_u8)).contiguous()
+        return encode_images(self.vae, pixels, scaled_in=self.vae.dtype).to(self._dtype)
 
     @torch.no_grad()
-    def encode_reference(self, product_images: Sequence[np.ndarray]) -> ReferenceFeatures:
+    def encode_reference(self, product_images: Sequence[npt.NDArray[np.uint8]]) -> ReferenceFeatures:
         """K_ref and V_ref of products, once for all their steps, scenes and seeds.
 
         product_images: placed on white on the ad's canvas, uint8 H×W×3, all of one size.
         """
-        latents = self.encode_image(torch.cat([pixels_from_u8(image) for image in product_images]))
+        latents = self.encode_image(np.stack(product_images))
         if self.image_encoder is None:
             context = self._text_states([""]).expand(len(product_images), -1, -1)
             return ReferenceFeatures(self._project_reference(latents, context))
         conditional, zero = self._image_contexts(product_images)
         return ReferenceFeatures(self._project_reference(latents, conditional), self._project_reference(latents, zero))
 
-    def _project_reference(self, latents: Tensor, context: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    def _project_reference(self, latents: Tensor, context: Tensor) -> dict[str, KeyValue]:
         return project(self.generation_unet, capture(self.reference_unet, latents, context))
 
-    def _image_contexts(self, product_images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    def _image_contexts(self, product_images: Sequence[npt.NDArray[np.uint8]]) -> tuple[Tensor, Tensor]:
         """Context tokens of the product images and of as many zero images (zero after normalisation), N×tokens×C."""
-        extracted = self.feature_extractor(images=[Image.fromarray(image) for image in product_images])
-        clip_pixels = torch.stack([torch.as_tensor(image) for image in extracted["pixel_values"]])
-        clip_pixels = clip_pixels.to(self.device, self.image_encoder.dtype)
+        pixels = clip_pixels(self.feature_extractor, product_images)
 
         def tokens(inputs: Tensor) -> Tensor:
-            states = self.image_encoder(inputs, output_hidden_states=True).hidden_states[-2]
-            return self.image_projection(states.to(self.image_projection.dtype)).to(self._dtype)
+            states = encode_clip_pixels(self.image_encoder, inputs)
+            projected: Tensor = self.image_projection(states.to(self.image_projection.dtype)).to(self._dtype)
+            return projected
 
-        return tokens(clip_pixels), tokens(torch.zeros_like(clip_pixels))
+        return tokens(pixels), tokens(torch.zeros_like(pixels))
 
     def num_tokens(self, prompt: str) -> int:
         """Tokens of the prompt with the model's suffix, start and end tokens included."""
-        return len(self.tokenizer(prompt + self.config.prompt_suffix, truncation=False).input_ids)
+        return num_tokens(self.tokenizer, prompt + self.config.prompt_suffix)
 
     def _text_states(self, texts: Sequence[str]) -> Tensor:
         """The text encoder's last hidden states, N×tokens×C. Raises: ValueError for a text beyond its length."""
+        limit = self.tokenizer.model_max_length
         for text in texts:
-            count = len(self.tokenizer(text, truncation=False).input_ids)
-            if count > self.tokenizer.model_max_length:
-                limit = self.tokenizer.model_max_length
+            count = num_tokens(self.tokenizer, text)
+            if count > limit:
                 raise ValueError(f"prompt of {count} tokens: the text encoder takes {limit}; shorten {text[:80]!r}…")
-        ids = self.tokenizer(
-            list(texts), padding="max_length", max_length=self.tokenizer.model_max_length, return_tensors="pt"
-        ).input_ids
-        return self.text_encoder(ids.to(self.device))[0].to(self._dtype)
+        return encode_texts(self.text_encoder, tokenize(self.tokenizer, texts)).to(self._dtype)
 
     @torch.no_grad()
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptFeatures:
@@ -241,18 +215,16 @@ class RefAdGenPipeline(DiffusionPipeline):
             {layer: (key[1:], value[1:]) for layer, (key, value) in both.items()},
         )
 
-    def mask_latents(self, product_mask: np.ndarray) -> Tensor:
+    def mask_latents(self, product_mask: npt.NDArray[np.uint8]) -> Tensor:
         """M′: the mask of the placed product (uint8 H×W, threshold 0.5) at latent size, nearest; 1×1×h×w."""
-        mask = torch.from_numpy((product_mask >= 128).astype(np.float32))[None, None]
-        size = [side // self.vae_scale_factor for side in product_mask.shape]
-        return F.interpolate(mask, size=size, mode="nearest").to(self.device, self._dtype)
+        return encode_masks(product_mask[None], self.vae_scale_factor).to(self.device, self._dtype)
 
     # Denoising.
 
     def start(
         self,
         reference: ReferenceFeatures,
-        product_mask: np.ndarray,
+        product_mask: npt.NDArray[np.uint8],
         prompt: PromptFeatures,
         *,
         seed: int,
@@ -286,14 +258,26 @@ class RefAdGenPipeline(DiffusionPipeline):
             generator=generator,
         )
 
+    def batch(self, *, batch_size: int | None = None, reference_in_uncond: bool | None = None) -> DenoisingBatch:
+        """An empty batch of this model's rows.
+
+        batch_size: pad each step to this many rows, so that shapes never change; None: as many as there are.
+        reference_in_uncond: whether the unconditional branch sees the product; None: the model's.
+        """
+        return DenoisingBatch(
+            functools.partial(self._predict, self.generation_unet),
+            self.config.reference_in_uncond if reference_in_uncond is None else reference_in_uncond,
+            batch_size,
+        )
+
     def denoise(
         self, rows: Sequence[DenoisingRow], *, batch_size: int | None = None, reference_in_uncond: bool | None = None
     ) -> Iterator[list[DenoisingRow]]:
         """Runs the rows to their ends in one batch, yielding the unfinished ones after each step.
 
-        batch_size: pad each step to this many rows, so that shapes never change; None: as many as are left.
+        batch_size, reference_in_uncond: as of `batch`.
         """
-        batch = DenoisingBatch(self, batch_size=batch_size, reference_in_uncond=reference_in_uncond)
+        batch = self.batch(batch_size=batch_size, reference_in_uncond=reference_in_uncond)
         for row in rows:
             batch.add(row)
         while batch.rows:
@@ -301,7 +285,7 @@ class RefAdGenPipeline(DiffusionPipeline):
             yield list(batch.rows)
 
     @torch.no_grad()
-    def decode(self, rows: Sequence[DenoisingRow]) -> np.ndarray:
+    def decode(self, rows: Sequence[DenoisingRow]) -> npt.NDArray[np.uint8]:
         """The rows' images, uint8 N×H×W×3.
 
         One row a pass: the VAE at these sizes fills a device with one image, a pass of one shape gives the same pixels
@@ -310,11 +294,14 @@ class RefAdGenPipeline(DiffusionPipeline):
         return np.concatenate([self._decode(row.latents) for row in rows])
 
     @torch.no_grad()
-    def preview(self, row: DenoisingRow) -> np.ndarray:
-        """What `row` is on its way to: its last predicted x₀ decoded, uint8 H×W×3; the noise before the first step."""
-        return self._decode(row.latents if row.predicted_original is None else row.predicted_original)[0]
+    def preview(self, row: DenoisingRow) -> npt.NDArray[np.uint8]:
+        """The last predicted x₀ of `row`, decoded, uint8 H×W×3; before the first step, its noise."""
+        image_u8: npt.NDArray[np.uint8] = self._decode(
+            row.latents if row.predicted_original is None else row.predicted_original
+        )[0]
+        return image_u8
 
-    def _decode(self, latents: Tensor) -> np.ndarray:
+    def _decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         return u8_from_pixels(self.vae.decode(latents).sample)
 
@@ -353,83 +340,3 @@ class RefAdGenPipeline(DiffusionPipeline):
         for _ in self.progress_bar(self.denoise(rows), total=num_inference_steps):
             pass
         return ImagePipelineOutput(images=[Image.fromarray(image) for image in self.decode(rows)])
-
-
-def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[DenoisingRow]:
-    """The rows, with the first repeated up to `batch_size`."""
-    if batch_size is not None and len(rows) > batch_size:
-        raise ValueError(f"{len(rows)} rows in a batch of {batch_size}")
-    return [*rows, *[rows[0]] * ((batch_size or 0) - len(rows))]
-
-
-@dataclass
-class DenoisingBatch:
-    """Rows that are denoised together; they may join (`add`) and leave (`remove`) between two steps."""
-
-    pipeline: RefAdGenPipeline
-    batch_size: int | None = None
-    """Each step runs this many rows, padded; None: as many as there are."""
-    reference_in_uncond: bool | None = None
-    """None: the model's."""
-    rows: list[DenoisingRow] = field(default_factory=list)
-    _conditioning: Conditioning | None = None
-    """Of the rows as they are; None after a change."""
-
-    def add(self, row: DenoisingRow) -> None:
-        """Takes `row` in from the next step on. Raises: ValueError when it has another size or the batch is full."""
-        if self.rows and row.latents.shape != self.rows[0].latents.shape:
-            raise ValueError(f"latents of {tuple(row.latents.shape)} in a batch of {tuple(self.rows[0].latents.shape)}")
-        if self.batch_size is not None and len(self.rows) >= self.batch_size:
-            raise ValueError(f"the batch is full: {self.batch_size} rows")
-        self.rows.append(row)
-        self._conditioning = None
-
-    def remove(self, row: DenoisingRow) -> None:
-        """Drops `row`, finished or not."""
-        self.rows = [other for other in self.rows if other is not row]
-        self._conditioning = None
-
-    @torch.no_grad()
-    def step(self) -> list[DenoisingRow]:
-        """Advances each row by its own next timestep; returns the rows that are finished by it and drops them."""
-        rows = _padded(self.rows, self.batch_size)
-        timesteps = [row.scheduler.timesteps[row.step_index] for row in rows]
-        scaled = [row.scheduler.scale_model_input(row.latents, t) for row, t in zip(rows, timesteps, strict=True)]
-        if self._conditioning is None:
-            self._conditioning = self._condition(rows)
-        predicted = self.pipeline._predict(
-            self.pipeline.generation_unet,
-            torch.cat(scaled),
-            torch.cat([row.mask_latents for row in rows]),
-            torch.stack(timesteps),
-            self._conditioning,
-        )
-        if self._conditioning.num_branches == 2:
-            unconditional, conditional = predicted.chunk(2)
-            scale = torch.tensor([row.guidance_scale for row in rows]).to(predicted).view(-1, 1, 1, 1)
-            predicted = unconditional + scale * (conditional - unconditional)
-        for index, row in enumerate(self.rows):
-            _scheduler_step(row, predicted[index : index + 1], timesteps[index])
-        done = [row for row in self.rows if row.finished]
-        for row in done:
-            self.remove(row)
-        return done
-
-    def _condition(self, rows: list[DenoisingRow]) -> Conditioning:
-        default = self.pipeline.config.reference_in_uncond
-        return condition(
-            [row.prompt for row in rows],
-            [row.reference for row in rows],
-            torch.tensor([row.fusion_scale for row in rows]).to(rows[0].latents),
-            guidance=any(row.guidance_scale > 1 for row in rows),
-            reference_in_uncond=default if self.reference_in_uncond is None else self.reference_in_uncond,
-        )
-
-
-def _scheduler_step(row: DenoisingRow, predicted: Tensor, timestep: Tensor) -> None:
-    """Takes `row` one step of its own scheduler on, with the row's generator where the scheduler draws."""
-    takes_generator = "generator" in inspect.signature(row.scheduler.step).parameters
-    kwargs = {"generator": row.generator} if takes_generator else {}
-    stepped = row.scheduler.step(predicted, timestep, row.latents, return_dict=True, **kwargs)
-    row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
-    row.step_index += 1

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,9 @@ from refadgen.serving.fault_log import log_fault
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
+
+if TYPE_CHECKING:
+    from refadgen.model.denoising import DenoisingRow
 
 _log = logging.getLogger("ray.serve")
 FETCHES = 8
@@ -93,12 +97,18 @@ class AdGeneration:
         # Scoring and encoding beside the engine's thread, so that the next step does not wait for them.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
-    def _make_denoiser(self, config: ServeConfig) -> Denoiser:
+    def _make_denoiser(self, config: ServeConfig) -> "Denoiser[AdOrder, DenoisingRow, npt.NDArray[np.uint8]]":
         """The model, loaded and warmed up."""
         # Imported here: Ray Serve's controller loads this module too, and need not load torch.
         from refadgen.engine.denoiser import AdDenoiser
 
-        denoiser = AdDenoiser(config, lambda hit: metrics.count("reference_cache", hit=hit))
+        denoiser = AdDenoiser(
+            config.model,
+            config.sampling,
+            reference_cache_bytes=config.limits.reference_cache_bytes,
+            gpu_expected=config.deployments.generation.num_gpus > 0,
+            count_reference=lambda hit: metrics.count("reference_cache", hit=hit),
+        )
         denoiser.warm_up()
         return denoiser
 
@@ -138,12 +148,12 @@ class AdGeneration:
                     yield dataclasses.replace(result, waited_s=waited_s, generate_s=total_s - waited_s)
                     return
 
-    async def _denoise(self, order: ImageOrder, seed: int) -> AsyncGenerator[Event, None]:
+    async def _denoise(self, order: ImageOrder, seed: int) -> AsyncGenerator[Event[npt.NDArray[np.uint8]], None]:
         """Yields the engine's events for one attempt; the last one is Finished or Failed."""
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
+        events: asyncio.Queue[Event[npt.NDArray[np.uint8]]] = asyncio.Queue()
 
-        def hear(event: Event) -> None:
+        def hear(event: Event[npt.NDArray[np.uint8]]) -> None:
             # Called from the engine's thread, and an asyncio queue is not thread-safe.
             loop.call_soon_threadsafe(events.put_nowait, event)
 

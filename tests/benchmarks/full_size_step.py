@@ -17,8 +17,6 @@ from diffusers import DDIMScheduler
 from step_flops import HEIGHT_PX, WIDTH_PX, make_pipeline, product
 from torch import nn
 
-from refadgen.model.pipeline import DenoisingBatch
-
 
 def fill(module: nn.Module) -> None:
     """Gives a module of meta tensors its memory and random weights, in place and without a second copy.
@@ -68,7 +66,7 @@ def main() -> int:
     started = time.monotonic()
     row = pipeline.start(reference, mask_u8, prompt, seed=0, guidance_scale=7.5, num_inference_steps=20)
     before = row.latents
-    batch = DenoisingBatch(pipeline)
+    batch = pipeline.batch()
     batch.add(row)
     batch.step()
     step_s = time.monotonic() - started

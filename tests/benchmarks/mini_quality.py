@@ -22,7 +22,7 @@ from PIL import Image
 from refadgen.evaluation import held_out, metrics
 from refadgen.evaluation.judges import judge_at, judge_images, word_numbers
 from refadgen.model import RefAdGenPipeline
-from refadgen.model.pipeline import DenoisingRow
+from refadgen.model.denoising import DenoisingRow
 
 STEPS = 20
 BATCH = 16

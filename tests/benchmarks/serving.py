@@ -73,8 +73,8 @@ class StandIn:
     def finish(self, order: Any, row: Any) -> Any:
         return getattr(order, "canvas", None)
 
-    def preview(self, row: Any) -> None:
-        return None
+    def preview(self, row: Any) -> bytes:
+        return b""
 
 
 class DoorEngine:
@@ -412,7 +412,9 @@ def measure_mini() -> dict[str, Any]:
     canvas = np.full((160, 128, 3), 255, np.uint8)
     canvas[40:140, 40:90] = (30, 80, 160)
     mask = np.where(canvas[..., 0] < 255, 255, 0).astype(np.uint8)
-    denoiser = AdDenoiser(ServeConfig())
+    config = ServeConfig()
+    cache_bytes = config.limits.reference_cache_bytes
+    denoiser = AdDenoiser(config.model, config.sampling, reference_cache_bytes=cache_bytes, gpu_expected=False)
 
     def bare(seed: int) -> float:
         started = time.monotonic()

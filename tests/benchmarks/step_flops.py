@@ -27,7 +27,6 @@ from transformers import (
 
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.image_projection import ProductImageProjection
-from refadgen.model.pipeline import DenoisingBatch
 from refadgen.model.unets import make_generation_unet, make_reference_unet
 
 WIDTH_PX, HEIGHT_PX = 512, 640
@@ -150,7 +149,7 @@ def count_ours(*, image_encoder: bool) -> tuple[float, dict[str, float]]:
     with Tflop() as prompt_tflop:
         prompt = pipeline.encode_prompt("a")
     row = pipeline.start(reference, mask_u8, prompt, seed=0, guidance_scale=7.5, num_inference_steps=20)
-    batch = DenoisingBatch(pipeline, reference_in_uncond=True)
+    batch = pipeline.batch(reference_in_uncond=True)
     batch.add(row)
     with Tflop() as step_tflop:
         batch.step()

@@ -51,10 +51,10 @@ class HeldDenoiser:
             raise ValueError("no picture")
         return f"picture of {row.name}"
 
-    def preview(self, row: Row) -> str:
+    def preview(self, row: Row) -> bytes:
         if row.name == "bad preview":
             raise ValueError("no preview")
-        return f"{row.name} with {row.left} to go"
+        return f"{row.name} with {row.left} to go".encode()
 
 
 @dataclass
@@ -435,7 +435,7 @@ def test_previews_come_as_often_as_was_asked(bench, every, previewed):
     assert isinstance(heard.last, Finished)
     assert heard.steps == [1, 2, 3, 4, 5]
     shown = {event.step: event.preview for event in heard.events[:-1] if event.preview is not None}
-    assert shown == {step: f"a with {6 - step} to go" for step in previewed}
+    assert shown == {step: f"a with {6 - step} to go".encode() for step in previewed}
 
 
 def test_a_preview_that_fails_fails_its_row_alone(bench):

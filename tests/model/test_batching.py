@@ -11,8 +11,6 @@ from diffusers import (
 )
 from tiny_models import make_pipeline, make_scheduler, relative_difference, run, start
 
-from refadgen.model.pipeline import DenoisingBatch
-
 TOLERANCE = 2e-5  # a batch of another size sums in another order
 
 
@@ -48,7 +46,7 @@ def test_a_padded_batch_equals_an_unpadded_one(pipeline):
 def test_rows_join_and_leave_a_running_batch(encoder_pipeline):
     first, second, third, fourth = mixed_rows(encoder_pipeline)
     expected = alone(encoder_pipeline)
-    batch = DenoisingBatch(encoder_pipeline)
+    batch = encoder_pipeline.batch()
     finished = []
     batch.add(first)
     for step in range(40):
@@ -94,7 +92,7 @@ def test_schedulers_with_history_keep_it_per_row(scheduler):
 
     expected = alone(pipeline, make_rows)
     rows = make_rows(pipeline)
-    batch = DenoisingBatch(pipeline)
+    batch = pipeline.batch()
     batch.add(rows[0])
     batch.add(rows[1])
     batch.step()
@@ -107,7 +105,7 @@ def test_schedulers_with_history_keep_it_per_row(scheduler):
 
 
 def test_a_batch_refuses_other_sizes_and_more_rows_than_it_holds(encoder_pipeline):
-    batch = DenoisingBatch(encoder_pipeline, batch_size=1)
+    batch = encoder_pipeline.batch(batch_size=1)
     batch.add(start(encoder_pipeline, 1, "cup"))
     with pytest.raises(ValueError, match="full"):
         batch.add(start(encoder_pipeline, 2, "cup"))

@@ -154,7 +154,7 @@ def test_another_kind_of_folder_is_refused(tmp_path, base_folder):
 def test_an_unknown_scheduler_is_named(folder):
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(ValueError, match="no scheduler of diffusers"):
+    with pytest.raises(ValueError, match="must be a scheduler of diffusers"):
         RefAdGenPipeline.from_pretrained(folder)
 
 
