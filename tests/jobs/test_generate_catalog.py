@@ -206,7 +206,7 @@ def test_a_dry_run_tells_and_makes_nothing(random_model: Path, tmp_path: Path) -
         (["catalog.scenes_per_product=99"], "catalog.scenes_per_product=99"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["sampling.width_px=100"], "sampling.width_px=100: must be a multiple of 8"),
-        (["model.path=./nowhere"], "model.path='./nowhere': no such folder"),
+        (["model.path=./nowhere"], "model.path='./nowhere': there is no such folder"),
     ],
 )
 def test_a_wrong_setting_stops_the_job_before_it_starts(
