@@ -88,15 +88,18 @@ class RowStage(ABC, Generic[RowIn, Added, RowOut]):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if not cls.__module__.startswith("ray."):  # Ray Data runs a subclass of its own; logs must name the stage
+            cls._name = cls.__name__
         cls._from_added = frozenset(field_names(cls.added))
         given = cls._from_added.union(field_names(cls.row_in), ["error", cls.timer])
         if unknown := [name for name in field_names(cls.row_out) if name not in given]:
             raise TypeError(f"{cls.__name__}: nothing gives {cls.row_out.__name__} its {', '.join(unknown)}")
 
+    _name: ClassVar[str]
     _from_added: ClassVar[frozenset[str]]
 
     def __init__(self, run_id: str) -> None:
-        self._errors = UnexpectedErrors(type(self).__name__, run_id)
+        self._errors = UnexpectedErrors(self._name, run_id)
         self._threads = ThreadPoolExecutor(self.num_threads) if self.num_threads > 1 else None
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -98,7 +98,7 @@ class AdGenerator:
         from refadgen.model.inference import load_for_inference
 
         self._config = config
-        self._errors = UnexpectedErrors(type(self).__name__, run_id)
+        self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         self._pipeline = load_for_inference(config.model, gpu_expected=config.stages.generate.num_gpus > 0)
         self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
 

@@ -42,7 +42,7 @@ class AdPublisher:
         self._storage = Storage(output_uri)
         self._run_id = run_id
         self._model = model
-        self._errors = UnexpectedErrors(type(self).__name__, run_id)
+        self._errors = UnexpectedErrors(AdPublisher.__name__, run_id)
         self._masker = None
         if config.segmentation.grounding_dino is not None:
             from refadgen.segmentation import ProductMasker

@@ -96,3 +96,9 @@ def test_a_stage_whose_output_nothing_gives_is_refused_when_it_is_defined() -> N
 
             def process(self, row: Given) -> Halved:
                 return Halved()
+
+
+def test_a_subclass_made_by_ray_is_logged_under_the_stages_name(caplog: pytest.LogCaptureFixture) -> None:
+    wrapper = type("_Wrapper", (Halver,), {"__module__": "ray.data._internal.execution.util"})
+    run(wrapper("run-1"), 0)
+    assert caplog.records[0].getMessage().startswith("Halver failed: ")
