@@ -59,7 +59,7 @@ class ContentFilter:
     def check(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> None:
         """Returns for an ad that passes all filters.
 
-        image_u8: uint8 H×W×3; mask: uint8 H×W, above 127 on the product, not empty; category: as written in the row.
+        image_u8: uint8 H×W×3; mask: uint8 H×W, above 127 on the product, not empty; category: its last element.
         Raises: RowError (rejected): `unsafe_content`, `person_in_front`, `several_products` or `embedded_text`.
         """
         for problem in self._problems(image_u8, mask, category):
