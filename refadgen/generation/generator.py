@@ -1,7 +1,6 @@
 """The stage that makes the images: placed products in, scored images out, by fixed padded batches on one model."""
 
 import functools
-import io
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
@@ -21,6 +19,7 @@ from refadgen.errors import RowError
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
 from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
 from refadgen.generation.wanted import WantedImage, attempt_seed
+from refadgen.storage.pictures import from_png
 
 if TYPE_CHECKING:
     from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
@@ -127,7 +126,7 @@ class AdGenerator:
         error = row.error
         if error is None:
             try:
-                canvas, mask = _image(row.canvas), _image(row.product_mask)
+                canvas, mask = from_png(row.canvas), from_png(row.product_mask)
                 reference = self._pipeline.encode_reference([canvas])
             except Exception as problem:  # of the device, or a fault of ours: the images may be tried again
                 error = self._errors.failure(problem, row.label, "generation_error")
@@ -196,7 +195,3 @@ class AdGenerator:
         deque(steps, maxlen=0)
         images: npt.NDArray[np.uint8] = self._pipeline.decode(rows)
         return images
-
-
-def _image(png: bytes) -> npt.NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(png)))

@@ -1,13 +1,11 @@
 """The last stage: encode, write, and only then the ledger row."""
 
 import dataclasses
-import io
 import time
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
@@ -17,6 +15,7 @@ from refadgen.generation.encoding import GenerationRecord, encode_ad, image_key
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
 from refadgen.storage.addresses import redact_address
+from refadgen.storage.pictures import from_png
 from refadgen.storage.store import Storage
 
 
@@ -77,7 +76,7 @@ class AdPublisher:
         if not image.ad:
             return _Published(None)
         try:
-            ad_u8 = np.asarray(Image.open(io.BytesIO(image.ad)))
+            ad_u8 = from_png(image.ad)
             mask_iou = self._mask_iou(ad_u8, product)
             record = GenerationRecord.of(
                 image.wanted,
@@ -101,7 +100,7 @@ class AdPublisher:
         if self._masker is None:
             return None
         found = self._masker.find(ad_u8, last_element(product.category)) >= 128
-        expected = np.asarray(Image.open(io.BytesIO(product.product_mask))) >= 128
+        expected = from_png(product.product_mask) >= 128
         return float((found & expected).sum() / max(1, (found | expected).sum()))
 
     def _ledger_row(

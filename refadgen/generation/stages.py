@@ -7,7 +7,6 @@ import hashlib
 import io
 from typing import ClassVar
 
-import numpy as np
 from PIL import Image
 
 from refadgen.batch.row_stage import RowStage
@@ -18,6 +17,7 @@ from refadgen.catalog.layout import place
 from refadgen.config import GenerateConfig
 from refadgen.generation.encoding import encode_product, product_key
 from refadgen.generation.rows import Fetched, FetchedProduct, Placed, PlacedProduct, PlannedProduct
+from refadgen.storage.pictures import from_png
 
 
 class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
@@ -71,7 +71,7 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
 
     def process(self, row: FetchedProduct) -> Placed:
         photo = Image.open(io.BytesIO(row.photo))
-        own_mask = np.asarray(Image.open(io.BytesIO(row.own_mask))) if row.own_mask else None
+        own_mask = from_png(row.own_mask) if row.own_mask else None
         found = self._masker.segment(photo, last_element(row.category), own_mask)
         placed = place(photo, found.alpha, row.layout, *self._size)
         product = encode_product(placed.canvas, placed.mask)

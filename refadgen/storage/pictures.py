@@ -20,3 +20,8 @@ def to_jpeg(image_u8: npt.NDArray[np.uint8], *, quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image_u8).save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()
+
+
+def from_png(data: bytes) -> npt.NDArray[np.uint8]:
+    """The array that `to_png` was given: uint8 H×W or H×W×C."""
+    return np.asarray(Image.open(io.BytesIO(data)))
