@@ -7,6 +7,7 @@ with conditioning from the pipeline's own encoders, the product in both guidance
 done once per product or prompt is printed apart. Exit code 1 above a ratio of 1.19. The last line is JSON.
 """
 
+import dataclasses
 import json
 import sys
 import warnings
@@ -26,8 +27,9 @@ from transformers import (
 )
 
 from refadgen.model import RefAdGenPipeline
+from refadgen.model.attention_fusion import condition, repeat_rows
 from refadgen.model.image_projection import ProductImageProjection
-from refadgen.model.unets import make_generation_unet, make_reference_unet
+from refadgen.model.unets import make_generation_unet, make_reference_unet, predict
 
 WIDTH_PX, HEIGHT_PX = 512, 640
 TEXT_TOKENS, TEXT_WIDTH = 77, 768
@@ -95,6 +97,13 @@ def make_image_parts() -> dict:
     }
 
 
+def make_meta_pipeline(*, image_encoder: bool) -> RefAdGenPipeline:
+    """A pipeline with shapes and no numbers."""
+    with torch.device("meta"):
+        scheduler = ShapeScheduler(beta_schedule="scaled_linear", steps_offset=1)
+        return make_pipeline(image_encoder=image_encoder, scheduler=scheduler)
+
+
 def make_pipeline(*, image_encoder: bool, scheduler: DDIMScheduler) -> RefAdGenPipeline:
     base = make_unet()
     return RefAdGenPipeline(
@@ -138,11 +147,8 @@ def count_plain() -> float:
     return tflop.value
 
 
-def count_ours(*, image_encoder: bool) -> tuple[float, dict[str, float]]:
+def count_ours(pipeline: RefAdGenPipeline) -> tuple[float, dict[str, float]]:
     """RefAdGen's guided step, and the costs that arise once per product and once per prompt."""
-    scheduler = ShapeScheduler(beta_schedule="scaled_linear", steps_offset=1)
-    with torch.device("meta"):
-        pipeline = make_pipeline(image_encoder=image_encoder, scheduler=scheduler)
     image_u8, mask_u8 = product()
     with Tflop() as reference_tflop:
         reference = pipeline.encode_reference([image_u8])
@@ -158,15 +164,53 @@ def count_ours(*, image_encoder: bool) -> tuple[float, dict[str, float]]:
     return step_tflop.value, {"reference": reference_tflop.value, "prompt": prompt_tflop.value}
 
 
+@torch.no_grad()
+def count_sharing(pipeline: RefAdGenPipeline, *, reference_in_uncond: bool) -> tuple[float, float]:
+    """A guided pass of the Generation U-Net: by `predict`, and by diffusers' own forward on doubled inputs."""
+    image_u8, _ = product()
+    reference, prompt = pipeline.encode_reference([image_u8]), pipeline.encode_prompt("a")
+    with torch.device("meta"):
+        latents, mask = (
+            torch.empty(1, 4, HEIGHT_PX // 8, WIDTH_PX // 8),
+            torch.empty(1, 1, HEIGHT_PX // 8, WIDTH_PX // 8),
+        )
+        timesteps, fusion_scale = torch.empty(1), torch.empty(1)
+    conditioning = condition(
+        [prompt], [reference], fusion_scale, guidance=True, reference_in_uncond=reference_in_uncond
+    )
+    with Tflop() as shared:
+        predict(pipeline.generation_unet, latents, mask, timesteps, conditioning)
+    twice = dict(conditioning.reference)
+    layer = conditioning.shared_layer
+    if reference_in_uncond:  # K_ref and V_ref for both branches in the shared layer too
+        key, value = twice[layer]
+        twice[layer] = (repeat_rows(key, 2), repeat_rows(value, 2))
+    plain = dataclasses.replace(conditioning, reference=twice, shared_layer=None)
+    inputs = repeat_rows(torch.cat([latents, mask], dim=1), 2), repeat_rows(timesteps, 2), None
+    with Tflop() as doubled:
+        pipeline.generation_unet(*inputs, cross_attention_kwargs={"conditioning": plain})
+    return shared.value, doubled.value
+
+
 def measure() -> dict[str, float]:
     """All numbers of the last line."""
     plain = count_plain()
-    ours, once = count_ours(image_encoder=True)
-    no_encoder, once_no_encoder = count_ours(image_encoder=False)
+    with_encoder, without = make_meta_pipeline(image_encoder=True), make_meta_pipeline(image_encoder=False)
+    ours, once = count_ours(with_encoder)
+    no_encoder, once_no_encoder = count_ours(without)
     for name, step, apart in (("image encoder", ours, once), ("no image encoder", no_encoder, once_no_encoder)):
         print(f"{name}: step {step:.4f} TFLOP, {step / plain:.4f} of the stock U-Net's {plain:.4f}")
         print(f"  once per product: {apart['reference']:.4f} TFLOP (VAE, context, Reference U-Net, K_ref and V_ref)")
         print(f"  once per prompt:  {apart['prompt']:.4f} TFLOP (text encoder, K and V of both branches)")
+    saved: dict[str, float] = {}
+    for name, pipeline, in_uncond in (
+        ("saved_both_branches", with_encoder, True),
+        ("saved_both_branches_no_encoder", without, True),
+        ("saved_one_branch", with_encoder, False),
+    ):
+        shared, doubled = count_sharing(pipeline, reference_in_uncond=in_uncond)
+        saved[name] = round(1 - shared / doubled, 5)
+        print(f"{name}: predict {shared:.4f} TFLOP, {saved[name]:.2%} less than a forward pass on doubled inputs")
     return {
         "plain_tflop": round(plain, 6),
         "ours_tflop": round(ours, 6),
@@ -176,6 +220,7 @@ def measure() -> dict[str, float]:
         "reference_once_tflop": round(once["reference"], 4),
         "reference_once_no_encoder_tflop": round(once_no_encoder["reference"], 4),
         "prompt_once_tflop": round(once["prompt"], 4),
+        **saved,
     }
 
 
