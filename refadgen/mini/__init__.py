@@ -1,1 +1,1 @@
-"""The built-in model: see README.md for what it is and is not."""
+"""The built-in model: how it is made, and its weights. README.md has its model card and figures."""

@@ -15,11 +15,12 @@ THUMBNAIL_SCALE = 2.0
 
 
 def reconstruction_loss(vae: AutoencoderKL, pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """L1 and L2 of pixels, L1 of their differences to the neighbours (edges). pixels: N×3×H×W in −1…1.
+    """The VAE's loss: L1 and L2 of pixels, and L1 of the differences between neighbouring pixels (edges).
 
-    Two helps for a network this small. The first three latent channels are held to the picture's own thumbnail:
-    without it each axis of colour is found hundreds of steps after the one before. And in place of the posterior's KL,
-    latents are held near unit scale and decoded with a little noise. dtype: of the networks' arithmetic (autocast).
+    pixels: N×3×H×W in −1…1. dtype: of the networks' arithmetic (autocast). Two terms help a network this small. The
+    first three latent channels are pulled to the picture's own thumbnail: without it, each axis of colour is learned
+    hundreds of steps after the one before. And in place of the posterior's KL term, latents are kept near unit scale
+    and decoded with a little noise.
     """
     with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
         latents = vae.encode(pixels).latent_dist.mean.float()
@@ -46,8 +47,10 @@ def train_autoencoder(
 ) -> None:
     """Trains `vae` in place, then sets `shift_factor` and `scaling_factor` so that latents have mean 0 and deviation 1.
 
-    images_u8: uint8 n×H×W×3. centers_yx: int n×2, the product's middle in each; half of the crops lie around it, since
-    print is finer than backdrops. dtype: bfloat16 pays where the processor has instructions for it.
+    images_u8: uint8 n×H×W×3. centers_yx: int n×2, the product's centre in each image. Half of the crops lie around it,
+    because print is finer than backdrops; None: all crops are anywhere. crop_px: side of the square crops. dtype: of
+    the arithmetic; bfloat16 is faster only where the processor has instructions for it. report: gets a line of progress
+    every 100 steps.
     """
     vae.to(memory_format=torch.channels_last)
     rng = np.random.default_rng(seed)
@@ -83,6 +86,7 @@ def train_autoencoder(
 
 @torch.no_grad()
 def _set_latent_scale(vae: AutoencoderKL, images_u8: np.ndarray) -> None:
+    """Measures mean and deviation of the latents of some images and stores them in the VAE's configuration."""
     latents = encode_images(vae, images_u8)
     vae.register_to_config(
         shift_factor=round(latents.mean().item(), 5), scaling_factor=round(1 / latents.std().item(), 5)
@@ -93,10 +97,13 @@ def _set_latent_scale(vae: AutoencoderKL, images_u8: np.ndarray) -> None:
 def encode_images(
     vae: AutoencoderKL, images_u8: np.ndarray, batch_size: int = 16, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Unscaled latents (the means) of images. uint8 n×H×W×3 → float32 n×C×h×w; dtype: of the arithmetic."""
+    """Unscaled latents of images: the means of the VAE's distribution. uint8 n×H×W×3 → float32 n×C×h×w.
+
+    dtype: of the arithmetic.
+    """
     parts = []
     for start in range(0, len(images_u8), batch_size):
         pixels = torch.from_numpy(images_u8[start : start + batch_size]).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(pixels.device.type, dtype, enabled=dtype != torch.float32):
             parts.append(vae.encode(pixels).latent_dist.mean.float())
-    return torch.cat(parts).contiguous()  # a convolution may have left another memory format
+    return torch.cat(parts).contiguous()  # convolutions on channels_last weights return that memory format

@@ -1,9 +1,9 @@
-"""What the built-in model starts from: a Stable Diffusion folder with a trained VAE and otherwise untrained networks.
+"""Makes the base of the built-in model: a Stable Diffusion folder with a trained VAE and randomly initialised networks.
 
     python -m refadgen.mini.untrained --data renders --output work/untrained
 
-The VAE is trained on crops of the studio's pictures; one that lies in `OUTPUT/vae` already is where it starts from. The
-tokenizer is learned from every caption the studio can write. A folder that is complete is left alone.
+The VAE is trained on crops of the studio's pictures; a VAE that is already in `OUTPUT/vae` is trained further. The
+tokenizer is learned from every caption that the studio can write. A complete folder stays as it is.
 """
 
 import argparse
@@ -26,16 +26,20 @@ from refadgen.triplets import schema as triplets
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """The tokenizer, learned from every caption that the studio can write."""
+    """A tokenizer learned from every caption that the studio can write."""
     scenes = [make_scene(s, w, light, seed=0) for s in SURFACES for w in WALLS for light in LIGHTS]
     texts = [text for noun in NOUNS for scene in scenes for text in captions(noun, scene)]
     return learn_tokenizer(texts, vocab_size=1200, max_tokens=MAX_TOKENS)
 
 
 def read_pictures(uri: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ads and photographs of the first training rows, uint8 n×H×W×3, and the products' middles (y, x) in them."""
+    """Ads and product photographs of the first training rows, and the product's centre in each.
+
+    limit: number of pictures, about. Returns: uint8 n×H×W×3; int n×2 of (y, x).
+    """
     storage, keys = triplets.dataset_files(uri)
-    images, centers = [], []
+    images: list[np.ndarray] = []
+    centers: list[tuple[int, int]] = []
     for key in keys:
         with storage.arrow().open_input_file(storage.path(key)) as handle:
             for row in pq.read_table(handle).to_pylist():
@@ -44,6 +48,7 @@ def read_pictures(uri: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
                 triplet = triplets.decode(row)
                 photo = next((v for v in triplet.variants if v.kind == "relit"), triplet.variants[0])
                 ys, xs = np.nonzero(photo.mask)
+                # In turns a row gives ad and photograph, or the ad alone: two thirds of the pictures are ads.
                 images += [triplet.ad_image, photo.image][: 2 if len(images) % 3 == 0 else 1]
                 centers += [(round(ys.mean()), round(xs.mean()))] * (len(images) - len(centers))
                 if len(images) >= limit:
@@ -52,7 +57,7 @@ def read_pictures(uri: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def untrained_parts(vae: AutoencoderKL) -> Parts:
-    """The base around a VAE: seeded, so everyone starts from the same numbers."""
+    """The base around a VAE. Weights are randomly initialised from a fixed seed, so everyone starts from the same."""
     tokenizer = make_tokenizer()
     torch.manual_seed(1)
     unet = make_unet()

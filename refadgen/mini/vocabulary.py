@@ -1,8 +1,9 @@
-"""The built-in model's tokenizer: CLIP's kind, with a small vocabulary learned from the studio's captions.
+"""The tokenizer of the built-in model: CLIP's byte-pair kind, with a small vocabulary from the studio's captions.
 
-Any text can be tokenized: what is not a learned piece falls apart into bytes.
+Any text can be tokenized: pieces that are not in the vocabulary are split into bytes.
 """
 
+import json
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -12,7 +13,7 @@ START, END, PAD = "<|startoftext|>", "<|endoftext|>", "<|pad|>"
 
 
 def learn_tokenizer(captions: Iterable[str], *, vocab_size: int, max_tokens: int) -> CLIPTokenizer:
-    """A CLIP tokenizer whose byte pairs come from `captions`."""
+    """A CLIP tokenizer whose byte pairs are learned from `captions`. max_tokens: length of a padded text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Lowercase()
@@ -20,7 +21,9 @@ def learn_tokenizer(captions: Iterable[str], *, vocab_size: int, max_tokens: int
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    learner.train_from_iterator(sorted(set(captions)), trainer)
+    learner.train_from_iterator(
+        sorted(set(captions)), trainer
+    )  # sorted: ties between pairs fall the same way every time
     merges = [tuple(pair) for pair in _merges(learner)]
     pieces = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     pieces += [left + right for left, right in merges if left + right not in pieces]
@@ -29,7 +32,6 @@ def learn_tokenizer(captions: Iterable[str], *, vocab_size: int, max_tokens: int
 
 
 def _merges(tokenizer: Tokenizer) -> list[list[str]]:
-    import json
-
+    """The learned byte pairs, most frequent first. The tokenizers library exposes them in its JSON only."""
     merges: list[list[str]] = json.loads(tokenizer.to_str())["model"]["merges"]
     return merges

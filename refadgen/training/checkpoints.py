@@ -1,16 +1,17 @@
 """Checkpoints of a training in a folder, local or `s3://`.
 
-    checkpoints/step-00000500/weights.safetensors     what trains, float32, whole (not sharded)
-                              average.safetensors     its moving average
+    checkpoints/step-00000500/weights.safetensors     trained weights, float32, full tensors (not sharded)
+                              average.safetensors     their moving average
                               optimizer.safetensors   first and second moments by name
                               checkpoint.json         written last: step, facts, and the hash of each file
 
-A folder without `checkpoint.json`, or with a file that its hash does not fit, is no checkpoint and never loaded.
+A folder without `checkpoint.json`, or with a file that does not match its hash, is never loaded.
 """
 
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -24,26 +25,27 @@ from torch import Tensor
 
 from refadgen.storage.store import Storage
 
+_log = logging.getLogger("refadgen.training")
 FOLDER = "checkpoints"
 MANIFEST = "checkpoint.json"
 _FILES = ("weights", "average", "optimizer")
 _FILE = re.compile(rf"{FOLDER}/step-(\d{{8,}})/[^/]+")
-"""A key below a checkpoint's folder; other folders beside them are the user's."""
+"""A key below a checkpoint's folder. Other folders beside them are the user's and never touched."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One state of a training, in memory."""
+    """The state of a training after some step, in memory. Tensors are full and on the CPU."""
 
     step: int
-    """Steps done."""
+    """Number of steps done."""
     facts: dict[str, Any]
-    """What must be equal for going on: see `loop.require_same`."""
+    """Must be equal in a run that resumes: see `loop.require_same`."""
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
     """Empty without a moving average."""
     optimizer: dict[str, Tensor]
-    """`NAME/exp_avg`, `NAME/exp_avg_sq`; in 8 bits `…/codes` and `…/scale` of each."""
+    """`NAME/exp_avg` and `NAME/exp_avg_sq`; for 8-bit moments `…/codes` and `…/scale` of each."""
 
 
 class CheckpointStore:
@@ -53,14 +55,15 @@ class CheckpointStore:
         self._storage = Storage(output)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that have their manifest, ascending."""
+        """Steps of the checkpoints that have a manifest, ascending. Their files may still be damaged."""
         keys = self._storage.keys(FOLDER, suffix=f"/{MANIFEST}")
         return sorted(int(found[1]) for key in keys if (found := _FILE.fullmatch(key)))
 
     def save(self, checkpoint: Checkpoint, *, keep: int) -> None:
-        """Writes a checkpoint, then removes all but the newest `keep`, and what runs that were killed have left.
+        """Writes a checkpoint, then removes older ones beyond the newest `keep` and the remains of killed runs.
 
-        Those of later steps go as well: a run that comes by here has found them damaged. Raises: OSError.
+        Checkpoints of later steps are removed too: a run that gets here has found them damaged and resumed from an
+        earlier one. Raises: OSError.
         """
         folder = self.folder(checkpoint.step)
         hashes = {}
@@ -73,6 +76,7 @@ class CheckpointStore:
                 except SafetensorError as error:  # a full disk
                     raise OSError(f"{self._storage.uri_of(key)}: cannot be written: {error}") from error
                 hashes[f"{name}.safetensors"] = _digest(file)
+        # The manifest last: until it is there, the files above are not a checkpoint.
         manifest = {"step": checkpoint.step, "facts": checkpoint.facts, "sha256": hashes}
         self._storage.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
         steps = self.steps()
@@ -85,11 +89,11 @@ class CheckpointStore:
                 self._storage.delete([key])
 
     def facts(self, step: int) -> dict[str, Any]:
-        """The facts of a checkpoint, without its weights. Raises: ValueError for a damaged manifest, OSError."""
+        """The facts of a checkpoint; its tensors are not read. Raises: ValueError for a damaged manifest, OSError."""
         return self._manifest(step)[0]
 
     def _manifest(self, step: int) -> tuple[dict[str, Any], dict[str, str]]:
-        """The facts and the hash of each file."""
+        """The facts, and the hash of each file by its name without suffix."""
         key = f"{self.folder(step)}/{MANIFEST}"
         try:
             content = json.loads(self._storage.read(key))
@@ -102,7 +106,7 @@ class CheckpointStore:
         return f"{FOLDER}/step-{step:08d}"
 
     def _remove(self, folder: str) -> None:
-        # First the manifest: what is left by a crash in between is no checkpoint.
+        # The manifest first: files that a crash in between leaves are not taken for a checkpoint.
         keys = sorted(self._storage.keys(folder), key=lambda key: not key.endswith(f"/{MANIFEST}"))
         self._storage.delete(keys)
         if not self._storage.remote:
@@ -110,7 +114,7 @@ class CheckpointStore:
                 os.rmdir(self._storage.path(folder))
 
     def load(self, step: int) -> Checkpoint:
-        """Raises: ValueError for a file that is missing or does not fit its hash, OSError."""
+        """Reads a checkpoint. Raises: ValueError for a file that is missing or does not match its hash, OSError."""
         folder = self.folder(step)
         facts, hashes = self._manifest(step)
         tensors = {}
@@ -128,12 +132,15 @@ class CheckpointStore:
         return Checkpoint(step, facts, **tensors)
 
     def latest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; damaged ones are passed over with a warning. None where there is none."""
+        """The newest undamaged checkpoint; None where there is none. Each damaged one that is skipped is logged.
+
+        Raises: OSError, since a disk that cannot be read is no damage: an older checkpoint would lose steps.
+        """
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
             except ValueError as error:
-                print(f"warning: {error}; taking the one before", flush=True)
+                _log.warning("%s; trying the checkpoint before it", error)
         return None
 
 

@@ -1,4 +1,4 @@
-"""Ray Data feeds a worker: windows are loaded ahead on the cluster, batches come in the plan's order."""
+"""Feeds a worker with Ray Data: windows of rows are loaded ahead on the cluster, batches come in the plan's order."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,14 +12,15 @@ from refadgen.training.plan import Plan, Segment
 from refadgen.training.rows import Arrays, RowSource
 
 _BLOCK_BYTES = 32_000_000
+"""Upper bound of a block that a loading task yields: the task's memory stays small, whatever the window's size."""
 
 
 class BadRowError(ValueError):
-    """A row that cannot be trained on; the message names it."""
+    """A row that cannot be trained on. The message names the row."""
 
 
 def local_feed(plan: Plan, source: RowSource, first_step: int) -> Iterator[Arrays]:
-    """All rows of each step, loaded in this process, without Ray."""
+    """Yields all rows of each step from `first_step` on, loaded in this process without Ray."""
     for segment in plan.segments(first_step):
         arrays = source.load(plan, segment, rank=0, world_size=1)
         for index in range(segment.num_steps):
@@ -30,17 +31,17 @@ def local_feed(plan: Plan, source: RowSource, first_step: int) -> Iterator[Array
 def ray_feed(
     plan: Plan, source: RowSource, first_step: int, *, rank: int, world_size: int, load_cpus: float
 ) -> Iterator[Arrays]:
-    """This worker's rows of each step from `first_step` on. Each worker loads for itself, one window ahead.
+    """Yields this worker's rows of each step from `first_step` on. Each worker loads its own, one window ahead.
 
-    A window's task reads the row groups of all its rows and hands on this worker's, in blocks of about 32 MB: files are
-    read `world_size` times. A feed needs no state: what it yields follows from the plan.
+    The task of a window reads the row groups of all its rows and returns this worker's. So files are read `world_size`
+    times. A feed has no state to save: the plan decides all that it yields.
 
-    Each window is a Dataset of its own, read to its end at once. One long Dataset that training draws from would be
-    less code, but its executor spins while it waits for a slow reader, and takes the interpreter lock from the training
-    thread: steps took three times as long. Raises: BadRowError.
+    load_cpus: of one task. Raises: BadRowError.
     """
     share = plan.batch_size // world_size
 
+    # Each window is a Dataset of its own, read to its end at once. One long Dataset would be less code, but while it
+    # waits for training its executor spins and takes the interpreter lock: steps took three times as long.
     def load(segment: Segment) -> list[Arrays]:
         dataset = ray.data.from_items([vars(segment)]).map_batches(
             _load,
@@ -65,14 +66,15 @@ def ray_feed(
 
 
 def _load(batch: dict[str, Any], plan: Plan, source: RowSource, rank: int, world_size: int) -> Iterator[Arrays]:
-    """INPUT columns: epoch, first_step, num_steps: one window. OUTPUT: see `rows`; one row a planned row.
+    """Loads one window.
 
-    Where a row is bad, nothing but a column `bad_row`: the message.
+    INPUT columns: epoch, first_step, num_steps. OUTPUT columns: see `rows`; one row per planned row of this worker.
+    Where a row is bad: one row with the single column `bad_row`, the message. A retry repeats reading only.
     """
     segment = Segment(int(batch["epoch"][0]), int(batch["first_step"][0]), int(batch["num_steps"][0]))
     try:
         arrays = source.load(plan, segment, rank=rank, world_size=world_size)
-    except ValueError as error:
+    except ValueError as error:  # yielded, not raised: Ray would bury the message in a traceback of its own
         yield {"bad_row": np.array([str(error)], dtype=object)}
         return
     size = max(1, _BLOCK_BYTES // source.bytes_per_row)

@@ -1,4 +1,4 @@
-"""From trained weights to something to look at and to use: the pipeline, sheets of held-out samples, the model card."""
+"""From trained weights to a model in use: the pipeline, its export with a model card, sheets of held-out samples."""
 
 import dataclasses
 import json
@@ -17,23 +17,23 @@ from refadgen.model import RefAdGenPipeline
 from refadgen.storage.locations import is_remote
 from refadgen.training.checkpoints import Checkpoint
 from refadgen.training.networks import Parts, TrainingModule, load_parts
-from refadgen.training.parallel import put
+from refadgen.training.parallel import put_full_tensor
 from refadgen.triplets.geometry import CoverCrop
 from refadgen.triplets.schema import Triplet
 
 _PLAIN_GUIDANCE = 7.5
-"""Of text-to-image samples where the configuration does not say."""
+"""Guidance scale of text-to-image samples where the configuration has none."""
 
 
 def put_trained(module: TrainingModule, checkpoint: Checkpoint) -> None:
     """Puts the checkpoint's averaged weights into `module`, or its last ones where there is no average."""
     weights: dict[str, Tensor] = checkpoint.average or checkpoint.weights
     for name, parameter in module.trained().items():
-        put(parameter, weights[name])
+        put_full_tensor(parameter, weights[name])
 
 
 def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
-    """The finished pipeline, float32, in evaluation mode."""
+    """The RefAdGen pipeline of `parts`, frozen and in evaluation mode."""
     for network in (parts.vae, parts.text_encoder, parts.reference_unet, parts.generation_unet):
         assert network is not None
         network.eval().requires_grad_(False)
@@ -54,7 +54,7 @@ def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
 
 
 def _recommended(config: TrainConfig, parts: Parts) -> dict[str, Any]:
-    """What the finished model recommends: the configuration's word, else the base's."""
+    """Settings that travel with the model: the configuration's value, else the base's, else left out."""
     names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond")
     chosen = {name: getattr(config.model, name) for name in names}
     return {
@@ -65,7 +65,7 @@ def _recommended(config: TrainConfig, parts: Parts) -> dict[str, Any]:
 
 
 def make_text_to_image_pipeline(parts: Parts) -> StableDiffusionPipeline:
-    """The finished base in Stable Diffusion's own layout."""
+    """A text-to-image base as diffusers' pipeline, which saves Stable Diffusion's layout."""
     return StableDiffusionPipeline(
         vae=parts.vae,
         text_encoder=parts.text_encoder,
@@ -101,13 +101,17 @@ class HeldOut:
     """One held-out row on the canvas."""
 
     product_image: np.ndarray
+    """uint8 H×W×3."""
     mask: np.ndarray
+    """uint8 H×W, 0 or 255."""
     ad_image: np.ndarray
+    """uint8 H×W×3."""
     prompt: str
 
 
 def held_out(config: TrainConfig, triplet: Triplet) -> HeldOut:
-    """The row as samples use it: its first product image that is not the ad's own pixels, cropped in the middle."""
+    """A row for samples: its first product image that is not cut from the ad, if there is one; crops are centred."""
+    # From the ad's own pixels, copying them would look like a perfect sample.
     variant = next((each for each in triplet.variants if each.kind != "original"), triplet.variants[0])
     crop = CoverCrop(config.data.width_px, config.data.height_px, 0.5, 0.5)
     return HeldOut(crop(variant.image), crop(variant.mask), crop(triplet.ad_image), triplet.captions[0])
@@ -115,9 +119,9 @@ def held_out(config: TrainConfig, triplet: Triplet) -> HeldOut:
 
 @torch.no_grad()
 def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut], device: torch.device) -> Image.Image:
-    """One line a row: product, mask, sample, the true ad. For text-to-image: sample, ad."""
+    """Draws a sample for each row. One line per row: product, mask, sample, true ad; for text-to-image: sample, ad."""
     # The base is loaded again for each sheet. The worker's own networks cannot draw it: they are sharded, or in the
-    # arithmetic's dtype. A spare float32 copy would hold as much host memory as the base through the whole training.
+    # arithmetic's dtype. A spare float32 copy would hold as much host memory as the base for as long as it trains.
     parts = load_parts(config)
     put_trained(TrainingModule(parts, config), checkpoint)
     steps = config.run.sample_steps
@@ -155,7 +159,7 @@ def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut
 
 
 def _without_folders(config: TrainConfig) -> TrainConfig:
-    """The configuration with names in place of local paths: a card is published."""
+    """The configuration with names in place of local paths, because a model card is published."""
 
     def name(path: str | None) -> str | None:
         return path if path is None or is_remote(path) else PurePath(path).name
@@ -173,7 +177,10 @@ def _without_folders(config: TrainConfig) -> TrainConfig:
 def model_card(
     config: TrainConfig, checkpoint: Checkpoint, *, data: str, trained: str, commit: str, loss: float
 ) -> str:
-    """What the model is made of, as Markdown."""
+    """The model card as Markdown.
+
+    data, trained, commit: texts about the data set, the networks and the code. loss: mean of the last 100 steps.
+    """
     return "\n".join(
         [
             "# RefAdGen, trained by jobs/train.py",

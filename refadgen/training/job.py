@@ -1,11 +1,11 @@
 """The training job: checks, precomputes, trains on Ray Train, exports. Everything lies in one output folder.
 
-    cache/         what is precomputed (unless data.cache names another place)
+    cache/         precomputed rows (unless data.cache names another place)
     checkpoints/   the newest few, see `checkpoints`        metrics/   loss and rate of each step
     samples/       sheets of held-out samples               tensorboard/
     model/         the finished model with its card         train.yaml  the settings
 
-The same command again goes on from the newest checkpoint.
+The same command again resumes from the newest checkpoint.
 """
 
 import copy
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from refadgen.batch import ray_connection
@@ -53,11 +53,11 @@ TINY = Path(triplets.__file__).parent / "tiny" / "triplets.parquet"
 
 
 class TrainingStopped(RuntimeError):
-    """A training that ended early, with its reason; its checkpoints are good."""
+    """A training that ended early; the message says why. Its checkpoints are good."""
 
 
 class TrainingJob:
-    """One training: everything that is known before Ray starts, and the run itself."""
+    """One training: all checks that need no Ray, and the run itself."""
 
     def __init__(self, config: TrainConfig, output: str) -> None:
         """Raises: ValueError for a wrong setting, data set or base."""
@@ -78,7 +78,9 @@ class TrainingJob:
             )
         self._parts: Parts = load_parts(self.config)
         self._module = TrainingModule(self._parts, self.config)
-        make_optimizer(config.optimizer, self._module.trained())  # what it needs is missed here, not in the workers
+        make_optimizer(
+            config.optimizer, self._module.trained()
+        )  # a missing package is an error here, before Ray starts
         self._store = CheckpointStore(self.output)
         encoder = self.config.model.image_encoder
         self._facts: dict[str, Any] = {
@@ -96,19 +98,19 @@ class TrainingJob:
             )
 
     def _steps_done(self) -> int:
-        """Steps of the newest checkpoint. Raises: ValueError when this training cannot go on from it."""
+        """Steps of the newest checkpoint. Raises: ValueError when this training cannot resume from it."""
         for step in reversed(self._store.steps()):
             try:
                 facts = self._store.facts(step)
             except ValueError:
-                continue  # damaged: the one before counts, as in CheckpointStore.latest
+                continue  # damaged: the checkpoint before it counts, as in CheckpointStore.latest
             require_same(step, facts, self._facts)
             return step
         return 0
 
     @property
     def num_steps(self) -> int:
-        """Of the whole training."""
+        """Of the training from its start, including those done before."""
         run = self.config.run
         if run.num_steps is not None:
             return run.num_steps
@@ -116,7 +118,7 @@ class TrainingJob:
         return run.num_epochs * (self.scan.rows_of_split["train"] // run.batch_size)
 
     def describe(self) -> str:
-        """What trains on what, for the start and for `--dry-run`."""
+        """The networks, data and steps of this training as text, for the start and for `--dry-run`."""
         before, after = self._parts.base_prediction_type, self.config.objective.prediction_type
         note = [] if before in (None, after) else [f"note: the base predicts {before}; this training teaches {after}"]
         rows = self.scan.rows_of_split
@@ -132,7 +134,7 @@ class TrainingJob:
         )
 
     def require_resources(self) -> None:
-        """Raises: ValueError when the cluster can never hold all workers at once: the job would wait for ever."""
+        """Raises: ValueError when the cluster cannot hold all workers at once; Ray would wait for ever, silently."""
         run, have = self.config.run, ray.cluster_resources()
         workers = run.min_workers or run.num_workers
         cpus = workers * run.num_cpus + max(0.0, 2 * self.config.data.load_cpus)
@@ -148,9 +150,9 @@ class TrainingJob:
             )
 
     def run(self) -> str:
-        """Trains to the end. Needs Ray. Returns: a summary.
+        """Trains to the end and exports the model. Needs Ray. Returns: a summary.
 
-        Raises: ValueError for bad rows; TrainingStopped for a loss that is no number, or when workers failed more than
+        Raises: ValueError for bad rows; TrainingStopped for a loss that is not finite, or when workers failed more than
         `run.max_failures` times.
         """
         started = time.monotonic()
@@ -196,9 +198,9 @@ class TrainingJob:
         return source, constants_of(encoders)
 
     def _held_out(self) -> list[HeldOut]:
-        """The first held-out rows, as the sample sheets use them."""
-        wanted = min(self.config.run.num_samples, self.scan.rows_of_split["test"])
-        if not self.config.run.sample_every or not wanted:
+        """The first `run.num_samples` held-out rows for the sample sheets; none where no sheet is asked for."""
+        count = min(self.config.run.num_samples, self.scan.rows_of_split["test"])
+        if not self.config.run.sample_every or not count:
             return []
         found: list[HeldOut] = []
         storage, _ = triplets.dataset_files(self.config.data.path)
@@ -210,11 +212,12 @@ class TrainingJob:
                         continue
                     for row in file.read_row_group(index).take(offsets["test"]).to_pylist():
                         found.append(held_out(self.config, triplets.decode(row)))
-                        if len(found) == wanted:
+                        if len(found) == count:
                             return found
         return found
 
     def _fit(self, task: WorkerTask) -> None:
+        """Runs Ray Train until the workers end. Raises: see `run`."""
         run = self.config.run
         resources = {"CPU": run.num_cpus} | ({"GPU": run.num_gpus} if run.num_gpus else {})
         workers = run.num_workers if run.min_workers is None else (run.min_workers, run.num_workers)
@@ -234,22 +237,22 @@ class TrainingJob:
             trainer.fit()
         except TrainingFailedError as error:
             self._require_not_stopped()
-            causes = getattr(error, "worker_failures", None) or {0: error}
-            cause = next(iter(causes.values()))
+            failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
             raise TrainingStopped(
-                f"workers failed more than run.max_failures={run.max_failures} times: {_last_line(cause)}. "
-                "The same command goes on from the last checkpoint"
+                f"workers failed more than run.max_failures={run.max_failures} times: "
+                f"{_last_line(failures[0] if failures else error)}. "
+                "The same command resumes from the last checkpoint"
             ) from error
         self._require_not_stopped()
 
     def _require_not_stopped(self) -> None:
-        """Raises: ValueError for a bad row that a worker has met, TrainingStopped for another reason to end."""
+        """Raises: ValueError for a bad row that a worker has met, TrainingStopped for another reason in the file."""
         if self._storage.exists(STOPPED):
             found = json.loads(self._storage.read(STOPPED))
             raise (ValueError if found["bad_input"] else TrainingStopped)(found["message"])
 
     def _export(self, checkpoint: Checkpoint) -> str:
-        """Writes `model/` from the last checkpoint. Returns: what to tell the user.
+        """Writes `model/` from the last checkpoint. Returns: a summary for the user.
 
         The checkpoint's weights replace those of the base in this process: nothing needs them after this.
         """
@@ -275,7 +278,7 @@ class TrainingJob:
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize:
-    """Captions to padded token ids, int32 n×tokens, for loading tasks."""
+    """Captions to padded token ids, int32 n×tokens. A class, so that loading tasks can unpickle it."""
 
     tokenizer: Any
 
@@ -287,7 +290,7 @@ class Tokenize:
 
 @dataclasses.dataclass(frozen=True)
 class ClipPixels:
-    """Product images to the image encoder's input, float32 n×3×s×s, for loading tasks."""
+    """Product images uint8 n×H×W×3 to the image encoder's input, float32 n×3×s×s, for loading tasks."""
 
     feature_extractor: Any
 
@@ -296,14 +299,16 @@ class ClipPixels:
 
 
 def _last_line(error: BaseException) -> str:
-    """What went wrong, without the way there: the last line that names an exception, or the last one."""
+    """The cause of a failure without its traceback: the last line that names an exception, else the last line."""
+    # The text is all there is. Ray Train wraps the worker's exception in a class of its own whose text is the remote
+    # traceback and whose original lies in a private attribute; for a killed process there is only Ray's account of it.
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b.*: ", line)]
     return (named or lines or [type(error).__name__])[-1]
 
 
 def _commit() -> str:
-    """The code's commit, or the package's version where there is no git."""
+    """The code's commit for the model card, or the package's version where there is no git."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -319,6 +324,6 @@ def _commit() -> str:
 
 
 def connect_ray(config: TrainConfig) -> None:
-    """Joins or starts a Ray with room for all workers and their loading tasks."""
+    """Joins a running Ray, or starts one with room for all workers and their loading tasks."""
     run = config.run
     ray_connection.connect(int(np.ceil(run.num_workers * run.num_cpus + 2 * config.data.load_cpus)), dashboard=True)

@@ -1,7 +1,7 @@
-"""The loop that one worker runs: steps, checkpoints, metrics. It knows no Ray: rows come from an iterator.
+"""The loop that one worker runs: steps, checkpoints, metrics. It does not import Ray: rows come from an iterator.
 
-Step k's rows, noise, timesteps, dropouts and variants are functions of (seed, epoch, row id): a resumed run repeats an
-uninterrupted one, on any number of workers, but for the rounding of sums.
+The rows, noise, timesteps, dropouts and variants of a step are functions of seed, epoch and row ids. So a resumed run
+repeats an uninterrupted one on any number of workers, except for rounding in the sums of gradients.
 """
 
 import json
@@ -32,13 +32,13 @@ from refadgen.training.optimization import (
     moments_of,
     take_step,
 )
-from refadgen.training.parallel import Workers, collected, put, synchronized, whole, wrap
+from refadgen.training.parallel import Workers, full_tensor, gather_to_rank_0, put_full_tensor, synchronized, wrap
 from refadgen.training.rows import Arrays
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What is known of a step after it."""
+    """Measurements of one finished step."""
 
     step: int
     """From 0."""
@@ -47,14 +47,17 @@ class StepMetrics:
     learning_rate: float
     grad_norm: float
     seconds: float
-    """Since the step before, waiting for rows and writing checkpoints included."""
+    """Since the step before; includes waiting for rows and writing checkpoints."""
     workers: int
     rows: list[str] | None = None
-    """Row ids in the batch's order, where `run.log_rows` asks for them."""
+    """Row ids in the batch's order; None unless `run.log_rows` is set."""
 
 
 class BatchMaker:
-    """Turns the arrays of a step into what `TrainingModule` takes: on the device, noise drawn, encoded where needed."""
+    """Turns the arrays of a step (see `rows`) into the batch of `TrainingModule.forward`, on the device.
+
+    Draws the noise, and encodes pictures and captions where rows are not precomputed.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,7 @@ class BatchMaker:
     ) -> None:
         """constants: `empty_token_ids` 1×tokens; `empty_text_states` 1×tokens×C where the text encoder is frozen.
 
-        encoders: None where rows are precomputed.
+        num_train_timesteps: of the scheduler. encoders: None where rows are precomputed.
         """
         self._config = config
         self._constants = {name: tensor.to(device) for name, tensor in constants.items()}
@@ -87,6 +90,7 @@ class BatchMaker:
         return {name: tensor.to(self._device) for name, tensor in batch.items()} | self._constants
 
     def _stored(self, arrays: Arrays) -> dict[str, Tensor]:
+        # Arrays from Ray are read-only views of its object store, and torch warns of those: `np.array` copies.
         names = ("latents", "reference_latents", "mask_latents", "text_states", "image_states")
         return {name: torch.from_numpy(np.array(arrays[name])).float() for name in names if name in arrays}
 
@@ -118,7 +122,7 @@ class TrainingRun:
         self.device = device
         self.dtype = resolve_dtype(config.run.dtype, device, for_training=True)
         if config.run.strategy == "ddp":
-            shrink_frozen(module, self.dtype)  # FSDP2 shares out a group of one dtype only
+            shrink_frozen(module, self.dtype)  # not for FSDP2, whose groups must be of one dtype
         module.to(device).train()
         self.wrapped = wrap(module, config.run.strategy, device, self.dtype)
         self.trained = module.trained()  # after wrapping: FSDP2 replaces parameters
@@ -132,10 +136,10 @@ class TrainingRun:
             self._call = torch.compile(self.wrapped)
 
     def train_step(self, batch: dict[str, Tensor], rows: list[str]) -> StepMetrics:
-        """One step over this worker's share of the batch.
+        """Takes one step with this worker's share of the batch. rows: the ids of that share.
 
-        Raises: FloatingPointError, on all workers alike, for a loss or gradient that is no number; nothing has changed
-        then.
+        Raises: FloatingPointError, on all workers alike, where the loss or the gradient's norm is not finite. Weights
+        and optimizer state are unchanged then.
         """
         rate = learning_rate(self.config.optimizer, self.step, self.num_steps)
         share = len(batch["latents"])
@@ -145,6 +149,7 @@ class TrainingRun:
             piece = {
                 name: tensor[start : start + size] if len(tensor) == share else tensor for name, tensor in batch.items()
             }
+            # Constants have a leading size of 1, which a share of one row has too.
             piece |= {name: batch[name] for name in batch if name.startswith("empty_")}
             with synchronized(self.wrapped, last=start + size >= share), attention_kernel(self.device.type):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -153,14 +158,15 @@ class TrainingRun:
             total += loss.detach()
         mean = self.workers.mean(total).item()
         norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.optimizer.max_grad_norm)
-        grad_norm = float(whole(norm))
+        grad_norm = float(full_tensor(norm))
         if not (np.isfinite(mean) and np.isfinite(grad_norm)):
-            everyone = [row for part in self.workers.gather(rows) for row in part]
+            # `mean` and `norm` are equal on all workers, so all of them come here and the gather cannot hang.
+            all_rows = [row for part in self.workers.gather(rows) for row in part]
             self.optimizer.zero_grad(set_to_none=True)
-            what = f"the loss is {mean}" if not np.isfinite(mean) else f"the gradient's norm is {grad_norm}"
+            problem = f"the loss is {mean}" if not np.isfinite(mean) else f"the gradient's norm is {grad_norm}"
             raise FloatingPointError(
-                f"step {self.step}: {what}; its rows: {', '.join(everyone)}. Checkpoints of earlier steps are good: go "
-                "on with a lower optimizer.learning_rate, or without these rows"
+                f"step {self.step}: {problem}; its rows: {', '.join(all_rows)}. Checkpoints of earlier steps are good: "
+                "resume with a lower optimizer.learning_rate, or without these rows"
             )
         take_step(self.optimizer, rate, compiled=self.config.run.compile)
         if self.average is not None:
@@ -168,6 +174,7 @@ class TrainingRun:
         logged = None
         if self.config.run.log_rows:
             parts = self.workers.gather(rows)
+            # Worker r holds positions r, r + world_size, … of the batch: interleaving restores its order.
             logged = [parts[i % len(parts)][i // len(parts)] for i in range(sum(map(len, parts)))]
         started, self._ended = self._ended, time.monotonic()
         metrics = StepMetrics(self.step, mean, rate, grad_norm, self._ended - started, self.workers.world_size, logged)
@@ -175,28 +182,28 @@ class TrainingRun:
         return metrics
 
     def state(self, facts: dict[str, Any]) -> Checkpoint:
-        """The whole state, on the first worker; `facts` for `require_same`. With FSDP2 every worker calls it."""
+        """The full state, on rank 0. facts: for `require_same` at resume. With FSDP2 every worker must call it."""
         moments = moments_of(self.optimizer, self.trained)
-        average = {} if self.average is None else self.average.whole()
-        weights = {name: collected(parameter) for name, parameter in self.trained.items()}
+        average = {} if self.average is None else self.average.gather_to_rank_0()
+        weights = {name: gather_to_rank_0(parameter) for name, parameter in self.trained.items()}
         return Checkpoint(self.step, facts, weights, average, moments)
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Goes on from a checkpoint that `require_same` has let pass."""
+        """Resumes from a checkpoint, which must have passed `require_same`."""
         for name, parameter in self.trained.items():
-            put(parameter, checkpoint.weights[name])
+            put_full_tensor(parameter, checkpoint.weights[name])
         if self.average is not None:
             self.average.load(checkpoint.average or checkpoint.weights)
         load_moments(self.optimizer, self.trained, checkpoint.optimizer, checkpoint.step)
         self.step = checkpoint.step
 
 
-def require_same(step: int, given: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Whether a run may go on from the checkpoint at `step`, by the facts of both.
+def require_same(step: int, stored: dict[str, Any], current: dict[str, Any]) -> None:
+    """Checks that a run with the facts `current` may resume from the checkpoint at `step`, which holds `stored`.
 
-    Raises: ValueError for one of another architecture, or whose seed, rows or batch size are others.
+    Raises: ValueError naming the first difference: a tensor's shape, or a setting or input that changes the steps.
     """
-    theirs, mine = given["architecture"], wanted["architecture"]
+    theirs, mine = stored["architecture"], current["architecture"]
     for name in sorted(theirs.keys() | mine.keys()):
         if theirs.get(name) != mine.get(name):
             raise ValueError(
@@ -204,7 +211,7 @@ def require_same(step: int, given: dict[str, Any], wanted: dict[str, Any]) -> No
                 f"{theirs.get(name)} in it and {mine.get(name)} here; choose another --output, or the base and "
                 "model.trains it was made with"
             )
-    for name, before, now in differences(given, wanted):  # the architectures are the same
+    for name, before, now in differences(stored, current):  # the architectures are the same
         raise ValueError(
             f"--output: the checkpoint at step {step} there was made with {name}={before!r}, now it is {now!r}, and "
             "steps would not be the same; choose another --output, or set it back"
@@ -212,16 +219,19 @@ def require_same(step: int, given: dict[str, Any], wanted: dict[str, Any]) -> No
 
 
 def shrink_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    """Frozen matrices and convolutions take the dtype of the arithmetic; norms stay as they are."""
+    """Casts frozen linear layers and convolutions to the dtype of the arithmetic, in place. Norms stay float32.
+
+    Autocast would cast them at every step; this way they also take half the memory in bfloat16.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d) and not any(p.requires_grad for p in layer.parameters(False)):
             layer.to(dtype)
 
 
 def attention_kernel(device: str) -> AbstractContextManager[None]:
-    """On CPU, attention of few channels is faster as plain products than by the fused kernel.
+    """The attention kernel of a step. On CPU, plain products are faster than the fused kernel at few channels.
 
-    For the backward pass too: gradient checkpointing repeats the forward in it, and must meet the same kernel.
+    Keep it open during the backward pass: gradient checkpointing repeats the forward there with the same kernel.
     """
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
@@ -237,9 +247,10 @@ def run_steps(
     before_checkpoint: Callable[[int], None],
     after_checkpoint: Callable[[Checkpoint], None],
 ) -> None:
-    """Runs all steps that are left, on every worker; the first one writes checkpoints and calls back.
+    """Runs the remaining steps on every worker; rank 0 writes checkpoints and calls back.
 
-    feed: this worker's rows of each step, from `run.step` on. Raises: FloatingPointError (see `train_step`), OSError.
+    feed: this worker's rows of each step, from `run.step` on. Raises: FloatingPointError (see `train_step`), OSError,
+    RuntimeError where the feed ends early.
     """
     for arrays in feed:
         assert set(arrays["step"]) == {run.step}, f"rows of step {set(arrays['step'])} in step {run.step}"
@@ -247,11 +258,12 @@ def run_steps(
         if run.workers.rank == 0:
             on_step(metrics)
         if run.step % run.config.run.checkpoint_every == 0 or run.step == run.num_steps:
-            first = run.workers.rank == 0
-            checkpoint = run.state(facts) if first or run.config.run.strategy == "fsdp" else None
-            if first:
+            rank_0 = run.workers.rank == 0
+            # Under FSDP2 gathering is collective: without the other workers rank 0 would wait for ever.
+            checkpoint = run.state(facts) if rank_0 or run.config.run.strategy == "fsdp" else None
+            if rank_0:
                 assert checkpoint is not None
-                before_checkpoint(run.step)  # the metrics: a checkpoint without them would leave a hole
+                before_checkpoint(run.step)  # writes the metrics: a checkpoint without them would leave a gap
                 store.save(checkpoint, keep=run.config.run.keep_checkpoints)
                 after_checkpoint(checkpoint)
             del checkpoint  # gigabytes
@@ -260,9 +272,9 @@ def run_steps(
 
 
 class MetricsLog:
-    """Metrics of steps as JSON lines, one file a checkpoint: `metrics/step-00000500.jsonl` holds those up to it.
+    """Metrics of steps as JSON lines. One file per checkpoint: `metrics/step-00000500.jsonl` holds the steps up to it.
 
-    Steps repeated after a crash write the same file again, so each step is in it once.
+    Steps that are repeated after a crash overwrite the same file.
     """
 
     def __init__(self, output: str) -> None:
@@ -270,20 +282,21 @@ class MetricsLog:
         self._lines: list[str] = []
 
     def add(self, metrics: StepMetrics) -> None:
+        """Keeps the metrics of a step until `flush`."""
         values = {name: value for name, value in vars(metrics).items() if value is not None}
         self._lines.append(json.dumps(values))
 
     def flush(self, step: int) -> None:
-        """Writes what was added since the last time, as the part of the checkpoint at `step`."""
+        """Writes the metrics added since the last flush as the file of the checkpoint at `step`."""
         self._storage.write(f"metrics/step-{step:08d}.jsonl", ("\n".join(self._lines) + "\n").encode())
         self._lines = []
 
 
 def read_metrics(output: str) -> list[dict[str, Any]]:
-    """The metrics of all steps, each once, in order."""
+    """The metrics of all steps, in order, each step once."""
     storage = Storage(output)
     found: dict[int, dict[str, Any]] = {}
-    # Files overlap where a run went on from an older checkpoint with another run.checkpoint_every.
+    # Files overlap where a run resumed from an older checkpoint with another run.checkpoint_every: the later counts.
     for key in storage.keys("metrics"):
         for line in storage.read(key).decode().splitlines():
             metrics = json.loads(line)

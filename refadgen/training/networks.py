@@ -1,7 +1,7 @@
-"""The networks of a training: loaded from a base, what of them trains, and one module whose forward is the loss.
+"""The networks of a training: loaded from a base, frozen in part, and joined in one module whose forward is the loss.
 
-`trains` decides (see TrainModelConfig): `product` is the paper's set. What gets no gradient is frozen, so distributed
-training never waits for it.
+`model.trains` decides which parameters train (see TrainModelConfig); `product` is the paper's set. A parameter that
+gets no gradient is frozen: DDP expects a gradient of every parameter that requires one.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from refadgen.training.objective import TrainingBatch, diffusion_losses, min_snr
 
 @dataclass
 class Parts:
-    """A base, taken apart: what `RefAdGenPipeline` is made of, or a plain `unet` for text-to-image."""
+    """The components of a base: those of `RefAdGenPipeline`, or a plain `unet` for text-to-image."""
 
     vae: nn.Module
     text_encoder: CLIPTextModel
@@ -44,12 +44,12 @@ class Parts:
     image_projection: ProductImageProjection | None = None
     feature_extractor: CLIPImageProcessor | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    """Entries of `model_index.json` that are no components."""
+    """Entries of `model_index.json` that are not components."""
     base_prediction_type: str | None = None
-    """What the base's own scheduler says."""
+    """Of the base's own scheduler; None where that has none."""
 
     def encoders(self, config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Encoders:
-        """The frozen ones."""
+        """The encoders that stay frozen. They share their weights with these parts; the caller casts and moves them."""
         frozen_text = self.text_encoder if config.model.trains == "product" else None
         with_images = config.model.trains != "text_to_image"
         return Encoders(
@@ -64,10 +64,12 @@ class Parts:
 
 
 def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
-    """The base's noise schedule with the objective's prediction: the one scheduler of training and of sampling."""
+    """The scheduler of both training and sampling: the base's noise schedule with the objective's prediction type."""
     kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
     zero = config.objective.zero_terminal_snr
     settings = {name: base.config[name] for name in kept if name in base.config}
+    # With a zero terminal SNR the last timestep is pure noise, and sampling must start there: "trailing" does, while
+    # "leading" skips it.
     scheduler = DDIMScheduler(
         **settings,
         prediction_type=config.objective.prediction_type,
@@ -81,7 +83,10 @@ def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
 
 
 def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts:
-    """The base's parts, with both U-Nets made from its one where it is a Stable Diffusion. Raises: ValueError."""
+    """The parts of `model.base`. From a Stable Diffusion's one U-Net both of ours are made.
+
+    Raises: ValueError naming `model.base` or `model.image_encoder`.
+    """
     if not config.model.base:
         raise ValueError("model.base: name a Stable Diffusion 1.5 folder or hub id, or a RefAdGen one")
     folder = find_model(config.model.base, field="model.base")
@@ -108,7 +113,7 @@ def _errors_name(setting: str, value: str) -> Iterator[None]:
 def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
     if read_index(folder).get("_class_name") == "RefAdGenPipeline":
         if config.model.trains == "text_to_image":
-            raise ValueError("a RefAdGen; model.trains=text_to_image goes on from a Stable Diffusion folder")
+            raise ValueError("is a RefAdGen; model.trains=text_to_image needs a Stable Diffusion folder")
         loaded = checkpoint.load(folder, dtype)
         names = Parts.__dataclass_fields__.keys() - {"settings", "base_prediction_type"}
         parts = Parts(**{name: value for name, value in loaded.items() if name in names})
@@ -116,9 +121,9 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
         return parts
     parts = Parts(**checkpoint.load_stable_diffusion(folder, dtype))
     assert parts.unet is not None
-    given, wanted = parts.unet.config.in_channels, parts.vae.config.latent_channels
-    if given != wanted:
-        raise ValueError(f"its unet takes {given} channels, not the {wanted} of its vae's latents")
+    takes, given = parts.unet.config.in_channels, parts.vae.config.latent_channels
+    if takes != given:
+        raise ValueError(f"its unet takes {takes} channels, not the {given} of its vae's latents")
     if config.model.trains != "text_to_image":
         parts.reference_unet = make_reference_unet(parts.unet)
         parts.generation_unet = make_generation_unet(parts.unet)
@@ -127,7 +132,7 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
 
 
 def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
-    """A CLIP vision model, and a new projection from its width to the U-Nets', where the base has none."""
+    """Adds a CLIP vision model and, where the base has none, a new projection from its width to the U-Nets'."""
     encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype)
     parts.image_encoder = encoder
     size = encoder.config.image_size
@@ -135,7 +140,7 @@ def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
     if parts.image_projection is None:
         assert parts.reference_unet is not None
         width = parts.reference_unet.config.cross_attention_dim
-        torch.manual_seed(0)
+        torch.manual_seed(0)  # all workers must start from the same weights: DDP copies rank 0's, FSDP2 does not
         parts.image_projection = ProductImageProjection(
             embed_dims=encoder.config.hidden_size, output_dims=width, hidden_dims=width, heads=max(1, width // 64)
         )
@@ -145,10 +150,10 @@ def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
 
 
 class TrainingModule(nn.Module):
-    """All networks that see a gradient pass, as one module: its forward is the loss of each row.
+    """All networks that gradients pass through, as one module. Its forward is the loss of each row.
 
-    One module, one forward: so DistributedDataParallel and FSDP2 hook it as they hook any other network. The AFM
-    projections run inside it although outside of their own layer's forward.
+    DDP and FSDP2 attach to the forward of a module. One module with one forward covers everything, including the AFM
+    projections, which run outside the forward of the layers that own them.
     """
 
     def __init__(self, parts: Parts, config: TrainConfig) -> None:
@@ -168,7 +173,7 @@ class TrainingModule(nn.Module):
                     unet.enable_gradient_checkpointing()
 
     def _freeze(self) -> None:
-        """Leaves gradients to what trains."""
+        """Requires gradients of the parameters that train, and of no others."""
         self.requires_grad_(self.trains != "product")
         if self.trains == "text_to_image":
             return
@@ -185,15 +190,15 @@ class TrainingModule(nn.Module):
                 parameter.requires_grad_(False)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What trains, by full name."""
+        """The parameters that train, by full name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def architecture(self) -> dict[str, list[int]]:
-        """Shapes of what trains, by full name."""
+        """The shapes of the parameters that train, by full name."""
         return {name: list(parameter.shape) for name, parameter in self.trained().items()}
 
     def describe(self) -> str:
-        """Counts of trained and frozen parameters, in all and by network."""
+        """Counts of trained and frozen parameters, in total and by network, as text."""
         lines = []
         for name, network in self.named_children():
             counts = [sum(p.numel() for p in network.parameters() if p.requires_grad is grad) for grad in (True, False)]
@@ -211,9 +216,11 @@ class TrainingModule(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss of each row, B.
 
-        batch: latents, noise B×C×h×w, timesteps B; token_ids B×tokens with empty_token_ids 1×tokens where the text
-        encoder trains, else text_states B×tokens×channels with empty_text_states 1×…; mask_latents B×1×h×w; and, but
-        for text-to-image, reference_latents, fusion_scale B, and image_states B×patches×channels with an image encoder.
+        batch: latents, noise B×C×h×w; timesteps B; mask_latents B×1×h×w.
+        Where the text encoder trains: token_ids B×tokens, empty_token_ids 1×tokens; else text_states
+        B×tokens×channels, empty_text_states 1×tokens×channels.
+        Except for text-to-image: reference_latents B×C×h×w; fusion_scale B; with an image encoder image_states
+        B×patches×channels.
         """
         count = len(batch["latents"])
         if self.text_encoder is not None:

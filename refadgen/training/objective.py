@@ -1,4 +1,4 @@
-"""Eq. 2: the denoising loss of the two U-Nets together, row by row, so that it splits over workers and passes."""
+"""Eq. 2: the denoising loss of the two U-Nets together. It is computed per row, so that workers can share a batch."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from refadgen.model.unets import predict
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """B rows of Eq. 2, everything random already drawn."""
+    """B rows of Eq. 2. All random values are drawn already."""
 
     latents: Tensor
     """z_0 of the ads, scaled, B×C×h×w."""
@@ -42,7 +42,7 @@ class TrainingBatch:
 def draw_noise(seeds: list[int], shape: tuple[int, ...], noise_offset: float) -> Tensor:
     """ε ~ N(0, 1) plus `noise_offset` times one number per row and channel (Table 2: 0.05).
 
-    seeds: one of each row, drawn on the CPU so that every device trains on the same noise. shape: C×h×w.
+    seeds: one for each row. shape: C×h×w. Noise is drawn on the CPU: a GPU's generator gives other numbers.
     Returns: float32 B×C×h×w.
     """
     rows = []
@@ -54,7 +54,7 @@ def draw_noise(seeds: list[int], shape: tuple[int, ...], noise_offset: float) ->
 
 
 def target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the network is to predict, ε or v, as the scheduler's `prediction_type` says. Raises: ValueError."""
+    """The target of the prediction by the scheduler's `prediction_type`: ε or v, B×C×h×w. Raises: ValueError."""
     if scheduler.config.prediction_type == "epsilon":
         return noise
     if scheduler.config.prediction_type == "v_prediction":
@@ -63,7 +63,7 @@ def target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, timesteps: 
 
 
 def min_snr_weights(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) -> Tensor:
-    """Min-SNR weights (arXiv 2303.09556, Sec. 3.4): min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v. B."""
+    """Min-SNR weights, B (arXiv 2303.09556, Sec. 3.4): min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v."""
     alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alphas / (1 - alphas)
     clipped = snr.clamp(max=gamma)
@@ -79,7 +79,11 @@ def diffusion_losses(
     product_weight: float = 1.0,
     min_snr_gamma: float | None = None,
 ) -> Tensor:
-    """Eq. 2 of each row, B. product_weight: of errors inside of M′ relative to those outside; 1 is the paper's."""
+    """Eq. 2 for each row, B.
+
+    product_weight: weight of errors inside M′ relative to those outside; the paper's is 1. min_snr_gamma: γ of
+    `min_snr_weights`; None: rows have equal weights, as in the paper.
+    """
     captured = capture(reference_unet, batch.reference_latents, batch.reference_context)
     conditioning = condition(
         [PromptFeatures(project_prompt(generation_unet, batch.prompt_embeds))],
@@ -90,14 +94,17 @@ def diffusion_losses(
     )
     noisy_latents = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     predicted = predict(generation_unet, noisy_latents, batch.mask_latents, batch.timesteps, conditioning)
-    wanted = target(scheduler, batch.latents, batch.noise, batch.timesteps)
-    losses = weighted_mean_square(predicted.float() - wanted.float(), batch.mask_latents, product_weight)
+    targets = target(scheduler, batch.latents, batch.noise, batch.timesteps)
+    losses = weighted_mean_square(predicted.float() - targets.float(), batch.mask_latents, product_weight)
     if min_snr_gamma is not None:
         losses = losses * min_snr_weights(scheduler, batch.timesteps, min_snr_gamma)
     return losses
 
 
 def weighted_mean_square(errors: Tensor, mask_latents: Tensor, product_weight: float) -> Tensor:
-    """Each row's mean of squared errors B×C×h×w that count `product_weight` times where `mask_latents` is 1. B."""
+    """The weighted mean of squared errors of each row, B.
+
+    errors: B×C×h×w. mask_latents: B×1×h×w; the weight is `product_weight` where it is 1, and 1 where it is 0.
+    """
     weights = 1 + (product_weight - 1) * mask_latents.expand_as(errors)
     return (weights * errors.square()).flatten(1).sum(1) / weights.flatten(1).sum(1)

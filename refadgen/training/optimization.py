@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from refadgen.config.train import OptimizerConfig
-from refadgen.training.parallel import collected, local, put
+from refadgen.training.parallel import gather_to_rank_0, local_shard, put_full_tensor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PARTS = ("codes", "scale")
-"""Of a moment in 8 bits."""
+"""Tensors of an 8-bit moment: 8-bit codes, and one scale for each block of them."""
 
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """The rate of step `step`, from 0, of `num_steps`: a linear warm-up, then the schedule."""
+    """The learning rate of step `step` (from 0) of `num_steps`: a linear warm-up, then the schedule."""
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     left = (num_steps - step) / max(1, num_steps - config.warmup_steps)
     if config.schedule == "linear":
@@ -32,7 +32,7 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
 
 
 def make_optimizer(config: OptimizerConfig, trained: Mapping[str, nn.Parameter]) -> Optimizer:
-    """AdamW over `trained`, in the order of its names. Raises: ValueError where `adamw_8bit` is not installed."""
+    """AdamW over `trained`, in its order. Raises: ValueError where `adamw_8bit` is set and torchao not installed."""
     parameters = list(trained.values())
     betas = (config.beta1, config.beta2)
     rate, decay, epsilon = config.learning_rate, config.weight_decay, config.epsilon
@@ -49,12 +49,12 @@ def make_optimizer(config: OptimizerConfig, trained: Mapping[str, nn.Parameter])
 
 
 def take_step(optimizer: Optimizer, learning_rate: float, *, compiled: bool) -> None:
-    """One step, after which the gradients are gone.
+    """Takes one optimizer step and frees the gradients.
 
-    compiled: whether an optimizer that would compile its step may: a minute or more before the first one.
+    compiled: whether torchao's optimizer may compile its step, which takes a minute or more before the first one.
     """
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor):
+        if isinstance(group["lr"], Tensor):  # torchao's optimizer refuses a float in its place
             group["lr"].fill_(learning_rate)
         else:
             group["lr"] = learning_rate
@@ -65,23 +65,24 @@ def take_step(optimizer: Optimizer, learning_rate: float, *, compiled: bool) -> 
 
 
 def moments_of(optimizer: Optimizer, trained: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Both moments by name, `collected`; of those in 8 bits the codes and each block's scale."""
-    found = {}
+    """Both moments by name, gathered to rank 0: float32, or codes and scales of 8-bit moments. See `Checkpoint`."""
+    found: dict[str, Tensor] = {}
     for name, parameter in trained.items():
         for kind in _MOMENTS if parameter in optimizer.state else ():
             moment = optimizer.state[parameter][kind]
             if hasattr(moment, "codes"):
                 found |= {f"{name}/{kind}/{part}": getattr(moment, part).cpu() for part in _PARTS}
             else:
-                found[f"{name}/{kind}"] = collected(moment)
+                found[f"{name}/{kind}"] = gather_to_rank_0(moment)
     return found
 
 
 def load_moments(
     optimizer: Optimizer, trained: Mapping[str, nn.Parameter], moments: Mapping[str, Tensor], step: int
 ) -> None:
-    """Goes on after step `step` with what `moments_of` gave; a parameter without any starts anew."""
-    fused = isinstance(optimizer, torch.optim.AdamW)  # which counts steps beside the parameter, torchao on the CPU
+    """Restores the result of `moments_of` after `step` steps. A parameter without moments starts anew."""
+    # Fused AdamW keeps its step counter on the parameter's device, torchao on the CPU.
+    fused = isinstance(optimizer, torch.optim.AdamW)
     for name, parameter in trained.items():
         state = {}
         for kind in _MOMENTS:
@@ -90,13 +91,14 @@ def load_moments(
                 state[kind] = _moment_8bit(parameter, kind, moments, key)
             elif key in moments:
                 state[kind] = torch.zeros_like(parameter)
-                put(state[kind], moments[key])
+                put_full_tensor(state[kind], moments[key])
         if state:
             counted = torch.tensor(float(step), device=parameter.device if fused else "cpu")
             optimizer.state[parameter] = {"step": counted, **state}
 
 
 def _moment_8bit(parameter: Tensor, kind: str, moments: Mapping[str, Tensor], key: str) -> Tensor:
+    """An 8-bit moment as torchao holds it, from its codes and scales. Only the first moment has a sign."""
     from torchao.optim.subclass_8bit import OptimState8bit
 
     codes, scale = (moments[f"{key}/{part}"] for part in _PARTS)
@@ -108,9 +110,9 @@ def _moment_8bit(parameter: Tensor, kind: str, moments: Mapping[str, Tensor], ke
 
 
 class MovingAverage:
-    """The exponential moving average of the trained weights, in float32; its decay rises from 0.1 to its value.
+    """The exponential moving average (EMA) of the trained weights, in float32. Its decay rises from 0.1 to `decay`.
 
-    With FSDP2 each worker averages what lies on it.
+    With FSDP2 each worker averages its own shards.
     """
 
     def __init__(self, trained: Mapping[str, nn.Parameter], decay: float) -> None:
@@ -119,16 +121,17 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, trained: Mapping[str, nn.Parameter], step: int) -> None:
-        """After step `step`, from 0."""
+        """Adds the weights after step `step` (from 0)."""
+        # Without the ramp, the initial weights would dominate the average for the first 1 / (1 − decay) steps.
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages = [local(tensor) for tensor in self._weights.values()]
-        torch._foreach_lerp_(averages, [local(p.detach()) for p in trained.values()], 1 - decay)
+        averages = [local_shard(tensor) for tensor in self._weights.values()]
+        torch._foreach_lerp_(averages, [local_shard(p.detach()) for p in trained.values()], 1 - decay)
 
-    def whole(self) -> dict[str, Tensor]:
-        """The averaged weights, `collected`."""
-        return {name: collected(tensor) for name, tensor in self._weights.items()}
+    def gather_to_rank_0(self) -> dict[str, Tensor]:
+        """The averaged weights by name, see `parallel.gather_to_rank_0`."""
+        return {name: gather_to_rank_0(tensor) for name, tensor in self._weights.items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes over averaged weights."""
+        """Replaces the average by `weights`, full tensors."""
         for name, tensor in self._weights.items():
-            put(tensor, weights[name])
+            put_full_tensor(tensor, weights[name])

@@ -1,4 +1,4 @@
-"""One training module on several workers: DistributedDataParallel or FSDP2, and what differs between them."""
+"""One training module on several workers: DistributedDataParallel (DDP) or FSDP2, and the differences between them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,10 +15,12 @@ from refadgen.training.networks import TrainingModule
 
 
 class Workers:
-    """The workers of a training as one of them sees them; alone where torch.distributed is not up."""
+    """This worker and the others. Without an initialised torch.distributed there is one worker."""
 
     def __init__(self) -> None:
-        self.rank, self.world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        distributed = dist.is_initialized()
+        self.rank: int = dist.get_rank() if distributed else 0
+        self.world_size: int = dist.get_world_size() if distributed else 1
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all workers."""
@@ -28,15 +30,15 @@ class Workers:
             value /= self.world_size
         return value
 
-    def from_first(self, value: int) -> int:
-        """The first worker's number, on all workers."""
+    def broadcast_from_rank_0(self, value: int) -> int:
+        """Rank 0's number, on all workers. Each of them must call it; the others' numbers are ignored."""
         found = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(found)
         return found[0]
 
     def gather(self, values: list[str]) -> list[list[str]]:
-        """Each worker's texts, on all workers."""
+        """The texts of each worker by rank, on all workers. Each of them must call it."""
         if self.world_size == 1:
             return [values]
         found: list[list[str]] = [[] for _ in range(self.world_size)]
@@ -47,12 +49,12 @@ class Workers:
 def wrap(
     module: TrainingModule, strategy: Literal["ddp", "fsdp"], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """`module` for all workers, called like itself.
+    """`module` for all workers; it is called like the module itself.
 
-    FSDP2 takes all networks as one group, which is whole during a step: what it shares out are the weights at rest,
-    gradients and optimizer state. The Reference U-Net cannot be a group of its own: its features leave it from inside,
-    and FSDP2 hangs the backward pass of a group on its output. So the AFM projections, which run outside of their
-    layers' forwards, need no care either.
+    FSDP2 gets all networks as one group. Between steps it shards weights, gradients and optimizer state; during a step
+    every worker holds the full weights. The Reference U-Net cannot be a group of its own: its features leave it from
+    inside its layers, but FSDP2 ties a group's backward pass to the group's output. One group also covers the AFM
+    projections, which run outside the forward of the layers that own them.
     """
     if not dist.is_initialized() or (dist.get_world_size() == 1 and strategy == "ddp"):
         return module
@@ -70,7 +72,7 @@ def wrap(
 
 @contextmanager
 def synchronized(wrapped: nn.Module, last: bool) -> Iterator[None]:
-    """Gradients are averaged over workers in the last of a step's passes only."""
+    """Averages gradients over workers in the last of a step's passes only. last: whether this is it."""
     if isinstance(wrapped, FSDPModule):
         wrapped.set_requires_gradient_sync(last)
         yield
@@ -79,28 +81,29 @@ def synchronized(wrapped: nn.Module, last: bool) -> Iterator[None]:
         yield
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor's full value on the CPU. With FSDP2 every worker must call this, in the same order."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor, float32 on the CPU. With FSDP2 every worker must call this, in the same order."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().float().cpu()
 
 
-def collected(tensor: Tensor) -> Tensor:
-    """As `whole`, but on the first worker only; the others keep nothing."""
+def gather_to_rank_0(tensor: Tensor) -> Tensor:
+    """The full tensor, float32 on the CPU, on rank 0; an empty one elsewhere. Called as `full_tensor`."""
+    # The others must take part in the all-gather, but full copies on each of them would fill the host's memory.
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     if dist.is_initialized() and dist.get_rank():
         return torch.empty(0)
     return full.detach().float().cpu()
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What of a tensor lies on this worker; writes go through."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """This worker's shard of a tensor, or the tensor itself. A view: writing to it changes the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def put(destination: Tensor, value: Tensor) -> None:
-    """Copies a whole value into a tensor, sharded or not."""
-    value = value.to(local(destination).device, destination.dtype)
+def put_full_tensor(destination: Tensor, value: Tensor) -> None:
+    """Copies a full tensor into `destination`, which may be sharded."""
+    value = value.to(local_shard(destination).device, destination.dtype)
     if isinstance(destination, DTensor):
         value = distribute_tensor(value, destination.device_mesh, destination.placements)
-    local(destination).copy_(local(value))
+    local_shard(destination).copy_(local_shard(value))

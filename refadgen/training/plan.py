@@ -1,7 +1,7 @@
-"""Which rows each step sees: a function of seed, epoch and row groups; all that is random about a row: of (seed, epoch,
-row id).
+"""The rows of each step, and the random numbers of each row.
 
-So a resumed run needs no iterator's state, and a step is the same step on any number of workers.
+The order of rows is a function of seed, epoch and row groups. The numbers of a row are a function of seed, epoch and
+row id. So a resumed run needs no iterator's state, and a step is the same on any number of workers.
 """
 
 import hashlib
@@ -13,16 +13,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A row group of a parquet file, and which of its rows are meant."""
+    """Some rows of a row group of a parquet file: those of one split."""
 
     key: str
+    """The file's key in its storage."""
     index: int
+    """Of the row group in the file."""
     offsets: tuple[int, ...]
+    """Of the rows in the row group."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive steps of one epoch: what one loading task reads."""
+    """Consecutive steps of one epoch, read by one loading task."""
 
     epoch: int
     first_step: int
@@ -36,15 +39,17 @@ class PlannedRow:
 
     step: int
     position: int
-    """Place in the step's batch."""
+    """In the step's batch, from 0."""
     epoch: int
     group: int
+    """Index into `Plan.groups`."""
     offset: int
+    """In the row group."""
 
 
 @dataclass(frozen=True)
 class RowDraw:
-    """What is random about a row in an epoch. All numbers in [0, 1) but the seed."""
+    """All random numbers of a row in an epoch: in [0, 1), except for the seed."""
 
     variant: float
     caption: float
@@ -54,52 +59,74 @@ class RowDraw:
     crop_left: float
     crop_top: float
     noise_seed: int
+    """0 to 2⁶³ − 1."""
 
 
 def draw(seed: int, epoch: int, row_id: str) -> RowDraw:
-    """The draws of a row: eight independent numbers from one hash."""
+    """The draws of a row: eight independent numbers from one hash.
+
+    A hash and not a generator: a row's draws must not depend on which rows were drawn before it.
+    """
     digest = hashlib.blake2b(f"{seed}/{epoch}/{row_id}".encode(), digest_size=64).digest()
     words = np.frombuffer(digest, dtype="<u8")
-    return RowDraw(*(float(word >> 11) / 2**53 for word in words[:7]), noise_seed=int(words[7] >> 1))
+    # A float64 holds 53 bits exactly; a seed must fit into a signed int64.
+    fractions = [float(word >> 11) / 2**53 for word in words[:7]]
+    variant, caption, dropout, reference_dropout, timestep, crop_left, crop_top = fractions
+    return RowDraw(
+        variant=variant,
+        caption=caption,
+        dropout=dropout,
+        reference_dropout=reference_dropout,
+        timestep=timestep,
+        crop_left=crop_left,
+        crop_top=crop_top,
+        noise_seed=int(words[7] >> 1),
+    )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The order of all rows over all steps. Each epoch leaves out what does not fill a batch, other rows every time."""
+    """The order of all rows over all steps.
+
+    An epoch drops the rows at its end that do not fill a batch. Its order is its own, so other epochs drop other rows.
+    """
 
     groups: Sequence[RowGroup]
     seed: int
     batch_size: int
     num_steps: int
     shuffle_rows: int
-    """About how many rows a window has: row groups come in random order, and inside a window rows do."""
+    """About the number of rows of a window. Row groups come in random order; inside a window, rows do."""
 
     @property
     def num_rows(self) -> int:
+        """Of the training split."""
         return sum(len(group.offsets) for group in self.groups)
 
     @property
     def steps_per_epoch(self) -> int:
+        """Full batches of an epoch."""
         return self.num_rows // self.batch_size
 
     @property
     def steps_per_window(self) -> int:
-        """Windows end with steps, so that whoever reads a window reads whole steps."""
+        """Windows end where steps end, so a loading task that reads one window has all rows of its steps."""
         return max(1, self.shuffle_rows // self.batch_size)
 
     def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Group and place inside the group of each row, in the epoch's order; int64 [num_rows] each."""
+        """The group of each row and its place in the group's `offsets`, in the epoch's order; int64 [num_rows] each."""
         rng = np.random.default_rng([self.seed, epoch])
         sizes = np.array([len(group.offsets) for group in self.groups])
         permuted = rng.permutation(len(sizes))
         group_of_row = np.repeat(permuted, sizes[permuted])
         place = np.concatenate([np.arange(size) for size in sizes[permuted]])
         window_of_row = np.arange(len(group_of_row)) // (self.steps_per_window * self.batch_size)
+        # The last key is the first to sort by: windows stay in order, rows inside one are shuffled.
         order = np.lexsort((rng.random(len(group_of_row)), window_of_row))
         return group_of_row[order], place[order]
 
     def segments(self, first_step: int) -> Iterator[Segment]:
-        """All steps from `first_step` on, window by window."""
+        """All steps from `first_step` on, one segment for each window."""
         step = first_step
         while step < self.num_steps:
             epoch, inside = divmod(step, self.steps_per_epoch)
@@ -109,7 +136,7 @@ class Plan:
             step = end
 
     def rows(self, segment: Segment, *, rank: int = 0, world_size: int = 1) -> list[PlannedRow]:
-        """A worker's rows of a segment, step by step: of each batch every `world_size`-th."""
+        """A worker's rows of a segment, step by step: every `world_size`-th row of each batch, from `rank` on."""
         groups, places = self.order(segment.epoch)
         rows = []
         for step in range(segment.first_step, segment.first_step + segment.num_steps):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, TypedDict, TypeVar
 
@@ -139,27 +139,25 @@ class TripletEncoder:
             self._encoded(masks, lambda part: encoders.mask_latents(np.stack(part)), np.uint8),
             num_variants,
         )
-        image_states = split_by_row(
-            "image_states",
-            [None] * len(products)
-            if encoders.image_encoder is None
-            else self._encoded(
-                products, lambda part: encoders.image_states(encoders.clip_pixels(np.stack(part))), np.float16
-            ),
-            num_variants,
-        )
         token_ids = split_by_row("token_ids", self._encoded(texts, encoders.token_ids, np.int32), num_captions)
-        text_states = split_by_row(
-            "text_states",
-            [None] * len(texts)
-            if encoders.text_encoder is None
-            else self._encoded(texts, lambda part: encoders.text_states(encoders.token_ids(part)), np.float16),
-            num_captions,
-        )
+        image_states: Sequence[bytes | None] = [None] * len(products)
+        if encoders.image_encoder is not None:
+            image_states = self._encoded(
+                products, lambda part: encoders.image_states(encoders.clip_pixels(np.stack(part))), np.float16
+            )
+        text_states: Sequence[bytes | None] = [None] * len(texts)
+        if encoders.text_encoder is not None:
+            text_states = self._encoded(texts, lambda part: encoders.text_states(encoders.token_ids(part)), np.float16)
         return [
             _cached_row(triplet, *values)
             for triplet, *values in zip(
-                decoded, latents, mask_latents, image_states, token_ids, text_states, strict=True
+                decoded,
+                latents,
+                mask_latents,
+                split_by_row("image_states", image_states, num_variants),
+                token_ids,
+                split_by_row("text_states", text_states, num_captions),
+                strict=True,
             )
         ]
 
@@ -173,7 +171,7 @@ class TripletEncoder:
         return found
 
 
-def split_by_row(field: str, values: list[Value], counts: list[int]) -> list[list[Value]]:
+def split_by_row(field: str, values: Sequence[Value], counts: list[int]) -> list[Sequence[Value]]:
     """Cuts a flat list into one list for each row. counts: of values of each row.
 
     Raises: RuntimeError naming the field where the encoder gave another number of values, which would otherwise end up
@@ -187,11 +185,11 @@ def split_by_row(field: str, values: list[Value], counts: list[int]) -> list[lis
 
 def _cached_row(
     triplet: Triplet,
-    latents: list[bytes],
-    masks: list[bytes],
-    image_states: list[bytes | None],
-    token_ids: list[bytes],
-    text_states: list[bytes | None],
+    latents: Sequence[bytes],
+    masks: Sequence[bytes],
+    image_states: Sequence[bytes | None],
+    token_ids: Sequence[bytes],
+    text_states: Sequence[bytes | None],
 ) -> CachedRow:
     """One row of the cache from its encoded values; `latents`: the ad's, then each variant's."""
     ad, *products = latents
@@ -257,6 +255,7 @@ def precompute(config: TrainConfig, uri: str, cache_uri: str, scanned: DatasetSc
             content = footer_digest(handle)
         for group in range(len(file.group_rows)):
             units.append({"key": file.key, "group": group, "part": unit_name(file.key, content, group, recipe)})
+    # The word "whole" is hashed: another one would make existing caches look incomplete.
     cache_name = unit_name("whole", "", 0, {"parts": [unit["part"] for unit in units]})
     cache = load_cache(cache_uri)
     if cache is not None and cache.fingerprint == cache_name:

@@ -55,15 +55,15 @@ def _arrays_of(choices: list[RowChoices]) -> Arrays:
     }
 
 
-def _read_groups(storage: Storage, groups: Sequence[RowGroup], rows: list[PlannedRow]) -> list[dict[str, Any]]:
-    """The planned rows as plain values, in the plan's order. Each row group is read once."""
+def _read_groups(storage: Storage, groups: Sequence[RowGroup], rows: list[PlannedRow]) -> list[Any]:
+    """The planned rows as mappings of the file's own schema, in the plan's order. Each row group is read once."""
     numbers_of_group: dict[int, list[int]] = {}
     for number, row in enumerate(rows):
         numbers_of_group.setdefault(row.group, []).append(number)
     groups_of_file: dict[str, list[int]] = {}
     for group in numbers_of_group:
         groups_of_file.setdefault(groups[group].key, []).append(group)
-    found: list[dict[str, Any]] = [{}] * len(rows)
+    found: list[Any] = [None] * len(rows)
     for key, members in groups_of_file.items():
         with storage.arrow().open_input_file(storage.path(key)) as handle:
             file = pq.ParquetFile(handle)

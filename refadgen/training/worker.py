@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: loads the networks, goes on from the newest checkpoint, and trains."""
+"""The function that each Ray Train worker runs: loads the networks, resumes from the newest checkpoint, trains."""
 
 import contextlib
 import json
@@ -30,14 +30,14 @@ from refadgen.training.rows import CachedRows, RowSource
 
 _SHOWN_EVERY_S = 5.0
 STOPPED = "stopped.json"
-"""In the output: why a training ended early on purpose; `bad_input` where its rows are to blame."""
+"""In the output: `message` says why a training ended early on purpose; `bad_input`: whether a row is the cause."""
 SETTINGS = "train.yaml"
-"""In the output: the settings, written by the driver."""
+"""In the output: the settings, written by the driver before workers start."""
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """All that a worker needs to know."""
+    """Everything that the driver hands to a worker."""
 
     config: TrainConfig
     output: str
@@ -45,12 +45,12 @@ class WorkerTask:
     plan: Plan
     constants: Constants
     facts: dict[str, Any]
-    """What a checkpoint must share with this run."""
+    """See `Checkpoint.facts`."""
     held_out: list[HeldOut]
 
 
 def constant_tensors(constants: Constants) -> dict[str, Tensor]:
-    """The empty prompt as tensors with a leading size of 1."""
+    """The empty prompt as tensors: int64 1×tokens and, where the text encoder is frozen, float32 1×tokens×channels."""
     tensors = {"empty_token_ids": torch.tensor(constants["empty_token_ids"])[None]}
     if "empty_text_states" in constants:
         states = np.frombuffer(bytes.fromhex(constants["empty_text_states"]), np.float16)
@@ -61,13 +61,14 @@ def constant_tensors(constants: Constants) -> dict[str, Tensor]:
 
 
 def train_worker(settings: dict[str, Any]) -> None:
-    """One worker of a training. settings: `task`, a reference to a `WorkerTask`.
+    """Runs one worker of a training. settings: `task`, a reference to a `WorkerTask`.
 
-    A loss that is no number ends all workers alike, and the first one says why in `stopped.json`. A bad row is seen by
-    one worker, which says so there and fails; the others are restarted with it, and end when they find the file.
+    A loss that is not finite ends all workers, and rank 0 writes the reason to `stopped.json`. A bad row is seen by one
+    worker only: it writes the reason there and fails; Ray Train restarts all workers, and they end at the sight of the
+    file.
     """
     for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # the progress bar says what matters
+        logging.getLogger(name).setLevel(logging.WARNING)  # our progress bar replaces their reports
     task: WorkerTask = ray.get(settings["task"])
     config = task.config
     storage = Storage(task.output)
@@ -120,18 +121,19 @@ def train_worker(settings: dict[str, Any]) -> None:
 
 
 def require_shared(storage: Storage, config: TrainConfig) -> None:
-    """Raises: RuntimeError where this node has another folder of that name than the driver."""
+    """Raises: RuntimeError where --output on this node is not the driver's folder: each node has a local one."""
     if not storage.exists(SETTINGS) or storage.read(SETTINGS).decode() != to_yaml(config):
         raise RuntimeError(
-            f"--output {storage.uri}: on this node it is not the folder that the driver sees: workers on several nodes "
-            "need a shared one, or s3://"
+            f"--output {storage.uri}: on this node it is not the folder that the driver sees; with workers on several "
+            "nodes, name a shared folder or s3://"
         )
 
 
 def resume(run: TrainingRun, store: CheckpointStore) -> None:
-    """Goes on from the newest whole checkpoint that the first worker finds, on all workers."""
+    """Resumes all workers from the newest undamaged checkpoint that rank 0 finds."""
+    # Rank 0 decides for all: on a slow file system, another worker might see one checkpoint more or less.
     checkpoint = store.latest() if run.workers.rank == 0 else None
-    step = run.workers.from_first(checkpoint.step if checkpoint is not None else 0)
+    step = run.workers.broadcast_from_rank_0(checkpoint.step if checkpoint is not None else 0)
     if step:
         run.load(checkpoint or store.load(step))
 
@@ -141,7 +143,7 @@ def _stop(storage: Storage, error: Exception, *, bad_input: bool) -> None:
 
 
 class _Log:
-    """What the first worker shows and keeps of a training: progress bar, metrics, TensorBoard, sample sheets."""
+    """Rank 0's reports: progress bar, metrics, TensorBoard, sample sheets."""
 
     def __init__(self, task: WorkerTask, first_step: int, device: torch.device) -> None:
         self._task, self._device = task, device
@@ -165,7 +167,7 @@ class _Log:
         self._scratch.cleanup()
 
     def step(self, metrics: StepMetrics) -> None:
-        """After each step."""
+        """Reports a finished step."""
         self._metrics.add(metrics)
         done = metrics.step + 1 - self._first_step
         self._loss += (metrics.loss - self._loss) / min(done, 100)
@@ -182,7 +184,7 @@ class _Log:
         self._board.add_scalar("images_per_s", images, metrics.step)
 
     def flush(self, step: int) -> None:
-        """Before each checkpoint."""
+        """Writes everything reported so far; called before each checkpoint."""
         self._metrics.flush(step)
         self._board.flush()
         if self._storage.remote:
@@ -190,7 +192,7 @@ class _Log:
                 self._storage.put_file(f"tensorboard/{file.name}", file)
 
     def sheet(self, checkpoint: Checkpoint) -> None:
-        """After each checkpoint: held-out samples, where they are due."""
+        """Writes a sheet of held-out samples where one is due; called after each checkpoint."""
         config = self._task.config
         every = config.run.sample_every
         if (

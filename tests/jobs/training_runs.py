@@ -56,7 +56,7 @@ def workers(process: subprocess.Popen[bytes]) -> list[int]:
 
 
 def checkpoints(output: Path) -> list[int]:
-    """Steps of the whole checkpoints."""
+    """Steps of the checkpoints that have a manifest."""
     manifests = (output / "checkpoints").glob("step-*/checkpoint.json")
     return sorted(int(file.parent.name.removeprefix("step-")) for file in manifests)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back; what is not whole is never loaded; a full disk costs the new one only."""
+"""Checkpoints: a saved one comes back; an incomplete one is never loaded; a full disk costs the new one only."""
 
 import errno
 import json
@@ -93,7 +93,7 @@ def _flip(file: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [_cut, _flip, Path.unlink], ids=["truncated", "altered", "gone"])
 def test_a_damaged_one_is_passed_over(
-    harm: Callable[[Path], None], name: str, store: CheckpointStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    harm: Callable[[Path], None], name: str, store: CheckpointStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for step in (2, 4):
         store.save(checkpoint(step), keep=5)
@@ -101,7 +101,7 @@ def test_a_damaged_one_is_passed_over(
     with pytest.raises(ValueError, match=rf"step-00000004: {name} is (missing|damaged)"):
         store.load(4)
     assert_equal(store.latest(), checkpoint(2))
-    assert f"{name} is" in capsys.readouterr().out
+    assert f"{name} is" in caplog.text
     harm(place(tmp_path, 2) / name)
     assert store.latest() is None
 
@@ -161,7 +161,7 @@ def test_a_damaged_later_one_takes_no_good_ones_place(store: CheckpointStore, tm
 def test_removal_takes_the_manifest_first(
     store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash at any point of it leaves no checkpoint behind that looks whole."""
+    """A crash at any point of it leaves no checkpoint behind that looks complete."""
     removed: list[str] = []
     delete = Storage.delete
 

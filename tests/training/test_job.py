@@ -1,4 +1,4 @@
-"""The training job before and after Ray: what may go on, which rows samples are of, and what a worker checks first."""
+"""The training job before and after Ray: which runs may resume, which rows are sampled, what a worker checks first."""
 
 import dataclasses
 import errno
@@ -24,7 +24,7 @@ from refadgen.triplets.schema import SCHEMA
 
 
 def checkpoint_of(job: TrainingJob, step: int) -> None:
-    """Puts a checkpoint that `job` may go on from into its output."""
+    """Puts a checkpoint that `job` may resume from into its output."""
     training = Training(job.config)
     training.run.step = step
     CheckpointStore(job.output).save(training.run.state(job._facts), keep=1)
@@ -108,12 +108,12 @@ def test_a_worker_without_the_drivers_folder_says_so(refadgen_base: Path, tmp_pa
         require_shared(storage, config)
     storage.write(SETTINGS, to_yaml(config).encode())
     require_shared(storage, config)
-    with pytest.raises(RuntimeError, match="shared one, or s3://"):
+    with pytest.raises(RuntimeError, match="name a shared folder or s3://"):
         require_shared(storage, config_of(refadgen_base, "run.seed=1"))
 
 
-def test_the_first_worker_says_where_to_go_on(refadgen_base: Path, tmp_path: Path) -> None:
-    """Another one goes on there, though it has seen a newer checkpoint meanwhile."""
+def test_rank_0_decides_where_all_workers_resume(refadgen_base: Path, tmp_path: Path) -> None:
+    """Another worker resumes there, although it has seen a newer checkpoint meanwhile."""
     training, store = Training(config_of(refadgen_base)), CheckpointStore(str(tmp_path))
     for step in (2, 4):
         store.save(dataclasses.replace(training.run.state({}), step=step), keep=5)
@@ -121,8 +121,8 @@ def test_the_first_worker_says_where_to_go_on(refadgen_base: Path, tmp_path: Pat
     class Second:
         rank, world_size = 1, 2
 
-        def from_first(self, value: int) -> int:
-            assert value == 0  # it has no opinion
+        def broadcast_from_rank_0(self, value: int) -> int:
+            assert value == 0  # its own number is ignored
             return 2
 
     resume(training.run, store)
@@ -132,7 +132,7 @@ def test_the_first_worker_says_where_to_go_on(refadgen_base: Path, tmp_path: Pat
     assert training.run.step == 2
 
 
-def test_a_loading_task_hands_on_what_is_wrong_with_a_row(refadgen_base: Path) -> None:
+def test_a_loading_task_returns_the_message_of_a_bad_row(refadgen_base: Path) -> None:
     training = Training(config_of(refadgen_base))
 
     class Bad:
@@ -150,7 +150,7 @@ def test_a_loading_task_hands_on_what_is_wrong_with_a_row(refadgen_base: Path) -
 
 
 @pytest.mark.parametrize(("bad_input", "kind"), [(True, ValueError), (False, TrainingStopped)])
-def test_what_a_worker_left_is_told(
+def test_the_driver_raises_the_reason_that_a_worker_wrote(
     bad_input: bool, kind: type[Exception], refadgen_base: Path, tmp_path: Path
 ) -> None:
     job = TrainingJob(config_of(refadgen_base), str(tmp_path))

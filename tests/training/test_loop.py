@@ -1,4 +1,4 @@
-"""One worker's loop without Ray: a resumed run repeats a whole one; a loss that is no number changes nothing."""
+"""One worker's loop without Ray: a resumed run repeats an uninterrupted one; a loss of NaN changes nothing."""
 
 import dataclasses
 import math
@@ -395,9 +395,9 @@ def test_the_average_is_exponential_and_begins_fast() -> None:
         average.update(trained, step)
         decay = min(0.5, (1 + step) / (10 + step))
         wanted = decay * wanted + (1 - decay) * step
-        assert average.whole()["w"].item() == pytest.approx(wanted, rel=1e-5)
+        assert average.gather_to_rank_0()["w"].item() == pytest.approx(wanted, rel=1e-5)
     average.load({"w": torch.tensor([7.0])})
-    assert average.whole()["w"].item() == 7.0
+    assert average.gather_to_rank_0()["w"].item() == 7.0
     assert weight.item() == 19.0
 
 
@@ -410,7 +410,7 @@ def test_without_an_average_there_is_none(refadgen_base: Path, tmp_path: Path) -
     assert saved.average == {}
     later = Training(config_of(refadgen_base))  # one that begins now begins at the weights
     later.run.load(saved)
-    assert all(torch.equal(t, saved.weights[name]) for name, t in later.run.average.whole().items())
+    assert all(torch.equal(t, saved.weights[name]) for name, t in later.run.average.gather_to_rank_0().items())
 
 
 def metrics_of(step: int, loss: float = 0.5) -> StepMetrics:
@@ -423,7 +423,7 @@ def test_only_steps_of_a_checkpoint_are_logged_each_once(tmp_path: Path) -> None
         first.add(metrics_of(step))
         if step == 3:
             first.flush(4)
-    # It crashes in step 5 and goes on from 4.
+    # It crashes in step 5 and resumes from 4.
     assert [each["step"] for each in read_metrics(str(tmp_path))] == [0, 1, 2, 3]
     second = MetricsLog(str(tmp_path))
     for step in range(4, 8):

@@ -249,7 +249,7 @@ def test_wrong_bases_are_named(
     assert re.match(r"model\.base='\S+': \S+attention_fusion\.safetensors: missing", load_fails(config_of(part)))
 
     other = load_fails(config_of(refadgen_base, "model.trains=text_to_image"))
-    assert re.match(r"model\.base='\S+': a RefAdGen; model\.trains=text_to_image goes on from a Stable", other)
+    assert re.match(r"model\.base='\S+': is a RefAdGen; model\.trains=text_to_image needs a Stable", other)
 
     encoder = load_fails(config_of(refadgen_base, f"model.image_encoder={tmp_path}/nothing"))
     assert encoder.startswith("model.image_encoder=")

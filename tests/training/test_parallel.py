@@ -1,4 +1,4 @@
-"""Two workers at half the batch against one at the whole batch, over gloo: DDP and FSDP2, and without synchronising.
+"""Two workers at half the batch against one at the full batch, over gloo: DDP and FSDP2, and without synchronising.
 
 Each worker is a process of its own. What is compared are changes of weights over 20 steps at a rate of 1e-3.
 """
@@ -56,7 +56,7 @@ def _join(rank: int, world_size: int, place: Path) -> None:
 
 
 def _changes(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
-    """How far all weights move. resumed_at: half-way the training goes on from a checkpoint that is written there."""
+    """How far all weights move. resumed_at: half-way, the training resumes from a checkpoint that it writes there."""
     workers = parallel.Workers()
     parts = load_parts(config)
     module = TrainingModule(parts, config)
@@ -85,7 +85,7 @@ def _changes(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
                 store.save(state, keep=1)
             run = TrainingRun(config, TrainingModule(load_parts(config), config), steps, torch.device("cpu"))
             resume(run, store)
-    after = {name: parallel.whole(parameter) for name, parameter in run.trained.items()}
+    after = {name: parallel.full_tensor(parameter) for name, parameter in run.trained.items()}
     return torch.cat([(after[name] - before[name]).flatten() for name in before]).double()
 
 
@@ -122,7 +122,7 @@ TOLERANCE = 1e-2
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_workers_at_half_the_batch_are_one_at_the_whole(
+def test_two_workers_at_half_the_batch_are_one_at_the_full_batch(
     strategy: str, random_model: Path, alone: Tensor, tmp_path: Path
 ) -> None:
     together = _trained_changes(random_model, strategy, tmp_path / strategy)

@@ -1,4 +1,4 @@
-"""Rows of a step, precomputed and not: both are the same; choices follow the draws; the cache is whole or not there."""
+"""Rows of a step, precomputed and not: both are the same; choices follow the draws; a cache is complete or absent."""
 
 import dataclasses
 import json
