@@ -59,7 +59,7 @@ def read_pictures(uri: str, limit: int) -> tuple[np.ndarray, np.ndarray]:
 def untrained_parts(vae: AutoencoderKL) -> Parts:
     """The base around a VAE. Weights are randomly initialised from a fixed seed, so everyone starts from the same."""
     tokenizer = make_tokenizer()
-    torch.manual_seed(1)
+    torch.manual_seed(1)  # after the VAE, whose training has drawn an unknown number of values
     unet = make_unet()
     text_encoder = make_text_encoder(
         len(tokenizer), tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
@@ -87,6 +87,7 @@ def main() -> None:
         vae = make_vae()
     if arguments.vae_steps:
         images, centers = read_pictures(arguments.data, arguments.pictures)
+        # Not by default: without such instructions bfloat16 is emulated and slower than float32.
         dtype = torch.bfloat16 if arguments.bf16 else torch.float32
         train_autoencoder(vae, images, centers_yx=centers, num_steps=arguments.vae_steps, dtype=dtype)
     make_text_to_image_pipeline(untrained_parts(vae)).save_pretrained(arguments.output)

@@ -121,7 +121,7 @@ def unit_name(source: str, content: str, group: int, recipe: Mapping[str, object
 
     source: the file's key. content: its `footer_digest`. recipe: everything else that the encoded rows depend on.
     """
-    text = json.dumps([source, content, group, recipe], sort_keys=True)
+    text = json.dumps([source, content, group, recipe], sort_keys=True)  # the order of a recipe's keys does not count
     return f"part-{hashlib.sha256(text.encode()).hexdigest()[:20]}.parquet"
 
 
@@ -138,6 +138,7 @@ def write_part(storage: Storage, key: str, rows: Mapping[str, list[CachedRow]]) 
     buffer = pa.BufferOutputStream()
     groups: SplitRows = []
     tables = []
+    # Splits never share a row group, so training reads no held-out rows.
     for split in SPLITS:
         values = [dataclasses.asdict(row) for row in rows.get(split, [])]
         for start in range(0, len(values), ROWS_PER_GROUP):
@@ -200,6 +201,7 @@ def load_cache(uri: str) -> Cache | None:
         return None
     try:
         content = json.loads(storage.read(MANIFEST))
+        # JSON has no tuples.
         shapes: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in content["shapes"].items()
         }

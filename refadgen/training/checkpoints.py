@@ -69,6 +69,7 @@ class CheckpointStore:
         hashes = {}
         for name in _FILES:
             key = f"{folder}/{name}.safetensors"
+            # safetensors refuses tensors that are not contiguous.
             tensors = {each: tensor.contiguous() for each, tensor in getattr(checkpoint, name).items()}
             with self._storage.new_file(key) as file:
                 try:
@@ -84,6 +85,7 @@ class CheckpointStore:
         for folder in {key.rpartition("/")[0] for key in self._storage.keys(FOLDER) if _FILE.fullmatch(key)}:
             if int(folder.rpartition("-")[2]) not in kept:
                 self._remove(folder)
+        # A run that was killed while it wrote this same step has left partial writes beside the new files.
         for key in self._storage.keys(self.folder(checkpoint.step)):
             if key.endswith(".tmp"):
                 self._storage.delete([key])
@@ -118,6 +120,7 @@ class CheckpointStore:
         folder = self.folder(step)
         facts, hashes = self._manifest(step)
         tensors = {}
+        # A local copy: hash and tensors come from the same bytes, and s3:// is read once.
         with tempfile.TemporaryDirectory(prefix="refadgen-checkpoint-") as place:
             for name in _FILES:
                 file = Path(place) / f"{name}.safetensors"
@@ -128,7 +131,7 @@ class CheckpointStore:
                 if _digest(file) != hashes[name]:
                     raise ValueError(f"{self._storage.uri_of(folder)}: {file.name} is damaged (its hash differs)")
                 tensors[name] = load_file(file)
-                os.unlink(file)
+                os.unlink(file)  # now, not at the end: three files of a large model need not fit there at once
         return Checkpoint(step, facts, **tensors)
 
     def latest(self) -> Checkpoint | None:

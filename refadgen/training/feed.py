@@ -49,8 +49,9 @@ def ray_feed(
             fn_kwargs={"plan": plan, "source": source, "rank": rank, "world_size": world_size},
             num_cpus=load_cpus,
         )
-        dataset.context.execution_options.preserve_order = True
+        dataset.context.execution_options.preserve_order = True  # blocks of a task may otherwise overtake each other
         dataset.context.enable_progress_bars = False
+        # A batch is one step: each step has the same number of rows.
         batches = list(dataset.iter_batches(batch_size=share, batch_format="numpy", prefetch_batches=1))
         if "bad_row" in batches[0]:
             raise BadRowError(str(batches[0]["bad_row"][0]))

@@ -88,10 +88,11 @@ def export(config: TrainConfig, parts: Parts, folder: Path, card: str) -> None:
     for component in pipeline.components.values():
         if hasattr(component, "register_to_config"):
             component.register_to_config(_name_or_path="")  # diffusers would publish the folder it was read from
+    # diffusers warns of float16 on the CPU, where nothing is going to run.
     pipeline.to(dtype=dtype, silence_dtype_warnings=True).save_pretrained(folder)
     index = folder / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
-    content.pop("_name_or_path", None)
+    content.pop("_name_or_path", None)  # the pipeline's own, which register_to_config does not reach
     index.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
 
@@ -126,6 +127,7 @@ def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut
     put_trained(TrainingModule(parts, config), checkpoint)
     steps = config.run.sample_steps
     lines = []
+    # Seeds are the rows' indices, so a row has the same noise on every sheet, and sheets can be compared.
     if parts.unet is not None:
         plain = make_text_to_image_pipeline(parts).to(device)
         plain.set_progress_bar_config(disable=True)
@@ -165,7 +167,7 @@ def _without_folders(config: TrainConfig) -> TrainConfig:
         return path if path is None or is_remote(path) else PurePath(path).name
 
     data = dataclasses.replace(config.data, path=name(config.data.path) or "", cache=None)
-    is_folder = PurePath(config.model.base).is_absolute()
+    is_folder = PurePath(config.model.base).is_absolute()  # a hub id, owner/name, stays as it is
     model = dataclasses.replace(
         config.model,
         base=name(config.model.base) or "" if is_folder else config.model.base,

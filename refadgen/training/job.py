@@ -63,6 +63,7 @@ class TrainingJob:
         """Raises: ValueError for a wrong setting, data set or base."""
         if not config.data.path:
             raise ValueError("data.path: name a folder of triplets (--data)")
+        # The driver of a submitted job may run on a node without a GPU while its workers have them.
         if config.run.num_gpus and not torch.cuda.is_available() and not ray_connection.submitted():
             raise ValueError(f"run.num_gpus={config.run.num_gpus:g}: PyTorch sees no GPU here")
         data = dataclasses.replace(config.data, path=str(TINY)) if config.data.path == "tiny" else config.data
@@ -78,9 +79,7 @@ class TrainingJob:
             )
         self._parts: Parts = load_parts(self.config)
         self._module = TrainingModule(self._parts, self.config)
-        make_optimizer(
-            config.optimizer, self._module.trained()
-        )  # a missing package is an error here, before Ray starts
+        make_optimizer(config.optimizer, self._module.trained())  # a missing package is an error before Ray starts
         self._store = CheckpointStore(self.output)
         encoder = self.config.model.image_encoder
         self._facts: dict[str, Any] = {
@@ -137,6 +136,8 @@ class TrainingJob:
         """Raises: ValueError when the cluster cannot hold all workers at once; Ray would wait for ever, silently."""
         run, have = self.config.run, ray.cluster_resources()
         workers = run.min_workers or run.num_workers
+        # Workers hold their CPUs until the end, so loading tasks need some of their own. Two are enough for any number
+        # of workers: further tasks take turns.
         cpus = workers * run.num_cpus + max(0.0, 2 * self.config.data.load_cpus)
         if cpus > have.get("CPU", 0):
             raise ValueError(
@@ -157,7 +158,7 @@ class TrainingJob:
         """
         started = time.monotonic()
         self._storage.write(SETTINGS, to_yaml(self.config).encode())
-        if self._storage.exists(STOPPED):
+        if self._storage.exists(STOPPED):  # of an earlier run, whose cause may be corrected by now
             self._storage.delete([STOPPED])
         source, constants = self._source()
         plan = Plan(
@@ -209,7 +210,7 @@ class TrainingJob:
                 file = pq.ParquetFile(handle)
                 for index, offsets in groups:
                     if not offsets["test"]:
-                        continue
+                        continue  # reading a row group means reading its pictures
                     for row in file.read_row_group(index).take(offsets["test"]).to_pylist():
                         found.append(held_out(self.config, triplets.decode(row)))
                         if len(found) == count:
@@ -223,10 +224,11 @@ class TrainingJob:
         workers = run.num_workers if run.min_workers is None else (run.min_workers, run.num_workers)
         trainer = TorchTrainer(
             train_worker,
+            # By reference: plan and held-out pictures are megabytes, and every restart hands this out again.
             train_loop_config={"task": ray.put(task)},
             scaling_config=ScalingConfig(num_workers=workers, use_gpu=run.num_gpus > 0, resources_per_worker=resources),
             run_config=RunConfig(
-                # Ray's own records of this launch; our checkpoints need none of them.
+                # A new name for each launch: Ray Train would resume from its own records of an earlier one.
                 name=uuid.uuid4().hex[:12],
                 storage_path=self._storage.path("ray"),
                 storage_filesystem=self._storage.arrow() if self._storage.remote else None,
@@ -236,7 +238,7 @@ class TrainingJob:
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            self._require_not_stopped()
+            self._require_not_stopped()  # a bad row ends as a failed worker too, and its own message is the better one
             failures = list(error.worker_failures.values()) if isinstance(error, WorkerGroupError) else []
             raise TrainingStopped(
                 f"workers failed more than run.max_failures={run.max_failures} times: "
@@ -326,4 +328,5 @@ def _commit() -> str:
 def connect_ray(config: TrainConfig) -> None:
     """Joins a running Ray, or starts one with room for all workers and their loading tasks."""
     run = config.run
+    # Ray Train asks the dashboard which actors are alive.
     ray_connection.connect(int(np.ceil(run.num_workers * run.num_cpus + 2 * config.data.load_cpus)), dashboard=True)

@@ -96,6 +96,7 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
         folder = find_model(config.model.image_encoder, field="model.image_encoder")
         with _errors_name("model.image_encoder", config.model.image_encoder):
             _add_image_encoder(parts, folder, dtype)
+    # Kept for a note to the user: the next line replaces the base's scheduler.
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
     parts.scheduler = make_scheduler(parts.scheduler, config)
     return parts
@@ -136,6 +137,7 @@ def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
     encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype)
     parts.image_encoder = encoder
     size = encoder.config.image_size
+    # The class's own mean and deviation are CLIP's; only the size depends on the encoder.
     parts.feature_extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
     if parts.image_projection is None:
         assert parts.reference_unet is not None
@@ -184,6 +186,7 @@ class TrainingModule(nn.Module):
                 parameter.requires_grad_(True)
             if self.image_projection is not None:
                 self.image_projection.requires_grad_(True)
+        # Parameters behind the last captured layer do not reach the loss.
         without = parameters_without_gradient(self.reference_unet)
         for name, parameter in self.reference_unet.named_parameters():
             if name in without:

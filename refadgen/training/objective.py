@@ -67,6 +67,7 @@ def min_snr_weights(scheduler: DDIMScheduler, timesteps: Tensor, gamma: float) -
     alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alphas / (1 - alphas)
     clipped = snr.clamp(max=gamma)
+    # SNR is 0 at the last timestep of a zero terminal SNR; the settings refuse that together with ε.
     return clipped / snr if scheduler.config.prediction_type == "epsilon" else clipped / (snr + 1)
 
 
@@ -94,6 +95,7 @@ def diffusion_losses(
     )
     noisy_latents = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
     predicted = predict(generation_unet, noisy_latents, batch.mask_latents, batch.timesteps, conditioning)
+    # Squares and sums in float32: under autocast the prediction is bfloat16.
     targets = target(scheduler, batch.latents, batch.noise, batch.timesteps)
     losses = weighted_mean_square(predicted.float() - targets.float(), batch.mask_latents, product_weight)
     if min_snr_gamma is not None:

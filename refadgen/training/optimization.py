@@ -18,6 +18,7 @@ _PARTS = ("codes", "scale")
 
 def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     """The learning rate of step `step` (from 0) of `num_steps`: a linear warm-up, then the schedule."""
+    # step + 1: at a rate of 0 the first step would be lost.
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     left = (num_steps - step) / max(1, num_steps - config.warmup_steps)
     if config.schedule == "linear":
@@ -104,6 +105,7 @@ def _moment_8bit(parameter: Tensor, kind: str, moments: Mapping[str, Tensor], ke
     codes, scale = (moments[f"{key}/{part}"] for part in _PARTS)
     block_size = codes.numel() // scale.numel()
     moment = OptimState8bit.zeros(codes.shape, kind == "exp_avg", block_size, parameter.device, parameter.dtype)
+    # Copied into buffers of its own: the loaded tensors are the checkpoint's.
     moment.codes.copy_(codes)
     moment.scale.copy_(scale)
     return moment

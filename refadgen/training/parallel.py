@@ -25,7 +25,7 @@ class Workers:
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all workers."""
         if self.world_size > 1:
-            value = value.clone()
+            value = value.clone()  # all_reduce writes in place
             dist.all_reduce(value)
             value /= self.world_size
         return value
@@ -59,12 +59,13 @@ def wrap(
     if not dist.is_initialized() or (dist.get_world_size() == 1 and strategy == "ddp"):
         return module
     if strategy == "ddp":
+        # gradient_as_bucket_view: gradients live in the buckets that are sent, which saves one copy of all of them.
         return DistributedDataParallel(
             module, device_ids=[device.index or 0] if device.type == "cuda" else None, gradient_as_bucket_view=True
         )
     policy = MixedPrecisionPolicy(
         param_dtype=None if dtype == torch.float32 else dtype,
-        reduce_dtype=torch.float32,
+        reduce_dtype=torch.float32,  # sums over workers would lose digits in bfloat16
         cast_forward_inputs=False,  # noise is added in float32; autocast does the arithmetic
     )
     return fully_shard(module, mp_policy=policy)

@@ -130,6 +130,7 @@ class Plan:
         step = first_step
         while step < self.num_steps:
             epoch, inside = divmod(step, self.steps_per_epoch)
+            # A window, the epoch or the training may end first; a last window of an epoch can be shorter.
             window_end = (inside // self.steps_per_window + 1) * self.steps_per_window
             end = min(epoch * self.steps_per_epoch + min(window_end, self.steps_per_epoch), self.num_steps)
             yield Segment(epoch, step, end - step)

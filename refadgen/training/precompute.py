@@ -60,8 +60,8 @@ def recipe_of(config: TrainConfig) -> dict[str, str | int]:
     return recipe | {
         "width_px": config.data.width_px,
         "height_px": config.data.height_px,
-        "crop_seed": config.run.seed,
-        "dtype": config.run.dtype,
+        "crop_seed": config.run.seed,  # decides the crop of each row
+        "dtype": config.run.dtype,  # the encoders compute in it, and round
     }
 
 
@@ -101,6 +101,7 @@ class TripletEncoder:
                 decoded.append(triplets.decode(row))
             except ValueError as error:
                 errors.append(f"{self._source.uri_of(key)}: {error}")
+        # All bad rows of a row group are reported at once, but none of it is written: a part is complete or absent.
         if not errors:
             rows: dict[str, list[CachedRow]] = {}
             for triplet, cached in zip(decoded, self._rows(decoded), strict=True):

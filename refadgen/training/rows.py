@@ -69,6 +69,7 @@ def _read_groups(storage: Storage, groups: Sequence[RowGroup], rows: list[Planne
             file = pq.ParquetFile(handle)
             for group in members:
                 numbers = numbers_of_group[group]
+                # Parquet cannot read single rows: `take` drops the others after the read.
                 table = file.read_row_group(groups[group].index)
                 taken = table.take([rows[number].offset for number in numbers]).to_pylist()
                 for number, values in zip(numbers, taken, strict=True):
@@ -186,6 +187,7 @@ class OnlineRows:
             texts.append("" if chosen.caption is None else triplet.captions[chosen.caption])
             if self.clip_pixels is not None:
                 clip = self.clip_pixels(products[-1][None])[0]
+                # Zeros after normalisation, as the cache's `zero_image_states`.
                 clips.append(np.zeros_like(clip) if chosen.image_dropped else clip)
         arrays = {
             **_arrays_of(choices),

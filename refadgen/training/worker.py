@@ -73,7 +73,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     config = task.config
     storage = Storage(task.output)
     if storage.exists(STOPPED):
-        return
+        return  # restarted after another worker met a bad row
     require_shared(storage, config)
     torch.set_num_threads(config.run.torch_threads or max(1, int(config.run.num_cpus)))
     device = ray.train.torch.get_device()
@@ -116,7 +116,7 @@ def train_worker(settings: dict[str, Any]) -> None:
                 _stop(storage, error, bad_input=False)
         except BadRowError as error:
             _stop(storage, error, bad_input=True)
-            raise
+            raise  # the other workers wait for this one in a collective call; a failure makes Ray Train end them
     ray.train.report({"step": run.step, "world_size": world_size})
 
 
@@ -155,6 +155,7 @@ class _Log:
     def __enter__(self) -> "_Log":
         self._scratch = tempfile.TemporaryDirectory(prefix="refadgen-tensorboard-")
         folder = self._scratch.name if self._storage.remote else self._storage.path("tensorboard")
+        # purge_step: steps after the checkpoint are repeated, and their points would be drawn twice.
         self._board = SummaryWriter(folder, purge_step=self._first_step)
         self._bar = tqdm_ray.tqdm(total=self._task.plan.num_steps, unit="step", flush_interval_s=_SHOWN_EVERY_S)
         self._bar.update(self._first_step)
@@ -170,6 +171,7 @@ class _Log:
         """Reports a finished step."""
         self._metrics.add(metrics)
         done = metrics.step + 1 - self._first_step
+        # The plain mean of the first 100 steps, then an exponential one.
         self._loss += (metrics.loss - self._loss) / min(done, 100)
         rate = done / max(1e-9, time.monotonic() - self._started)
         left = (self._task.plan.num_steps - metrics.step - 1) / rate
@@ -187,7 +189,7 @@ class _Log:
         """Writes everything reported so far; called before each checkpoint."""
         self._metrics.flush(step)
         self._board.flush()
-        if self._storage.remote:
+        if self._storage.remote:  # the board writes to a scratch folder, see __enter__
             for file in Path(self._scratch.name).iterdir():
                 self._storage.put_file(f"tensorboard/{file.name}", file)
 
