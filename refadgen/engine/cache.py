@@ -1,4 +1,4 @@
-"""A cache with a bound in bytes: what was used longest ago goes first."""
+"""A cache bounded in bytes: the least recently used values are dropped first."""
 
 import threading
 from collections import OrderedDict
@@ -12,14 +12,14 @@ class ByteBoundedCache(Generic[T]):
     """Values by key, with their sizes. Safe to share between threads."""
 
     def __init__(self, max_bytes: int) -> None:
-        """max_bytes: of all values together; 0: keeps nothing."""
+        """max_bytes: bound on all values together; 0: nothing is kept."""
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self._lock = threading.Lock()
         self.num_bytes = 0
 
     def get(self, key: Hashable) -> T | None:
-        """The value, which counts as used; None: it is not here."""
+        """The value, from now the most recently used; None: it is not kept."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -28,7 +28,7 @@ class ByteBoundedCache(Generic[T]):
             return entry[0]
 
     def put(self, key: Hashable, value: T, num_bytes: int) -> None:
-        """Keeps `value`, and drops old ones until all fit; a value larger than the bound is not kept."""
+        """Keeps `value` and drops old ones until all fit. A value larger than the bound is not kept."""
         with self._lock:
             if key in self._entries:
                 self.num_bytes -= self._entries.pop(key)[1]

@@ -1,4 +1,4 @@
-"""What the step engine is asked for: one image to denoise."""
+"""The order that `AdDenoiser` takes: one image to denoise."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,8 @@ import numpy.typing as npt
 class AdOrder:
     """One image to denoise.
 
-    canvas: uint8 H×W×3, the product placed on white. mask: uint8 H×W, M′. product_key: the same for the same canvas.
+    canvas: uint8 H×W×3, the product placed on white. mask: uint8 H×W, M′. product_key: equal for equal canvases; K_ref
+    and V_ref are kept under it. negative_prompt: None: the model's. fusion_scale: λ (Sec. 5.5).
     """
 
     canvas: npt.NDArray[np.uint8]
@@ -25,5 +26,5 @@ class AdOrder:
 
     @property
     def shape(self) -> tuple[int, int, bool]:
-        """Orders of one shape share batches: canvas, and whether guidance runs two branches."""
+        """Height, width, and whether guidance runs two branches. Orders of one shape share batches."""
         return (*self.mask.shape, self.guidance_scale > 1)

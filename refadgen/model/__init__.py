@@ -10,7 +10,7 @@ __all__ = ["RefAdGenPipeline", "ReferenceFeatures"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads torch and diffusers only where the pipeline is used: `model.folder` is read by drivers without them."""
+    """Imports torch and diffusers on first use: planning reads `model.folder` and must not wait for them."""
     if name == "RefAdGenPipeline":
         from refadgen.model.pipeline import RefAdGenPipeline
 

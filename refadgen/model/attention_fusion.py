@@ -36,7 +36,8 @@ def prompt_attention_layers(unet: UNet2DConditionModel) -> list[str]:
 def _attention_layers(unet: UNet2DConditionModel, kind: str) -> list[str]:
     names = [name for name, module in unet.named_modules() if isinstance(module, Attention) and name.endswith(kind)]
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
-    return sorted(names, key=lambda name: order[name.split(".")[0]])  # stable: keeps the order inside each part
+    # diffusers assigns down, up, mid, and named_modules follows that. sorted is stable: parts keep their own order.
+    return sorted(names, key=lambda name: order[name.split(".")[0]])
 
 
 def split_heads(attn: Attention, hidden_states: Tensor) -> Tensor:
@@ -81,9 +82,9 @@ class LayerFeatures:
 
 
 class ReferenceFeatures(LayerFeatures):
-    """K_ref and V_ref of every self-attention: all the Generation U-Net needs to know of a product.
+    """K_ref and V_ref of every self-attention: the only form in which the Generation U-Net sees a product.
 
-    `unconditional` is there only with an image encoder, whose zero image is the context of that branch.
+    `unconditional` is set only with an image encoder, whose zero image is the context of that branch.
     """
 
 
@@ -92,7 +93,7 @@ class PromptFeatures(LayerFeatures):
 
 
 class CaptureProcessor(AttnProcessor2_0):
-    """Plain self-attention that also hands out its input h (after norm1), N×L×C, under its layer's name."""
+    """Plain self-attention that also puts its input h (after norm1), N×L×C, into `captured` under its layer's name."""
 
     def __init__(self, layer: str) -> None:
         super().__init__()
@@ -127,7 +128,7 @@ class PromptAttentionProcessor(AttnProcessor2_0):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         conditioning: "Conditioning | None" = None,
-        captured: dict[str, Tensor] | None = None,  # shared keyword of all layers; self-attentions use it
+        captured: dict[str, Tensor] | None = None,  # diffusers gives all layers the same keywords; unused here
     ) -> Tensor:
         if conditioning is None:
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
@@ -154,7 +155,8 @@ class AttentionFusionProcessor(nn.Module):
             self.to_k_ref.weight.copy_(attn.to_k.weight)
             self.to_v_ref.weight.copy_(attn.to_v.weight)
 
-    def __call__(  # named so, not forward: diffusers passes on the keywords it finds in its signature
+    # Not `forward`: diffusers reads the signature of `__call__` and drops the keywords that it does not name.
+    def __call__(
         self,
         attn: Attention,
         hidden_states: Tensor,
@@ -165,7 +167,8 @@ class AttentionFusionProcessor(nn.Module):
     ) -> Tensor:
         num_rows = hidden_states.shape[0]
         if conditioning is not None and self.layer == conditioning.shared_layer:
-            hidden_states = hidden_states[: conditioning.num_rows]  # the guidance branches are still equal here
+            # The guidance branches are still equal here, and this layer has the most tokens: half the rows will do.
+            hidden_states = hidden_states[: conditioning.num_rows]
         query_NHLD = split_heads(attn, attn.to_q(hidden_states))
         key_NHLD = split_heads(attn, attn.to_k(hidden_states))
         value_NHLD = split_heads(attn, attn.to_v(hidden_states))
@@ -176,14 +179,14 @@ class AttentionFusionProcessor(nn.Module):
 
 
 def repeat_rows(tensor: Tensor, num_rows: int) -> Tensor:
-    """`tensor` repeated as a whole until its leading size is `num_rows`; itself where it already is."""
+    """`tensor` repeated along its first axis up to `num_rows`, a multiple of its rows; itself where it has as many."""
     times = num_rows // tensor.shape[0]
     return tensor if times == 1 else torch.cat([tensor] * times)
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What all layers of the Generation U-Net are told about one batch. Made by `condition`."""
+    """One batch's inputs to all attention layers of the Generation U-Net. Made by `condition`."""
 
     num_rows: int
     """B: images of the batch."""
@@ -208,6 +211,7 @@ class Conditioning:
         """
         key_NHLD, value_NHLD = self.reference[layer]
         if not self.reference_in_uncond and self.num_branches == 2:
+            # From the end: the conditional half of N rows, and all of the B rows of a shared layer.
             term_BHLD = F.scaled_dot_product_attention(query_NHLD[-self.num_rows :], key_NHLD, value_NHLD)
             fused_BHLD = attended_NHLD[-self.num_rows :] + self.fusion_scale * term_BHLD
             return torch.cat([attended_NHLD[: self.num_rows], fused_BHLD])
@@ -235,6 +239,7 @@ def condition(
         layers = list(references[0].conditional)
         shared_layer = layers[0] if guidance else None
         twice = guidance and reference_in_uncond
+        # Without an image encoder both branches see the same K_ref and V_ref, so the shared layer can stay at B rows.
         same = all(features.unconditional is None for features in references)
         for layer in layers:
             if twice and not (same and layer == shared_layer):
@@ -265,12 +270,12 @@ def _unconditional(features: LayerFeatures) -> Mapping[str, KeyValue]:
 
 def _stack(parts: Sequence[Mapping[str, KeyValue]], layer: str) -> KeyValue:
     if len(parts) == 1:
-        return parts[0][layer]
+        return parts[0][layer]  # no copy
     return torch.cat([part[layer][0] for part in parts]), torch.cat([part[layer][1] for part in parts])
 
 
 def attach_capture(unet: UNet2DConditionModel) -> None:
-    """Makes `unet` a Reference U-Net: its self-attentions can hand out their inputs."""
+    """Makes `unet` a Reference U-Net: `capture` can read the inputs of its self-attentions."""
     processors = {f"{layer}.processor": CaptureProcessor(layer) for layer in self_attention_layers(unet)}
     processors |= {f"{layer}.processor": PromptAttentionProcessor(layer) for layer in prompt_attention_layers(unet)}
     unet.set_attn_processor(processors)
@@ -295,13 +300,13 @@ def fusion_processors(unet: UNet2DConditionModel) -> dict[str, AttentionFusionPr
 
 
 def detach(unet: UNet2DConditionModel) -> None:
-    """Gives `unet` its plain attentions back; the rest of the network was never touched."""
+    """Puts plain attentions back into `unet`. Attaching changes nothing else in the network."""
     unet.set_attn_processor(AttnProcessor2_0())
 
 
 @contextmanager
 def detached(unet: UNet2DConditionModel) -> Iterator[None]:
-    """`unet` with plain attentions inside the block, with its own again after it."""
+    """Inside the block `unet` has plain attentions; after it, its own processors again."""
     # Taken from the layers themselves: set_attn_processor empties the dictionary it is given.
     layers = self_attention_layers(unet) + prompt_attention_layers(unet)
     processors = {f"{layer}.processor": unet.get_submodule(layer).processor for layer in layers}

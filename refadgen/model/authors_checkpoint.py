@@ -1,8 +1,8 @@
 """The authors' released weights, a DeepSpeed file, as a RefAdGenPipeline in our layout.
 
-`read_state` reads the file's `module` without running anything from it; `split_state` parts its flat keys into
-networks; `import_checkpoint` puts them into the networks that the base's and the image encoder's configs describe.
-Strict all the way: every key is used once, nothing is missing, every shape fits.
+`read_state` reads the file's `module` without running code from it. `split_state` sorts its flat keys by network.
+`import_checkpoint` puts them into the networks that the configs of the base and of the image encoder describe. All of
+it is strict: every key is used once, none is missing, every shape fits.
 
     unet.<U-Net key>                                  the Generation U-Net, frozen weights too
     unet.<block>.attn1.processor.to_k_ref.weight …    the AFM weights inside it
@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
     "width_px": 512,
     "height_px": 640,
 }
-"""What the authors sample with."""
+"""The authors' sampling settings."""
 
 HARMLESS_CLASSES = (
     "deepspeed.checkpoint.universal_checkpoint.SubparamShape",
@@ -49,12 +49,12 @@ HARMLESS_CLASSES = (
     "deepspeed.runtime.zero.offload_config.OffloadDeviceEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
 )
-"""Plain records that DeepSpeed keeps beside `module` for its optimizer. They are read as `_Inert`, never as themselves,
-so that neither DeepSpeed is needed nor any code of a class runs. Exact names; all others are refused."""
+"""Plain records that DeepSpeed keeps beside `module` for its optimizer. They are read as `_Inert` instead of their own
+class: DeepSpeed need not be installed, and no code of these classes runs. Exact names; all others are refused."""
 
 
 class _Inert:
-    """Stands in for an object that we do not need: takes whatever it is made of and keeps nothing."""
+    """Stands in for an object that is not needed. Accepts any arguments and any state, and keeps nothing."""
 
     def __new__(cls, *_: Any) -> "_Inert":
         return super().__new__(cls)
@@ -67,7 +67,7 @@ class _Inert:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """The authors' sampler. Their training used another schedule; the weights are sampled with this one."""
+    """The authors' sampler. They trained with another schedule, but sample the weights with this one."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
@@ -87,15 +87,15 @@ def import_checkpoint(
     """The pipeline of the authors' `file`; the U-Nets and the Resampler keep the file's number type, the rest is fp32.
 
     base: Stable Diffusion 1.5 (folder or hub id): tokenizer, text encoder and the U-Net's config come from it.
-    vae: folder or hub id of a VAE, or of a pipeline with one. image_encoder: likewise; hub ids may go on into a folder
-    of the repository, `owner/name/folder`. None only for a file without a Resampler.
+    vae: folder or hub id of a VAE, or of a pipeline with one. image_encoder: likewise; None only for a file without a
+    Resampler. A hub id may name a folder of the repository: `owner/name/folder`.
     Raises: ValueError naming the file, the keys or the component that does not fit.
     """
     networks = split_state(read_state(file), str(file))
     folder = _fetch(
         "base", base, ["unet/config.json", "text_encoder/*.json", "text_encoder/model.safetensors", "tokenizer/*"]
     )
-    with torch.device("meta"):  # without numbers: the file brings them all
+    with torch.device("meta"):  # no memory for weights that the file replaces
         base_unet = UNet2DConditionModel.from_config(_unet_config(folder))
         reference_unet, generation_unet = make_reference_unet(base_unet), make_generation_unet(base_unet)
     _fill(reference_unet, networks["ref_unet"], "ref_unet.", str(file))
@@ -114,7 +114,7 @@ def import_checkpoint(
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
-    """The tensors under `module` of a DeepSpeed file, by their flat keys; large files stay on disk until they are used.
+    """The tensors under `module` of a DeepSpeed file, by their flat keys. They stay on disk (mmap) until they are used.
 
     Raises: ValueError when it is no such file, or when it holds an object that is not known to be harmless.
     """
@@ -173,21 +173,21 @@ def split_state(state: Mapping[str, Tensor], source: str) -> dict[str, dict[str,
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], prefix: str, source: str) -> None:
-    """Gives `module` the tensors of `state` themselves; no copies. Raises: ValueError naming keys that do not fit."""
+    """Puts the tensors of `state` into `module` without copies. Raises: ValueError naming keys that do not fit."""
     _check(prefix, module.state_dict(), state, source)
     module.load_state_dict({key: tensor.contiguous() for key, tensor in state.items()}, assign=True)
 
 
-def _check(prefix: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+def _check(prefix: str, expected: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
     """`check_keys` with the keys named as they are in the file."""
-    full_names = [{f"{prefix}{key}": tensor for key, tensor in state.items()} for state in (wanted, given)]
+    full_names = [{f"{prefix}{key}": tensor for key, tensor in state.items()} for state in (expected, given)]
     check_keys(source, *full_names)
 
 
 def _fill_generation_unet(
     unet: UNet2DConditionModel, state: Mapping[str, Tensor], adapters: Mapping[str, Tensor], source: str
 ) -> None:
-    """The Generation U-Net with its AFM weights, which the file holds twice: both must agree."""
+    """Fills the Generation U-Net. The file holds its AFM weights twice, and both copies must be equal."""
     state = dict(state)
     if "conv_in.weight" in state:
         state["conv_in.weight"] = _pad_conv_in(state["conv_in.weight"], unet.config.in_channels)
@@ -206,7 +206,7 @@ def _fill_generation_unet(
 
 
 def _pad_conv_in(weight: Tensor, channels: int) -> Tensor:
-    """Old files have no mask channel: a zero one is added."""
+    """conv_in's weight with a zero mask channel added where an old file has none."""
     if weight.ndim != 4 or weight.shape[1] != channels - 1:
         return weight
     return torch.cat([weight, torch.zeros_like(weight[:, :1])], dim=1)
@@ -225,9 +225,9 @@ def _load_image_parts(
     with torch.device("meta"):
         projection = ProductImageProjection(embed_dims=width, output_dims=text_width, hidden_dims=text_width)
     names = resampler_names(len(projection.resampler.layers))
-    wanted = projection.state_dict()
+    shapes = projection.state_dict()
     _check(
-        "proj.", {theirs: torch.cat([wanted[name] for name in ours]) for theirs, ours in names.items()}, state, source
+        "proj.", {theirs: torch.cat([shapes[name] for name in ours]) for theirs, ours in names.items()}, state, source
     )
     filled: dict[str, Tensor] = {}
     for theirs, ours in names.items():

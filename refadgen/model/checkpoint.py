@@ -34,7 +34,7 @@ _MODELS = {
 }
 _PROCESSORS = {"tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
 _PROCESSOR_FILES = {"tokenizer": ("tokenizer.json", "vocab.json"), "feature_extractor": ("preprocessor_config.json",)}
-"""One of them holds what the processor knows; without it transformers would make an empty one, or ask the hub."""
+"""At least one of them must be there: without any, transformers makes an empty processor, or asks the hub."""
 _OPTIONAL = ("image_encoder", "image_projection", "feature_extractor")
 
 
@@ -107,9 +107,9 @@ def load_processor(folder: Path, name: str) -> Any:
 
 
 def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype) -> Any:
-    """`folder/name` as a `cls`, every key used once, in evaluation mode.
+    """`folder/name` as a `cls` in evaluation mode. Every key of the file is used once.
 
-    Raises: ValueError naming the keys that are missing, left over or of another shape.
+    Raises: ValueError naming the keys that are missing, unexpected or of another shape.
     """
     place = folder / name
     if not place.is_dir():
@@ -120,7 +120,7 @@ def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype) -> Any:
     else:
         kwargs |= {"dtype": dtype, "ignore_mismatched_sizes": True}  # its own error does not name the keys; ours does
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # what it would warn of is an error below
+    transformers_logging.set_verbosity_error()  # it warns of missing and unexpected keys, which are errors below
     transformers_logging.disable_progress_bar()
     try:
         model, info = cls.from_pretrained(place, **kwargs)  # type: ignore[attr-defined]
@@ -143,14 +143,14 @@ def _load_fusion(unet: UNet2DConditionModel, file: Path) -> None:
 
 
 def load_fusion_state(unet: UNet2DConditionModel, state: dict[str, torch.Tensor], source: str) -> None:
-    """Puts AFM weights (`<layer>.to_k_ref.weight`, …) into an attached `unet`.
+    """Copies AFM weights (`<layer>.to_k_ref.weight`, …) into an attached `unet`.
 
-    Raises: ValueError naming keys of `source` that are missing, left over or of another shape.
+    Raises: ValueError naming keys of `source` that are missing, unexpected or of another shape.
     """
-    wanted = fusion_state(unet)
-    check_keys(source, wanted, state)
+    parameters = fusion_state(unet)
+    check_keys(source, parameters, state)
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in parameters.items():
             parameter.copy_(state[name])
 
 
@@ -163,13 +163,13 @@ def fusion_state(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     }
 
 
-def check_keys(source: str, wanted: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
-    """Raises: ValueError naming the first keys of `given` that are missing, left over or of another shape."""
-    if missing := sorted(wanted.keys() - given.keys()):
+def check_keys(source: str, expected: dict[str, torch.Tensor], given: dict[str, torch.Tensor]) -> None:
+    """Raises: ValueError naming the first keys of `given` that are missing, unexpected or of another shape."""
+    if missing := sorted(expected.keys() - given.keys()):
         raise ValueError(f"{source}: missing keys: {missing[:8]}")
-    if extra := sorted(given.keys() - wanted.keys()):
+    if extra := sorted(given.keys() - expected.keys()):
         raise ValueError(f"{source}: unexpected keys: {extra[:8]}")
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         if given[name].shape != tensor.shape:
             raise ValueError(f"{source}: {name} has shape {tuple(given[name].shape)}, must be {tuple(tensor.shape)}")
 
@@ -187,6 +187,7 @@ def save(components: Mapping[str, Any], settings: Mapping[str, Any], directory: 
             continue
         index[name] = [type(component).__module__.split(".")[0], type(component).__name__]
         if name == "generation_unet":
+            # The U-Net's own file holds a plain diffusers network: with AFM keys in it diffusers could not load it.
             with detached(component):
                 component.save_pretrained(folder / name)
             tensors = {key: value.detach().contiguous() for key, value in fusion_state(component).items()}

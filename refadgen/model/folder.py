@@ -1,4 +1,4 @@
-"""Where a model lies, what it recommends, and what it is known by: without loading it, and without torch."""
+"""A model's folder, index and fingerprint, read without loading the model and without torch."""
 
 import hashlib
 import json
@@ -60,7 +60,7 @@ def require_refadgen(folder: Path, index: dict[str, Any]) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over all files of a model that decide its pixels, names and contents; 16 hexadecimal digits."""
+    """SHA-256 over names and contents of all files that decide a model's pixels: its first 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".safetensors", ".json", ".txt") and file.is_file():

@@ -116,7 +116,7 @@ class RefAdGenPipeline(DiffusionPipeline):
     ) -> Self:
         """A pipeline from a folder (or hub id) in our layout, strictly.
 
-        Raises: ValueError naming the component and the keys that are missing, left over or of another shape.
+        Raises: ValueError naming the component and the keys that are missing, unexpected or of another shape.
         """
         pipeline = cls(**checkpoint.load(path_or_id, torch_dtype))
         pipeline.to(device)
@@ -142,7 +142,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         return cls(**{**parts, **settings})
 
     def optimize(self, *, channels_last: bool = False, compile: bool = False, cuda_graphs: bool = False) -> None:
-        """Settings of speed; the arithmetic stays the same, its rounding may not."""
+        """Applies settings of speed. They may change how results are rounded, and nothing else."""
         if channels_last:
             for unet in (self.reference_unet, self.generation_unet):
                 unet.to(memory_format=torch.channels_last)
@@ -318,7 +318,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         num_inference_steps: int = 20,
     ) -> ImagePipelineOutput:
-        """Ad images of placed products, one per prompt: the whole way in one call.
+        """Ad images of placed products, one per prompt: encodes, denoises and decodes in one call.
 
         product_images: RGB on white; product_masks: the same sizes, white is the product. All lists are of one length.
         """

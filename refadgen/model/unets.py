@@ -1,4 +1,4 @@
-"""The two U-Nets, made from one base: what differs from it, what trains, and the Generation U-Net's forward pass."""
+"""The two U-Nets made from one base: their changes to it, their trained parameters, and predicting with guidance."""
 
 import copy
 
@@ -39,7 +39,7 @@ def require_plain(unet: UNet2DConditionModel) -> None:
 
 
 def make_reference_unet(base: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A copy of `base` that hands out the inputs of its self-attentions."""
+    """A copy of `base` whose self-attentions' inputs can be captured. Raises: ValueError as `require_plain`."""
     require_plain(base)
     unet = copy.deepcopy(base)
     attach_capture(unet)
@@ -143,7 +143,7 @@ def predict(
 def parameters_without_gradient(reference_unet: UNet2DConditionModel) -> set[str]:
     """Names of the Reference U-Net's parameters that run after its last captured input, or beside it.
 
-    They get no gradient whatever the loss: freeze them, or distributed training waits for them for ever.
+    They never get a gradient: freeze them, or DistributedDataParallel waits for them for ever.
     """
     last = self_attention_layers(reference_unet)[-1]
     transformer_block = last.rsplit(".", 1)[0]
@@ -160,9 +160,9 @@ def parameters_without_gradient(reference_unet: UNet2DConditionModel) -> set[str
 def trainable_parameters(
     reference_unet: UNet2DConditionModel, generation_unet: UNet2DConditionModel
 ) -> dict[str, nn.Parameter]:
-    """What the paper trains, by full name: the Reference U-Net, `conv_in` and the AFM projections.
+    """The parameters that the paper trains, by full name: the Reference U-Net, `conv_in` and the AFM projections.
 
-    An image-prompt Resampler, where there is one, trains as well: that is the caller's to add.
+    A model with an image encoder also trains its Resampler, which the caller adds.
     """
     without = parameters_without_gradient(reference_unet)
     chosen = {f"reference_unet.{k}": p for k, p in reference_unet.named_parameters() if k not in without}

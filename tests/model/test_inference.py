@@ -1,0 +1,63 @@
+"""Loading the model as the settings say, and what can be read without loading it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import LOW_BLOCKS, make_pipeline
+
+from refadgen.config import ModelConfig
+from refadgen.model.inference import load_for_inference
+from refadgen.model.unets import predict
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    make_pipeline(image_encoder=False, blocks=LOW_BLOCKS).save_pretrained(path)
+    return path
+
+
+def test_the_defaults_on_a_cpu(folder: Path) -> None:
+    pipeline = load_for_inference(ModelConfig(path=str(folder), device="cpu"), gpu_expected=False)
+    assert (pipeline.device.type, pipeline.dtype) == ("cpu", torch.float32)
+    assert torch.get_num_threads() == 1
+    assert pipeline._predict is predict
+
+
+def test_every_setting_reaches_the_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[tuple[object, str]] = []
+    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled.append((function, mode)) or function)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: compiled.append(("threads", count)))
+    config = ModelConfig(
+        path=str(folder),
+        device="cpu",
+        dtype="bfloat16",
+        channels_last=True,
+        compile=True,
+        cuda_graphs=True,
+        torch_threads=3,
+    )
+    pipeline = load_for_inference(config, gpu_expected=False)
+    assert {parameter.dtype for parameter in pipeline.generation_unet.parameters()} == {torch.bfloat16}
+    assert pipeline.generation_unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert compiled == [("threads", 3), (predict, "reduce-overhead")]
+
+
+def test_a_gpu_that_is_missing_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^model\.device=auto: num_gpus asks for a GPU"):
+        load_for_inference(ModelConfig(path="/no/such/folder"), gpu_expected=True)
+
+
+def test_a_models_folder_is_read_without_torch() -> None:
+    """Planning and the drivers know a model by its folder alone: torch would cost them seconds."""
+    program = (
+        "import sys; from refadgen.model.folder import find_model, fingerprint, read_index;"
+        "folder = find_model('mini'); read_index(folder); fingerprint(folder);"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
