@@ -113,7 +113,7 @@ def stage(row: dict, table: pa.Table) -> dict:
 
 def test_fields_of_row_types_are_columns(tmp_path: Path) -> None:
     source = "from refadgen.batch.rows import Int32\n\nclass Row:\n    sku: str\n    num_views: Int32 = 0\n"
-    (module,) = write(tmp_path, {"refadgen/batch/stage.py": source})
+    (module,) = write(tmp_path, {"refadgen/batch/rows.py": source})
     assert structure.own_columns(module) == {"sku", "num_views"}
 
 

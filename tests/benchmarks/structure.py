@@ -237,11 +237,12 @@ def is_annotated(function: Function) -> bool:
 def own_columns(module: Module) -> set[str]:
     """Columns that the module declares, by Arrow schemas or by row types.
 
-    Arrow: `pa.field("sku", …)`, `pa.schema([("sku", …)])`. Row types: the fields of every class in a module that
-    imports `refadgen.batch.rows`, which makes schemas of them.
+    Arrow: `pa.field("sku", …)`, `pa.schema([("sku", …)])`. Row types: the fields of every class in a `rows` or `ledger`
+    module that imports `refadgen.batch.rows`, which makes schemas of them.
     """
     found: set[Any] = set()
-    if imports_from(module, "refadgen.batch.rows"):
+    of_rows = module.name.rpartition(".")[2] in ("rows", "ledger", "ledgers")
+    if of_rows and imports_from(module, "refadgen.batch.rows"):
         for node in ast.walk(module.tree):
             if isinstance(node, ast.ClassDef):
                 fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
