@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from refadgen.batch.rows import require_columns, schema_of
+from refadgen.batch.rows import optional_columns, require_columns, schema_of
 from refadgen.errors import retried_reasons
 from refadgen.storage.store import Storage
 
@@ -59,12 +59,19 @@ class Ledger:
         return list(self._storage.keys(self._folder, ".parquet"))
 
     def _read(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+        names = self.schema.names if columns is None else list(columns)
         try:
-            return pq.read_table(
-                pa.BufferReader(self._storage.read(key)), columns=None if columns is None else list(columns)
-            )
-        except (pa.ArrowInvalid, KeyError) as error:
+            file = pq.ParquetFile(pa.BufferReader(self._storage.read(key)))
+        except pa.ArrowInvalid as error:
             raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: {error}") from error
+        missing = [name for name in names if name not in file.schema_arrow.names]
+        table = file.read([name for name in names if name not in missing])
+        for name in missing:
+            # An earlier version wrote the part, before the column was added: its rows have no value there.
+            if name not in optional_columns(self.row_type):
+                raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: it has no column {name}")
+            table = table.append_column(self.schema.field(name), pa.nulls(len(table), self.schema.field(name).type))
+        return table.select(names)
 
     def append(self, table: pa.Table) -> None:
         """Writes one part. Raises: TypeError naming a column that is missing or that the row type does not have."""

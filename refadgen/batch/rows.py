@@ -98,6 +98,11 @@ def schema_of(row_type: type) -> pa.Schema:
     return pa.schema([(column.name, column.kind) for column in _columns(row_type)])
 
 
+def optional_columns(row_type: type) -> frozenset[str]:
+    """The columns that may hold nulls."""
+    return frozenset(column.name for column in _columns(row_type) if column.optional)
+
+
 def to_table(rows: Sequence[R], row_type: type[R]) -> pa.Table:
     """The rows as a table of `row_type`'s schema. Raises: TypeError naming a column with a null that may have none."""
     arrays = []

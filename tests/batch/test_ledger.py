@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from refadgen.batch.ledger import Ledger, LedgerWriter, is_reconciled, short_key, short_keys
@@ -156,6 +157,23 @@ def test_a_part_that_is_no_parquet_is_named(ledger: Ledger, tmp_path: Path) -> N
     (tmp_path / "ledger" / "part-0.parquet").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"part-0\.parquet: not a part of a ledger"):
         ledger.latest()
+
+
+def test_a_part_from_before_a_column_was_added_has_nulls_there(ledger: Ledger, tmp_path: Path) -> None:
+    ledger.append(table([entry(1, "done", mask_iou=0.5)]))
+    early = table([entry(2, "done")]).drop_columns(["mask_iou"])
+    pq.write_table(early, tmp_path / "ledger" / "part-00000000000000000001-0-early.parquet")
+    assert ledger.latest(["mask_iou"])["mask_iou"].to_pylist() == [0.5, None]
+    assert ledger.latest().schema == SCHEMA
+    assert len(ledger.reconciled(retry_failed=True)) == 2
+
+
+def test_a_part_without_a_column_that_every_row_has_is_named(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    foreign = table([entry(1, "done")]).drop_columns(["status"])
+    pq.write_table(foreign, tmp_path / "ledger" / "part-0.parquet")
+    with pytest.raises(ValueError, match=r"part-0\.parquet: not a part of a ledger: it has no column status"):
+        ledger.latest(["status"])
 
 
 def test_short_keys_keep_the_order_of_ids() -> None:
