@@ -1,4 +1,4 @@
-"""Runs of the training job as a user starts them, and what they leave."""
+"""Runs of the training job as a user starts them, and their outputs."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from refadgen.training.loop import read_metrics
 def command(output: Path | str, base: Path, *words: str) -> list[str]:
     job = str(job_runs.PROJECT / "jobs" / "train.py")
     fixed = ("--config", "debug", "--base", str(base), "--output", str(output), "run.sample_every=0")
-    # All runs share what is precomputed; a word of the caller's comes later and counts.
+    # All runs share one cache; a setting of the caller comes later on the command line and overrides it.
     return [sys.executable, job, *fixed, f"data.cache={base.parent / 'cache'}", *words]
 
 

@@ -74,7 +74,7 @@ def test_an_ad_shows_the_product_and_not_another(mini: RefAdGenPipeline, product
 
 
 def test_the_scene_is_the_prompts(mini: RefAdGenPipeline, products: list[PlacedProduct]) -> None:
-    """Mean colour of the picture's upper corners: what the prompt's wall says."""
+    """Mean colour of the picture's upper corners, where the prompt's wall is seen."""
     product = products[0]
     colors = {}
     for wall in ("yellow wall", "blue wall"):

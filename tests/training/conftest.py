@@ -21,7 +21,7 @@ def stable_diffusion_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def refadgen_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A RefAdGen folder without an image encoder, of few layers: for what runs many steps."""
+    """A RefAdGen folder without an image encoder, of few layers, for tests that run many steps."""
     from tiny_models import LOW_BLOCKS, make_pipeline
 
     folder = tmp_path_factory.mktemp("bases") / "refadgen"

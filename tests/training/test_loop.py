@@ -30,7 +30,7 @@ def state_of(training: Training) -> dict[str, Tensor]:
 
 
 class Killed(Exception):
-    """What ends a run in the middle."""
+    """Ends a run in the middle."""
 
 
 def run_to_the_end(

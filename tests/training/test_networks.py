@@ -1,4 +1,4 @@
-"""What trains and what does not, for each `model.trains` and each kind of base; the one scheduler; wrong bases."""
+"""The parameters that train, for each `model.trains` and each kind of base; the one scheduler; wrong bases."""
 
 import json
 import re
@@ -131,14 +131,14 @@ def test_gradient_checkpointing_gives_equal_gradients(base_name: str, request: p
 
 
 def test_a_fresh_start_is_the_base(stable_diffusion_base: Path) -> None:
-    """With the AFM off, the loss is that of the base whatever the mask: a check of how the networks are made."""
+    """With the AFM off, the loss is that of the base for any mask: a check of how the networks are made."""
     _, product = module_of(stable_diffusion_base)
     _, plain = module_of(stable_diffusion_base, "model.trains=text_to_image")
     batch = random_batch(3)
     with torch.no_grad():
         states = plain.text_encoder(torch.cat([batch["token_ids"], batch["empty_token_ids"]]))[0]
         batch |= {"text_states": states[:3], "empty_text_states": states[3:], "fusion_scale": torch.zeros(3)}
-        # Attention as one kernel or another.
+        # Attention runs in one kernel or another, which round differently.
         torch.testing.assert_close(product(batch), plain(batch), rtol=1e-5, atol=0)
 
 

@@ -118,7 +118,7 @@ def alone(random_model: Path) -> Tensor:
 
 
 TOLERANCE = 1e-2
-"""Sums of gradients round differently in another order, and AdamW makes a whole step of a gradient that is almost 0."""
+"""Sums of gradients round differently in another order, and AdamW takes a full step for a gradient that is almost 0."""
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -151,7 +151,7 @@ def test_two_workers_resume_bit_for_bit(refadgen_base: Path, tmp_path: Path) -> 
 
 
 def _noise_schedule(rank: int, base: Path, place: Path) -> None:
-    """Saves what FSDP2 with bfloat16 arithmetic hands to the losses, for rows of the least noise."""
+    """Saves the inputs of the losses under FSDP2 with bfloat16 arithmetic, for rows of the least noise."""
     _join(rank, 1, place)
     config = load_config(TrainConfig, None, [f"model.base={base}", "run.strategy=fsdp", "run.dtype=bfloat16"])
     run = TrainingRun(config, TrainingModule(load_parts(config), config), 1, torch.device("cpu"))
@@ -170,7 +170,7 @@ def _noise_schedule(rank: int, base: Path, place: Path) -> None:
 
 
 def test_fsdp_adds_noise_in_float32(refadgen_base: Path, tmp_path: Path) -> None:
-    """σ of the first timesteps is below what bfloat16 can tell from 0 in 1 − ᾱ."""
+    """At the first timesteps, σ is so small that bfloat16 would round 1 − ᾱ to 0."""
     mp.spawn(_noise_schedule, (refadgen_base, tmp_path), nprocs=1)
     dtypes, loss = torch.load(tmp_path / "seen.pt", weights_only=False)
     assert {"latents", "noise", "reference_latents"} <= dtypes.keys()

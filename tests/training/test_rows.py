@@ -65,7 +65,7 @@ def load(source: Any, config: TrainConfig, segment: Segment = EPOCH) -> dict[str
 
 
 def batches(source: Any, config: TrainConfig, online: bool, segment: Segment) -> dict[str, torch.Tensor]:
-    """What the module would see, without the constants."""
+    """The batch that the module would get, without the constants."""
     parts = load_parts(config)
     encoders = parts.encoders(config, torch.device("cpu"), torch.float32).prepared() if online else None
     make_batch = BatchMaker(config, {}, parts.scheduler.config.num_train_timesteps, torch.device("cpu"), encoders)
@@ -98,7 +98,7 @@ def test_cached_rows_are_online_rows(
 
 
 def test_cached_rows_have_the_crop_of_the_first_epoch(refadgen_base: Path, tmp_path: Path) -> None:
-    """On a canvas that cuts the pictures, what is precomputed is what the first epoch draws."""
+    """On a canvas that cuts the pictures, the cache has the crop that the first epoch draws."""
     config = config_of(refadgen_base, "data.width_px=40", "data.height_px=80")
     stored = batches(cached_rows(config, tmp_path), config, False, EPOCH)
     encoded = batches(online_rows(config, load_parts(config)), config, True, EPOCH)
@@ -107,7 +107,7 @@ def test_cached_rows_have_the_crop_of_the_first_epoch(refadgen_base: Path, tmp_p
 
 
 def test_encoding_on_the_way_takes_few_pictures_at_once(encoder_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the setting says; and what comes out is the same but for rounding by the size of a pass."""
+    """Passes have the size of the setting; their results differ by rounding only."""
     seen: list[int] = []
     latents = Encoders.latents
 

@@ -1,4 +1,4 @@
-"""What tests of training share: configurations over tiny bases, random batches, and rows of the data set that ships."""
+"""Shared by tests of training: configurations over tiny bases, random batches, and rows of the data set that ships."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +103,7 @@ class Training:
         self.make_batch = BatchMaker(config, constants, timesteps, self.run.device, encoders)
 
     def feed(self) -> Iterator[Arrays]:
-        """The arrays of each step from the run's on."""
+        """The arrays of each step, from the run's next step on."""
         return local_feed(self.plan, self.source, self.run.step)
 
     def step(self) -> Any:
@@ -112,5 +112,5 @@ class Training:
         return self.run.train_step(self.make_batch(arrays), [str(row) for row in arrays["row_id"]])
 
     def weights(self) -> dict[str, Tensor]:
-        """Copies of what trains."""
+        """Copies of the trained weights."""
         return {name: parameter.detach().clone() for name, parameter in self.run.trained.items()}
