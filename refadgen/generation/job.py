@@ -89,8 +89,7 @@ class CatalogJob:
         self._storage = Storage(output_uri)
         self._retry_failed = retry_failed
         self._check_inputs = check_inputs
-        self._config, model = with_model_settings(config)
-        self._fingerprint, self._model = model.fingerprint, model.label
+        self._config, self._model = with_model_settings(config)
         self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
         self._storage.check_writable("--output")
@@ -104,7 +103,7 @@ class CatalogJob:
         checks = self._check_inputs and len(reconciled) > 0 and self._scan.num_rows > 0
         planner = CatalogPlanner(
             config=self._stage_config,
-            settings=pixel_settings(self._config, self._fingerprint),
+            settings=pixel_settings(self._config, self._model.fingerprint),
             first_rows=self._scan.first_rows,
             reconciled=_NOTHING if checks else reconciled,
         )
@@ -135,7 +134,7 @@ class CatalogJob:
         return "\n".join(
             [
                 to_yaml(self._config),
-                f"model: {self._model}",
+                f"model: {self._model.label}",
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
@@ -162,7 +161,7 @@ class CatalogJob:
             self._storage,
             _PACKAGES,
             catalog=redact_address(self._catalog_uri),
-            model=self._model,
+            model=self._model.label,
             config=as_dict(self._config),
         )
         self._ledger.compact()

@@ -13,6 +13,7 @@ from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
 from refadgen.generation.encoding import GenerationRecord, encode_ad, image_key
 from refadgen.generation.ledger import AdLedgerRow
+from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.pictures import from_png
@@ -35,8 +36,7 @@ class AdPublisher:
     places.
     """
 
-    def __init__(self, config: GenerateConfig, run_id: str, output_uri: str, model: str) -> None:
-        """model: path and fingerprint, as the ledger has it."""
+    def __init__(self, config: GenerateConfig, run_id: str, output_uri: str, model: ModelIdentity) -> None:
         self._config = config
         self._storage = Storage(output_uri)
         self._run_id = run_id
@@ -87,7 +87,7 @@ class AdPublisher:
                 color_similarity=image.color_similarity or 0.0,
                 structure_similarity=image.structure_similarity or 0.0,
                 sampling=self._config.sampling,
-                fingerprint=self._model.rpartition("@")[2],
+                fingerprint=self._model.fingerprint,
             )
             uri = image_key(image.wanted.image_id, self._config.output.format)
             self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
@@ -139,5 +139,5 @@ class AdPublisher:
             segment_s=product.segment_s,
             generate_s=image.generate_s,
             publish_s=seconds,
-            model=self._model,
+            model=self._model.label,
         )

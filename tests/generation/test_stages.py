@@ -15,6 +15,7 @@ from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig, LayoutConfig, load_config
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
+from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.rows import (
     FetchedProduct,
@@ -27,6 +28,7 @@ from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import WantedImage
 
 WIDTH, HEIGHT = 128, 160
+MODEL = ModelIdentity(fingerprint="f" * 16, label="m@" + "f" * 16)
 WORDS = ["sampling.num_inference_steps=1", "sampling.batch_size=2", f"sampling.width_px={WIDTH}"]
 WORDS += [f"sampling.height_px={HEIGHT}", "sampling.guidance_scale=2", "sampling.reference_in_uncond=false"]
 
@@ -135,7 +137,7 @@ def test_publisher(
 
     rows = generated(config, planned(0), planned(1), planned(2))
     monkeypatch.setattr(publisher, "encode_ad", fails_at(1, publisher.encode_ad))
-    table = AdPublisher(config, "run-1", str(tmp_path), "m@f")(to_table(rows, GeneratedProduct))
+    table = AdPublisher(config, "run-1", str(tmp_path), MODEL)(to_table(rows, GeneratedProduct))
     entries = from_table(table, AdLedgerRow)
     assert [entry.status for entry in entries] == ["done", "failed", "failed"]
     assert [bool(entry.uri) for entry in entries] == [True, False, False]
@@ -149,7 +151,7 @@ def test_a_product_travels_and_is_published_once_for_all_its_images(
     (row,) = generated(config, planned(0, 5))
     assert len(row.images) == 5
     keys: list[str] = []
-    stage = AdPublisher(config, "run-1", str(tmp_path), "m@f")
+    stage = AdPublisher(config, "run-1", str(tmp_path), MODEL)
     write = stage._storage.write
     monkeypatch.setattr(stage._storage, "write", lambda key, data: (keys.append(key), write(key, data)))
     entries = from_table(stage(to_table([row], GeneratedProduct)), AdLedgerRow)
@@ -169,7 +171,7 @@ def test_many_images_of_a_product_come_in_rows_that_stay_small(config: GenerateC
 def test_an_error_of_an_earlier_stage_reaches_every_image(config: GenerateConfig, tmp_path: Path) -> None:
     broken = dataclasses.replace(planned(3, 2), image_bytes=b"no image")
     (row,) = generated(config, broken)
-    table: pa.Table = AdPublisher(config, "run-1", str(tmp_path), "m@f")(to_table([row], GeneratedProduct))
+    table: pa.Table = AdPublisher(config, "run-1", str(tmp_path), MODEL)(to_table([row], GeneratedProduct))
     entries = from_table(table, AdLedgerRow)
     assert [(entry.status, entry.reason) for entry in entries] == 2 * [("rejected", "not_an_image")]
     assert [(entry.attempts, entry.seed, entry.product_uri) for entry in entries] == [(0, 0, ""), (0, 1, "")]
