@@ -33,7 +33,6 @@ def test_imports_point_downwards(figures: dict) -> None:
     assert figures["upward_imports"] == []
 
 
-@pytest.mark.xfail(reason="model.checkpoint and model.pipeline import each other")
 def test_no_modules_import_each_other(figures: dict) -> None:
     assert figures["circles"] == []
 
