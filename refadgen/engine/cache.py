@@ -30,6 +30,7 @@ class ByteBoundedCache(Generic[T]):
     def put(self, key: Hashable, value: T, num_bytes: int) -> None:
         """Keeps `value` and drops old ones until all fit. A value larger than the bound is not kept."""
         with self._lock:
+            # Out first, also where the new value is too large: the old one is no longer the key's value.
             if key in self._entries:
                 self.num_bytes -= self._entries.pop(key)[1]
             if num_bytes > self._max_bytes:

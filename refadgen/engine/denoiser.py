@@ -44,6 +44,7 @@ class AdDenoiser:
         self._reference_in_uncond = sampling.reference_in_uncond
         self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(reference_cache_bytes)
         self._count_reference = count_reference
+        # Made here, not by decorating a method: a cache of the class's own would keep every denoiser's model alive.
         self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
 
     def warm_up(self) -> None:
@@ -96,6 +97,7 @@ class AdDenoiser:
 
     def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: the other rows of a batch change no pixel of a row."""
+        # A batch for this step alone: the engine decides before each step who shares it.
         batch = self._pipeline.batch(batch_size=self.batch_size, reference_in_uncond=self._reference_in_uncond)
         for row in rows:
             batch.add(row)

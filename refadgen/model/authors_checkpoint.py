@@ -122,6 +122,7 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
+        # weights_only refuses every class but those named here, and makes an `_Inert` of each of these.
         with torch.serialization.safe_globals([(_Inert, name) for name in HARMLESS_CLASSES]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -175,6 +176,8 @@ def split_state(state: Mapping[str, Tensor], source: str) -> dict[str, dict[str,
 def _fill(module: nn.Module, state: Mapping[str, Tensor], prefix: str, source: str) -> None:
     """Puts the tensors of `state` into `module` without copies. Raises: ValueError naming keys that do not fit."""
     _check(prefix, module.state_dict(), state, source)
+    # assign: the module's own tensors are on the meta device and cannot be copied into. contiguous: safetensors saves
+    # no views.
     module.load_state_dict({key: tensor.contiguous() for key, tensor in state.items()}, assign=True)
 
 

@@ -106,7 +106,7 @@ class RefAdGenPipeline(DiffusionPipeline):
             height_px=height_px,
         )
         self.vae_scale_factor = latent_factor(vae)
-        self._predict = predict
+        self._predict = predict  # `optimize` compiles it
 
     # Loading and saving: the layout is `checkpoint`'s.
 
@@ -169,6 +169,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         """
         latents = self.encode_image(np.stack(product_images))
         if self.image_encoder is None:
+            # A model without an image encoder is trained with the empty prompt as context.
             context = self._text_states([""]).expand(len(product_images), -1, -1)
             return ReferenceFeatures(self._project_reference(latents, context))
         conditional, zero = self._image_contexts(product_images)
@@ -241,7 +242,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         height, width = product_mask.shape
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
             raise ValueError(f"canvas of {width}×{height} px: both must be multiples of {self.vae_scale_factor}")
-        scheduler = copy.deepcopy(self.scheduler)
+        scheduler = copy.deepcopy(self.scheduler)  # rows of a batch are at different steps
         scheduler.set_timesteps(num_inference_steps, device=self.device)
         generator = torch.Generator("cpu").manual_seed(seed)
         mask_latents = self.mask_latents(product_mask)
@@ -302,6 +303,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         return image_u8
 
     def _decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        # The inverse of `encode_images`.
         latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
         return u8_from_pixels(self.vae.decode(latents).sample)
 

@@ -71,6 +71,19 @@ def widen_conv_in(unet: UNet2DConditionModel) -> None:
     unet.register_to_config(in_channels=new.in_channels)
 
 
+# Why `predict` is a forward pass of our own: both guidance branches start from the same latents and first differ inside
+# the first transformer block, so the work before that is done once. At Stable Diffusion 1.5's size this saves 2.3 to
+# 3.7 % of a guided step's arithmetic (counted by tests/benchmarks/test_step_flops.py). B images, N = 2B rows:
+#
+#     point                                            rows in and out    time embedding    skip
+#     conv_in                                          B                                    B
+#     first down block with attention, first resnet    B                  B
+#       its first attention: norm and projection       N
+#       its first self-attention                       N, inside B
+#       its cross-attention and the rest of the block  N                  N                 N
+#     down blocks before it (without attention)        B                  B                 B
+#     down blocks after it                             N                  N                 N
+#     mid block, up blocks, conv_out                   N                  N                 B repeated to N
 def predict(
     unet: UNet2DConditionModel,
     noisy_latents: Tensor,
@@ -83,19 +96,7 @@ def predict(
     noisy_latents: B×4×h×w, as the scheduler scaled them. mask_latents: M′ at latent size, B×1×h×w, 0 or 1.
     timesteps: B. Returns: N×4×h×w, unconditional rows first (N = 2B with guidance, else B).
 
-    Equals `UNet2DConditionModel.forward` on doubled inputs. Both guidance branches start from the same latents and
-    first differ inside the first transformer block, so the work before that is done once. At Stable Diffusion 1.5's
-    size this saves 2.3 to 3.7 % of a guided step's arithmetic, counted by `tests/benchmarks/test_step_flops.py`.
-
-        point                                            rows in and out    time embedding    skip
-        conv_in                                          B                                    B
-        first down block with attention, first resnet    B                  B
-          its first attention: norm and projection       N
-          its first self-attention                       N, inside B
-          its cross-attention and the rest of the block  N                  N                 N
-        down blocks before it (without attention)        B                  B                 B
-        down blocks after it                             N                  N                 N
-        mid block, up blocks, conv_out                   N                  N                 B repeated to N
+    Equals `UNet2DConditionModel.forward` on doubled inputs, with less work: see the table above.
     """
     num_rows = noisy_latents.shape[0] * conditioning.num_branches
     kwargs = {"encoder_hidden_states": None, "cross_attention_kwargs": {"conditioning": conditioning}}
@@ -151,7 +152,7 @@ def parameters_without_gradient(reference_unet: UNet2DConditionModel) -> set[str
     after = [f"{transformer_block}.{part}." for part in ("attn1", "norm2", "attn2", "norm3", "ff")]
     block = transformer.partition(".attentions.")[0]
     after += [f"{transformer}.proj_out.", f"{block}.upsamplers.", "conv_norm_out.", "conv_out."]
-    # Bases whose last levels have no attention: whole blocks run after it.
+    # Bases whose last levels have no attention: complete blocks run after it.
     in_order = ["mid_block", *(f"up_blocks.{index}" for index in range(len(reference_unet.up_blocks)))]
     after += [f"{later}." for later in in_order[in_order.index(block) + 1 :]]
     return {name for name, _ in reference_unet.named_parameters() if name.startswith(tuple(after))}

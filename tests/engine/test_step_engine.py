@@ -1,4 +1,4 @@
-"""Step-level batching, step by step: the test holds each step until it has said what happens meanwhile."""
+"""Step-level batching, step by step: each step is held until the test has arranged its surroundings."""
 
 import queue
 import threading
@@ -98,7 +98,7 @@ class Bench:
         self.denoiser.ends.put(error)
 
     def step(self) -> list[str]:
-        """The next step as a whole."""
+        """Lets the next step begin and end; returns the names of its rows."""
         names = self.in_step()
         self.end()
         return names

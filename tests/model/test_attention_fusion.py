@@ -1,4 +1,4 @@
-"""Eq. 1, what is attached and detached, and what trains."""
+"""Eq. 1, attaching and detaching, and the exact list of trained parameters."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Rows are independent: what shares a batch, joins it or leaves it never shows in a row's latents."""
+"""Rows are independent: rows that share a batch, join it or leave it never change another row's latents."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_rows_join_and_leave_a_running_batch(encoder_pipeline):
     assert [row is other for row, other in zip(finished, (second, first, fourth), strict=True)] == [True] * 3
     assert third.step_index == 3
     assert_equal([first.latents, second.latents, fourth.latents], [expected[i] for i in (0, 1, 3)])
-    batch.add(third)  # and taken up again
+    batch.add(third)  # and resumed
     while batch.rows:
         batch.step()
     assert_equal([third.latents], [expected[2]])

@@ -1,4 +1,4 @@
-"""Loading the model as the settings say, and what can be read without loading it."""
+"""Loading the model by its settings, and reading its folder without loading it."""
 
 import subprocess
 import sys

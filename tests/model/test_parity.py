@@ -55,7 +55,7 @@ def test_the_oracle_sees_every_input(encoder_pipeline):
 @pytest.mark.parametrize(("image_encoder", "reference_in_uncond"), [(True, True), (False, False)])
 def test_equals_the_oracle_at_520_by_648(image_encoder, reference_in_uncond):
     """Latents of 65×81: no level halves evenly. The first block has no attention, which keeps 5265 tokens affordable
-    and shares a whole block between the guidance branches."""
+    and shares a complete block between the guidance branches."""
     pipeline = make_pipeline(image_encoder=image_encoder, blocks=LOW_BLOCKS)
     image_u8, mask_u8 = product(2, 520, 648)
     row = start(pipeline, 2, "cup", size_px=(520, 648))

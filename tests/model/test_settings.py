@@ -44,7 +44,7 @@ def test_channels_last_is_close(usual):
 
 
 def test_compiled_step_is_close(monkeypatch):
-    """The step is captured whole, as one graph; code is not generated for it, which takes a C++ compiler minutes."""
+    """The step is captured as one graph. No code is generated from it: that takes a C++ compiler minutes."""
     from torch._dynamo.utils import counters
 
     pipeline = make_pipeline(image_encoder=False, blocks=LOW_BLOCKS)
