@@ -75,8 +75,8 @@ def test_row_ids_of_ads(tmp_path: Path) -> None:
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "ads.parquet")
     scan = scan_catalog(str(tmp_path / "ads.parquet"))
-    plans = list(AdPlanner(first_rows=scan.first_rows).rows(scan.fragments[0]))
-    assert [plan["row_id"] for plan in plans] == [
+    ads = AdPlanner(first_rows=scan.first_rows).ads(scan.fragments[0])
+    assert [ad.row_id for ad in ads] == [
         "bf4071bf3b2100deabdbadd30f737906",
         "eb77b5ed5fdb3ac76da39c338f4ce778",
     ]

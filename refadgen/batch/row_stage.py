@@ -103,8 +103,12 @@ class RowStage(ABC, Generic[RowIn, Added, RowOut]):
         self._threads = ThreadPoolExecutor(self.num_threads) if self.num_threads > 1 else None
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        apply: Callable[..., Iterable[RowOut]] = map if self._threads is None else self._threads.map
-        return to_table(list(apply(self._run, from_table(table, self.row_in))), self.row_out)
+        return to_table(self.apply(from_table(table, self.row_in)), self.row_out)
+
+    def apply(self, rows: list[RowIn]) -> list[RowOut]:
+        """The output row of each row; for a stage that does more with a block than its rows one by one."""
+        run: Callable[..., Iterable[RowOut]] = map if self._threads is None else self._threads.map
+        return list(run(self._run, rows))
 
     @abstractmethod
     def process(self, row: RowIn) -> Added:

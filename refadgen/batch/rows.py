@@ -86,8 +86,9 @@ def _unchanged(value: Any) -> Any:
 
 
 def field_names(row_type: type) -> list[str]:
-    """The columns of a row type, in order."""
-    return [column.name for column in _columns(row_type)]
+    """The fields of a row type, in order. A row that never becomes a table may have fields that no column holds."""
+    assert dataclasses.is_dataclass(row_type), f"{row_type.__name__} is not a dataclass"
+    return [field.name for field in dataclasses.fields(row_type)]
 
 
 def schema_of(row_type: type) -> pa.Schema:

@@ -212,7 +212,7 @@ _WITHOUT_ARTICLE = {
 
 
 def _noun(category: str | None, min_latin: float) -> str:
-    """What one such thing is called: `Home > Travel Mugs` is a "travel mug"; "product" where that is not clear.
+    """Returns the name of one such object: `Home > Travel Mugs` gives "travel mug"; "product" where it is not clear.
 
     A category of several kinds ("Cups & Mugs") does not tell which one the picture shows.
     """
@@ -226,7 +226,7 @@ def _noun(category: str | None, min_latin: float) -> str:
 
 
 def _title(title: str | None, min_latin: float) -> str:
-    """The title on one line, at most 12 words, without what follows a bar; empty where it says nothing."""
+    """Returns the title up to the first bar, on one line, at most 12 words; empty where too few letters are Latin."""
     text = one_line((title or "").split("|")[0])
     text = " ".join(text.split()[:12]).rstrip(" ,;:.-–—")
     return text if latin_share(text) >= max(min_latin, 0.5) else ""
@@ -313,13 +313,13 @@ def name_colors(lab: np.ndarray) -> str:
     first = ranked[0][0]
     if ranked[0][1] < 0.35 * len(lab):
         return "multicoloured"
-    said = [_shade(names[families == first])]
+    colors = [_shade(names[families == first])]
     if len(ranked) > 1 and ranked[1][1] >= 0.25 * len(lab):
         second = ranked[1][0]
         light, *hue = np.abs(lab[families == first].mean(axis=0) - lab[families == second].mean(axis=0))
         if light > 50 or np.hypot(*hue) > 30:  # nearer ones are one colour in light and in shade
-            said.append(_shade(names[families == second]))
-    return " and ".join(said)
+            colors.append(_shade(names[families == second]))
+    return " and ".join(colors)
 
 
 def _shade(names: np.ndarray) -> str:

@@ -32,10 +32,12 @@ def category_counts(ledger: Ledger) -> list[CategoryCounts]:
     done = latest.filter(pc.equal(latest["status"], "done"))
     triplets: Counter[tuple[str, str]] = Counter()
     images: Counter[str] = Counter()
-    for group in done.group_by(["category", "split", "variants"]).aggregate([([], "count_all")]).to_pylist():
-        category, count = group["category"] or "—", group["count_all"]
-        triplets[category, group["split"]] += count
-        images[category] += count * len(group["variants"].split(", "))
+    groups = done.group_by(["category", "split", "variants"]).aggregate([([], "count_all")])
+    columns = (groups[name].to_pylist() for name in ("category", "split", "variants", "count_all"))
+    for named, split, kinds, count in zip(*columns, strict=True):
+        category = named or "—"
+        triplets[category, split] += count
+        images[category] += count * len(kinds.split(", "))
     names = sorted(images, key=lambda name: (-images[name], name))
     return [CategoryCounts(name, (*(triplets[name, split] for split in SPLITS), images[name])) for name in names]
 

@@ -15,11 +15,14 @@ import numpy as np
 
 from refadgen.config import FilterConfig
 from refadgen.config.weights import require_all_weights
+from refadgen.dataset.masks import product_box
 from refadgen.errors import RowError
 
 if TYPE_CHECKING:
     from refadgen.segmentation.networks import FoundObject
 
+Box = Sequence[float] | np.ndarray
+"""Left, top, right and bottom in pixels."""
 PERSON, HAND = "person", "hand"
 BEHIND = 0.9
 """A person's box that covers this share of the product's box does not show who is in front."""
@@ -64,7 +67,7 @@ class ContentFilter:
         """
         for problem in self._problems(image_u8, mask, category):
             if problem is not None:
-                raise problem
+                raise problem  # here, so that later networks don't look at a rejected ad
 
     def _problems(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> Iterator[RowError | None]:
         config = self._config
@@ -76,7 +79,7 @@ class ContentFilter:
         if self._objects is not None and queries:
             found = self._objects.objects(image_u8, queries)
             in_front = [each for each in found if each.label in people]
-            yield blocking_person(mask_box(mask), in_front, config.max_person_overlap)
+            yield blocking_person(product_box(mask), in_front, config.max_person_overlap)
             yield too_many_products([each.box for each in found if each.label == category], config.max_products)
         if self._text is not None:
             yield embedded_text(self._text.find(image_u8, mask), config)
@@ -145,21 +148,21 @@ def text_outside(
 
     pieces: (corners, words), corners float 4×2 as x, y in pixels. size: height and width in pixels.
     """
-    pieces = [(corners, said) for corners, said in pieces if sum(map(str.isalnum, said)) >= MIN_LETTERS]
+    pieces = [(corners, text) for corners, text in pieces if sum(map(str.isalnum, text)) >= MIN_LETTERS]
     outside = np.ones(size, bool) if mask is None else ~_without_gaps(mask)
-    text = np.zeros(size, bool)
+    covered = np.zeros(size, bool)  # pieces overlap: a sum of their areas would count some pixels twice
     largest, words = 0, ""
-    for corners, said in pieces:
+    for corners, text in pieces:
         piece = np.zeros(size, np.uint8)
         cv2.fillPoly(piece, [np.rint(corners).astype(np.int32)], 1)
         seen = (piece > 0) & outside
         count = int(np.count_nonzero(seen))
         if 2 * count <= np.count_nonzero(piece):
             continue
-        text |= seen
+        covered |= seen
         if count > largest:
-            largest, words = count, " ".join(said.split())
-    return TextFinding(area=float(text.mean()), words=words if len(words) <= 60 else f"{words[:59]}…")
+            largest, words = count, " ".join(text.split())
+    return TextFinding(area=float(covered.mean()), words=words if len(words) <= 60 else f"{words[:59]}…")
 
 
 def _without_gaps(mask: np.ndarray) -> np.ndarray:
@@ -240,10 +243,10 @@ def unsafe_content(score: float, config: FilterConfig) -> RowError | None:
     return RowError("unsafe_content", detail)
 
 
-def blocking_person(product_box: np.ndarray, people: Sequence["FoundObject"], max_overlap: float) -> RowError | None:
+def blocking_person(product: Box, people: Sequence["FoundObject"], max_overlap: float) -> RowError | None:
     """Returns `person_in_front` where people and hands together cover more than `max_overlap` of the product's box.
 
-    product_box: [left, top, right, bottom] in pixels. people: labels PERSON and HAND.
+    product: the product's box, left, top, right and bottom in pixels. people: labels PERSON and HAND.
 
     The paper drops occluded products. Boxes do not show who is in front, so each kind is read as its usual case:
 
@@ -253,7 +256,7 @@ def blocking_person(product_box: np.ndarray, people: Sequence["FoundObject"], ma
     * A person whose box covers the product's box (BEHIND) wears the product, holds it or stands behind it: a product
       hidden that far would not have been found. There only the hands count.
     """
-    left, top, right, bottom = (round(float(each)) for each in product_box)
+    left, top, right, bottom = (round(float(each)) for each in product)
     covered = np.zeros((max(1, bottom - top), max(1, right - left)), bool)
     for label, _, box in people:
         part = np.zeros_like(covered)
@@ -297,9 +300,3 @@ def _is_one_thing(one: np.ndarray, other: np.ndarray) -> bool:
     areas = [float(np.prod(box[2:] - box[:2])) for box in (one, other)]
     max_iou, inside = ONE_THING
     return both > max_iou * (sum(areas) - both) or both >= inside * min(areas)
-
-
-def mask_box(mask: np.ndarray) -> np.ndarray:
-    """Returns the product's box, float32 [left, top, right, bottom]. mask: uint8 H×W, above 127 on it, not empty."""
-    rows, columns = (np.flatnonzero((mask > 127).any(axis=axis)) for axis in (1, 0))
-    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)

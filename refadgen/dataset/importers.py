@@ -50,7 +50,7 @@ def as_catalog(uri: str, output: Storage) -> tuple[str, str | None]:
     """Returns the parquet to read for the input `uri`, and the local folder of its images.
 
     The folder is None where the parquet says where its images lie. A parquet file, or a folder with parquet files, is
-    read as it is; a catalogue of the main job is one. Raises: ValueError naming the input and what is wrong with it.
+    read as it is; a catalogue of the main job is one. Raises: ValueError naming the input and the problem.
     """
     if uri.lower().endswith(".json"):
         if is_remote(uri):
@@ -70,6 +70,7 @@ def _kept(output: Storage, rows: Iterable[_InputRow], uri: str) -> str:
     """Writes the rows to a parquet in the output and returns its address. The same input has the same file name."""
     key = f"input/{hashlib.sha256(uri.encode()).hexdigest()[:16]}.parquet"
     left = iter(rows)
+    # A local file first: parquet is written in pieces, and a store takes only complete objects.
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
         with pq.ParquetWriter(file.name, _SCHEMA) as writer:
             while some := list(itertools.islice(left, _GROUP_ROWS)):
@@ -82,6 +83,7 @@ def _image_rows(storage: Storage, keys: Iterable[str]) -> Iterator[_InputRow]:
     """Yields one row per image. Its path is the id; the name of its folder is the category."""
     for key in keys:
         try:
+            # Linux allows any bytes in a name, Arrow only UTF-8: Python shows the others as lone surrogates.
             key.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{storage.uri}: the file name {key!r} is not UTF-8; rename the file") from error

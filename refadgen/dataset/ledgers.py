@@ -1,4 +1,4 @@
-"""What the dataset job remembers: of its first pass over the ads (`screening/`), and of every ad in the end."""
+"""The two ledgers of a data set: `screening/` of the first pass over the ads, and `ledger/` of their final outcome."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,8 +10,8 @@ from refadgen.storage.store import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AdRow:
-    """What both ledgers have. None: never measured, because an earlier stage failed."""
+class _AdOutcome:
+    """The columns of both ledgers. None: never measured, because an earlier step failed."""
 
     row_id: str
     """Hash of everything that the input's row says: 32 hexadecimal digits."""
@@ -19,24 +19,27 @@ class _AdRow:
     recorded_at: datetime | None
     """Set when the row is appended."""
     row: int
-    """Of the input, from 0."""
+    """Number in the input, from 0."""
     ad_id: str
     group: str
     """The product; the ad's own id where the input names none."""
     category: str | None
     status: str
-    """done, failed or rejected. In the screening ledger done means: fit for the second pass."""
+    """done, failed or rejected. In the screening ledger `done` means: fit for the second pass."""
     reason: str
+    """A key of errors.REASONS; empty when done."""
     detail: str
+    """One sentence for a person; empty when done."""
     image: str
-    """Address without signatures; empty: it lies in the input itself."""
+    """Address without signatures; empty: the image itself lies in the input."""
     input_sha256: str | None
     width_px: Int32 | None
+    """The fetched ad's, before it is scaled down."""
     height_px: Int32 | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScreeningRow(_AdRow):
+class ScreeningRow(_AdOutcome):
     """One ad after the first pass."""
 
     perceptual_hash: UInt64 | None
@@ -47,10 +50,11 @@ class ScreeningRow(_AdRow):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdLedgerRow(_AdRow):
-    """One ad in the end."""
+class AdLedgerRow(_AdOutcome):
+    """One ad's final outcome."""
 
     screen_s: Float32 | None
+    """Only of ads that the first pass rejected."""
     duplicate_of: str | None
     """ad_id of the ad that stays."""
     split: str
@@ -66,7 +70,7 @@ class AdLedgerRow(_AdRow):
     views: str | None
     """JSON: angles, holes, stretch and tries of each novel view."""
     file: str
-    """Of the triplet, relative to the output; empty unless done."""
+    """The triplet's file, relative to the output; empty unless done."""
     fetch_s: Float32 | None
     extract_s: Float32 | None
     describe_s: Float32 | None
@@ -78,14 +82,14 @@ SCHEMA = schema_of(AdLedgerRow)
 
 NEAR_DUPLICATE = "near_duplicate"
 REPLACED = "replaced"
-"""An ad that was done, and whose row of the input says something else now."""
+"""The reason for an ad that was done and whose row of the input has changed since."""
 
 
 def screening_ledger(storage: Storage) -> Ledger:
-    """Of the first pass."""
+    """The ledger of the first pass."""
     return Ledger(storage, ScreeningRow, "screening", retried=retried_reasons(new_files=True))
 
 
 def dataset_ledger(storage: Storage) -> Ledger:
-    """Of every ad."""
+    """The ledger of the ads' final outcome."""
     return Ledger(storage, AdLedgerRow, retried=retried_reasons(new_files=True))

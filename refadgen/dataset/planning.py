@@ -1,134 +1,121 @@
-"""From input rows to planned ads: their ids, and which of them a pass over the input takes up."""
+"""From rows of the input to planned ads and their ids, and the choice of ads for each pass."""
 
-import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
-from refadgen.batch.ledger import is_reconciled, short_key
-from refadgen.batch.stage_rows import error_json, to_table
+from refadgen.batch.ledger import short_keys
+from refadgen.batch.planning import Plan, table_of
+from refadgen.batch.row_stage import RowFailure
+from refadgen.batch.rows import from_table
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.rows import CatalogRow
-from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
+from refadgen.catalog.scan import Fragment, inline_images, parsed_rows, unusable_row_id
+from refadgen.dataset.rows import PlannedAd
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity
 
 Keys = npt.NDArray[np.uint64]
-
-PLAN_SCHEMA = pa.schema(
-    [
-        ("row_id", pa.string()),
-        ("row", pa.int64()),
-        ("ad_id", pa.string()),
-        ("group", pa.string()),
-        ("category", pa.string()),  # null: none
-        ("title", pa.string()),
-        ("own_captions", pa.list_(pa.string())),
-        ("image", pa.string()),  # address; empty: in image_bytes
-        ("image_bytes", pa.binary()),
-        ("mask", pa.string()),  # address; empty: in mask_bytes, or none
-        ("mask_bytes", pa.binary()),
-        ("error", pa.string()),  # JSON of a RowError; empty: none
-    ]
-)
+"""Short keys of row ids (see `batch.ledger.short_key`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdPlanner:
-    """What planning needs besides the fragment; travels to the tasks."""
+    """Plans one fragment of the input at a time; travels to Ray tasks.
+
+    first_rows: as in CatalogScan.
+    """
 
     first_rows: Mapping[str, int]
 
-    def rows(self, fragment: Fragment) -> Iterator[dict[str, Any]]:
-        """The plan (PLAN_SCHEMA) of each row of the input."""
+    def __call__(self, fragment: Fragment) -> tuple[pa.Table, Keys]:
+        """The planned ads of a fragment, and their keys."""
+        table = table_of(self.ads(fragment), PlannedAd)
+        return table, short_keys(table["row_id"])
+
+    def ads(self, fragment: Fragment) -> Iterator[PlannedAd]:
+        """Every row of the input. Raises: ValueError naming a damaged file."""
         for row_number, values, row in parsed_rows(fragment, self.first_rows, DATASET_COLUMNS):
-            if isinstance(row, RowError):
-                yield _unusable(row_number, values, row)
-            else:
-                yield _plan(row)
-
-    def of_rows(self, fragments: Iterable[Fragment], rows: Collection[int]) -> dict[int, dict[str, Any]]:
-        """The plans of a few rows of the input by row; reads only the fragments that they lie in."""
-        plans = {}
-        for fragment in fragments:
-            inside = {row for row in rows if fragment.first_row <= row < fragment.first_row + fragment.num_rows}
-            if inside:
-                plans |= {plan["row"]: plan for plan in self.rows(fragment) if plan["row"] in inside}
-        return plans
+            yield _unusable(row_number, values, row) if isinstance(row, RowError) else _planned(row)
 
 
-def _plan(row: CatalogRow) -> dict[str, Any]:
-    said = {
-        "ad_id": row.sku,
-        "group": row.group or row.sku,
-        "category": row.category,
-        "title": row.title,
-        "own_captions": list(row.captions),
-    }
+def _planned(row: CatalogRow) -> PlannedAd:
+    ad = PlannedAd(
+        row_id="",
+        row=row.row,
+        ad_id=row.sku,
+        group=row.group or row.sku,
+        category=row.category,
+        title=row.title,
+        own_captions=row.captions,
+        image=row.image if isinstance(row.image, str) else "",
+        mask=row.mask if isinstance(row.mask, str) else "",
+        error=None,
+    )
+    # Its keys and their values are in the ids of existing data sets.
     identity = {
-        **said,
+        "ad_id": ad.ad_id,
+        "group": ad.group,
+        "category": ad.category,
+        "title": ad.title,
+        "own_captions": list(ad.own_captions),
         "image": image_identity(row.image),
         "mask": None if row.mask is None else image_identity(row.mask),
     }
-    return {
-        **said,
-        "row_id": hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32],
-        "row": row.row,
-        "image": row.image if isinstance(row.image, str) else "",
-        "image_bytes": row.image if isinstance(row.image, bytes) else b"",
-        "mask": row.mask if isinstance(row.mask, str) else "",
-        "mask_bytes": row.mask if isinstance(row.mask, bytes) else b"",
-        "error": "",
-    }
+    row_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    return replace(ad, row_id=row_id)
 
 
-def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> dict[str, Any]:
+def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> PlannedAd:
+    """A row that cannot be read. It is planned too: every row of the input has a ledger row."""
     ad_id = values.get("sku")
-    return {
-        "row_id": unusable_row_id(row_number, values),
-        "row": row_number,
-        "ad_id": "" if ad_id is None else str(ad_id)[:256],
-        "error": error_json(error),
-        **{name: "" for name in ("group", "image", "mask")},
-        **{name: b"" for name in ("image_bytes", "mask_bytes")},
-        "own_captions": [],
-    }
+    return PlannedAd(
+        row_id=unusable_row_id(row_number, values),
+        row=row_number,
+        ad_id="" if ad_id is None else str(ad_id)[:256],
+        group="",
+        category=None,
+        image="",
+        error=RowFailure.of(error),
+    )
 
 
-def plan_fragments(table: pa.Table, *, planner: Any, keys: Any, are_open: bool) -> Iterator[pa.Table]:
-    """INPUT: fields of Fragment. OUTPUT: PLAN_SCHEMA. A Ray task.
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Keeps the planned ads with these keys, or all others; travels to Ray tasks."""
 
-    keys: sorted short keys of row ids. are_open: whether just these rows are taken up, or all but these.
+    keys: Keys
+    others: bool = False
+
+    def __call__(self, table: pa.Table) -> tuple[pa.Table, int]:
+        """The ads that stay, and their number."""
+        is_chosen = np.isin(short_keys(table["row_id"]), self.keys, invert=self.others)
+        table = table.filter(pa.array(is_chosen))
+        return table, len(table)
+
+
+def ads_of_rows(plan: Plan, rows: Collection[int]) -> Iterator[PlannedAd]:
+    """The usable ads among these rows of the input, complete with their images.
+
+    For a few rows: it reads only the fragments that these lie in.
     """
-    plans, known = ray.get([planner, keys])
-    for fragment in table.to_pylist():
-        pending: list[dict[str, Any]] = []
-        for plan in plans.rows(Fragment(**fragment)):
-            if is_reconciled(plan["row_id"], known) == are_open:
-                pending.append(plan)
-            if len(pending) >= 64:
-                yield to_table(pending, PLAN_SCHEMA)
-                pending = []
-        yield to_table(pending, PLAN_SCHEMA)
-
-
-def row_keys(table: pa.Table, *, planner: Any) -> pa.Table:
-    """INPUT: fields of Fragment. OUTPUT: `keys`, the short keys of its row ids as bytes. A Ray task."""
-    plans = ray.get(planner)
-    of_each = [
-        np.fromiter((short_key(plan["row_id"]) for plan in plans.rows(Fragment(**fragment))), np.uint64).tobytes()
-        for fragment in table.to_pylist()
-    ]
-    return pa.table({"keys": pa.array(of_each, pa.large_binary())})
-
-
-def fragments_as_items(fragments: tuple[Fragment, ...]) -> list[dict[str, Any]]:
-    """Fragments as rows of a Dataset."""
-    return [dataclasses.asdict(fragment) for fragment in fragments]
+    for fragment, reference in zip(plan.fragments, plan.tables, strict=True):
+        inside = {row for row in rows if fragment.first_row <= row < fragment.first_row + fragment.num_rows}
+        if not inside:
+            continue
+        table = ray.get(reference)  # one at a time: all tables of a large input would not fit into memory
+        table = table.filter(pc.is_in(table["row"], pa.array(inside, pa.int64())))
+        ads = {ad.row: ad for ad in from_table(table, PlannedAd) if ad.error is None}
+        if not fragment.has_inline_images:
+            yield from ads.values()
+            continue
+        for row, image, mask in inline_images(fragment, frozenset(ads)):
+            yield ads[row].with_images(image, mask)

@@ -4,7 +4,7 @@ The first pass writes its own ledger (`screening/`). Its rejections are copied t
 ads that passed are given to the second pass.
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from refadgen.batch.ledger import Ledger, LedgerWriter, short_keys
 from refadgen.config import FilterConfig
-from refadgen.dataset.ledgers import NEAR_DUPLICATE, REPLACED, SCHEMA, dataset_ledger, screening_ledger
+from refadgen.dataset.ledgers import NEAR_DUPLICATE, REPLACED, dataset_ledger, screening_ledger
 from refadgen.dataset.near_duplicates import find_near_duplicates
 from refadgen.dataset.planning import Keys
 from refadgen.storage.store import Storage
@@ -29,28 +29,43 @@ def reconcile(storage: Storage, keys: Keys, run_id: str, rules: FilterConfig, *,
     keys: sorted short keys of the ads of the input. retry_failed: as in `Ledger.reconciled`.
     """
     screening, ledger = screening_ledger(storage), dataset_ledger(storage)
-    names = [name for name in SCHEMA.names if name in screening.schema.names and name != "row_id"]
+    names = [name for name in ledger.schema.names if name in screening.schema.names and name != "row_id"]
     screened = screening.latest([*names, *_SIGNATURES])
     screened = screened.filter(pa.array(np.isin(short_keys(screened["row_id"]), keys)))
     screened = _with_near_duplicates(screened, rules).drop_columns(_SIGNATURES)
     own, passed = short_keys(screened["row_id"]), _flags(pc.equal(screened["status"], "done"))
 
+    # Few columns of all rows, as the ledger may hold millions of ads of other inputs too.
     known = ledger.latest(["status", "reason", "ad_id", "duplicate_of"])
     known_keys = short_keys(known["row_id"])
     # Only rows that are new: a run that changes nothing leaves the ledger as it is.
     added = screened.filter(pa.array(~passed & ~_is_recorded(screened, own, known, known_keys)))
+    replaced = _replaced(ledger, known.filter(pa.array(~np.isin(known_keys, keys))), screened)
     with LedgerWriter(ledger) as writer:
         if len(added):
-            rows = [{**row, "run_id": run_id, "file": "", "split": ""} for row in added.to_pylist()]
-            writer.add(pa.Table.from_pylist(rows, schema=SCHEMA))
-        for row in _replaced(ledger, known.filter(pa.array(~np.isin(known_keys, keys))), screened):
-            said = {"status": "rejected", "reason": REPLACED, "detail": "the input's row of this ad has changed"}
-            row = {**row, **said, "run_id": run_id, "file": "", "split": ""}
-            writer.add(pa.Table.from_pylist([row], schema=SCHEMA))
+            writer.add(_ledger_rows(added, ledger, run_id=run_id))
+        if len(replaced):
+            detail = "the input's row of this ad has changed"
+            writer.add(_ledger_rows(replaced, ledger, run_id=run_id, status="rejected", reason=REPLACED, detail=detail))
 
-    settled = np.isin(own, ledger.reconciled(retry_failed=retry_failed))
+    reconciled = np.isin(own, ledger.reconciled(retry_failed=retry_failed))
     lifted = np.isin(own, known_keys[_flags(pc.is_in(known["reason"], pa.array(_LIFTED)))])
-    return np.sort(own[passed & (lifted | ~settled)])
+    return np.sort(own[passed & (lifted | ~reconciled)])
+
+
+def _ledger_rows(rows: pa.Table, ledger: Ledger, **values: str) -> pa.Table:
+    """Returns ads as rows of the ledger, without a triplet. values: of columns; other columns of `rows` stay.
+
+    In columns, as a first pass may reject millions of ads.
+    """
+    values |= {"file": "", "split": ""}
+
+    def column(field: pa.Field) -> pa.Array | pa.ChunkedArray:
+        if field.name in values:
+            return pa.array([values[field.name]] * len(rows), field.type)
+        return rows[field.name] if field.name in rows.schema.names else pa.nulls(len(rows), field.type)
+
+    return pa.Table.from_arrays([column(field) for field in ledger.schema], schema=ledger.schema)
 
 
 def _with_near_duplicates(screened: pa.Table, rules: FilterConfig) -> pa.Table:
@@ -96,7 +111,7 @@ def _is_recorded(screened: pa.Table, own: Keys, known: pa.Table, known_keys: Key
     return recorded
 
 
-def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> list[dict[str, Any]]:
+def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> pa.Table:
     """Returns the ledger's rows of done ads whose row of the input has changed.
 
     Such an ad is in the input with another row of the same ad_id and the same picture. others: rows of the ledger that
@@ -106,13 +121,17 @@ def _replaced(ledger: Ledger, others: pa.Table, screened: pa.Table) -> list[dict
     others = others.filter(pc.is_in(others["ad_id"], value_set=screened["ad_id"].combine_chunks()))
     now = screened.filter(pc.is_in(screened["ad_id"], value_set=others["ad_id"].combine_chunks()))
     pictures: dict[str, set[str]] = {}
-    for row in now.select(["ad_id", "image", "input_sha256"]).to_pylist():
-        pictures.setdefault(row["ad_id"], set()).update(filter(None, (row["image"], row["input_sha256"])))
-    return [
-        row
-        for row in ledger.latest(ids=others["row_id"].combine_chunks()).to_pylist()
-        if pictures[row["ad_id"]] & {row["image"], row["input_sha256"]}
-    ]
+    for ad_id, *picture in _pictures(now):
+        pictures.setdefault(ad_id, set()).update(filter(None, picture))
+    done = ledger.latest(ids=others["row_id"].combine_chunks())
+    is_same = [not pictures[ad_id].isdisjoint(picture) for ad_id, *picture in _pictures(done)]
+    return done.filter(pa.array(is_same, pa.bool_()))
+
+
+def _pictures(rows: pa.Table) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yields ad_id, address and SHA-256 of each ad's picture."""
+    names = ("ad_id", "image", "input_sha256")
+    return zip(*(rows[name].to_pylist() for name in names), strict=True)
 
 
 def _flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:

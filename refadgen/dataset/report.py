@@ -6,7 +6,8 @@ One HTML file with its pictures inside, without scripts and without outside reso
 import base64
 import html
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -17,12 +18,15 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from refadgen.batch.ledger import Ledger, short_keys
+from refadgen.batch.planning import Plan
+from refadgen.batch.rows import field_names, from_table
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image
 from refadgen.config import FetchConfig
 from refadgen.dataset.card import COUNT_TITLES, category_counts
 from refadgen.dataset.ledgers import NEAR_DUPLICATE
-from refadgen.dataset.planning import Keys
+from refadgen.dataset.planning import Keys, ads_of_rows
+from refadgen.dataset.rows import PlannedAd
 from refadgen.storage.store import Storage
 from refadgen.triplets.schema import Triplet, decode
 
@@ -35,7 +39,21 @@ _PRODUCTS = 8
 _HEIGHT_PX = 200
 """Height of a triplet's pictures."""
 
-Plans = Callable[[list[int]], dict[int, dict[str, Any]]]
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """The columns of the ledger that the page shows (see ledgers.AdLedgerRow)."""
+
+    row_id: str
+    row: int | None
+    ad_id: str | None
+    category: str | None
+    status: str
+    reason: str | None
+    detail: str | None
+    duplicate_of: str | None
+    file: str | None
+
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
@@ -57,14 +75,14 @@ def write_report(
     facts: Mapping[str, Any],
     fetch: FetchConfig,
     input_uri: str,
-    plans_of: Plans,
+    plan: Plan,
 ) -> None:
     """Writes report.html and the sheet of variants.
 
-    keys: of the input's ads. plans_of: the plans (planning.PLAN_SCHEMA) of rows of the input, for the pictures of
-    rejected ads.
+    keys: of the input's ads. facts: the entries of run.json. plan: all ads of the input, for the pictures of rejected
+    ones.
     """
-    latest = ledger.latest(["row", "ad_id", "category", "status", "reason", "detail", "duplicate_of", "file"])
+    latest = ledger.latest([name for name in field_names(_Outcome) if name != "row_id"])
     triplets = _some_triplets(storage, latest)
     if triplets:
         storage.write(SHEET_KEY, _webp(variants_sheet(triplets)))
@@ -76,8 +94,9 @@ def write_report(
         _overview(facts),
         _categories(ledger),
         _products(triplets),
-        _rejections(latest.filter(pa.array(np.isin(short_keys(latest["row_id"]), keys))), fetch, input_uri, plans_of),
+        _rejections(latest.filter(pa.array(np.isin(short_keys(latest["row_id"]), keys))), fetch, input_uri, plan),
     ]
+    # Ids of an input may hold lone surrogates, which UTF-8 cannot encode.
     storage.write(KEY, "\n".join(parts).encode("utf-8", "backslashreplace"))
 
 
@@ -112,57 +131,58 @@ def _products(triplets: list[Triplet]) -> str:
     return "".join(parts)
 
 
-def _rejections(latest: Any, fetch: FetchConfig, input_uri: str, plans_of: Plans) -> str:
+def _rejections(latest: pa.Table, fetch: FetchConfig, input_uri: str, plan: Plan) -> str:
     trouble = latest.filter(pc.not_equal(latest["status"], "done")).sort_by("row")
     if not len(trouble):
         return "<h2>Rejected</h2><p>None.</p>"
-    of_reason: dict[str, list[dict[str, Any]]] = {}
+    examples: dict[str, list[_Outcome]] = {}
     totals: dict[str, int] = {}
     for count in pc.value_counts(trouble["reason"]).to_pylist():
         rows = trouble.filter(pc.equal(trouble["reason"], count["values"]))
-        of_reason[count["values"]], totals[count["values"]] = rows.slice(0, _EXAMPLES).to_pylist(), count["counts"]
-    shown = [row["row"] for rows in of_reason.values() for row in rows]
+        examples[count["values"]], totals[count["values"]] = from_table(rows.slice(0, _EXAMPLES), _Outcome), len(rows)
+    shown = {outcome.row for outcomes in examples.values() for outcome in outcomes if outcome.row is not None}
     # By row_id: a row's number is that of the run that recorded it, and the input may have another ad there by now.
-    pictures = _pictures(plans_of(shown).values(), fetch, input_uri)
+    pictures = _pictures(ads_of_rows(plan, shown), fetch, input_uri)
     parts = ["<h2>Not in the data set</h2>"]
     for reason in sorted(totals, key=lambda name: -totals[name]):
-        figures = "".join(_figure(row, pictures.get(row["row_id"])) for row in of_reason[reason])
+        figures = "".join(_figure(outcome, pictures.get(outcome.row_id)) for outcome in examples[reason])
         parts.append(f"<h3>{_text(reason)}: {totals[reason]:,}</h3><div class='row'>{figures}</div>")
     return "".join(parts)
 
 
-def _figure(row: Mapping[str, Any], picture: bytes | None) -> str:
+def _figure(outcome: _Outcome, picture: bytes | None) -> str:
     image = f"<img alt='' src='{_data(picture)}'>" if picture else ""
-    detail = f"as {row['duplicate_of']}" if row["reason"] == NEAR_DUPLICATE else row["detail"] or ""
-    return f"<figure>{image}<figcaption><b>{_text(row['ad_id'] or '')}</b><br>{_text(detail)}</figcaption></figure>"
+    detail = f"as {outcome.duplicate_of}" if outcome.reason == NEAR_DUPLICATE else outcome.detail or ""
+    return f"<figure>{image}<figcaption><b>{_text(outcome.ad_id or '')}</b><br>{_text(detail)}</figcaption></figure>"
 
 
-def _pictures(plans: Iterable[Mapping[str, Any]], fetch: FetchConfig, input_uri: str) -> dict[str, bytes]:
+def _pictures(ads: Iterable[PlannedAd], fetch: FetchConfig, input_uri: str) -> dict[str, bytes]:
     """Returns small WebP pictures of the ads that can be read, by row_id."""
     fetcher = ImageFetcher(fetch, input_uri)
     pictures = {}
-    for plan in plans:
-        if plan["error"]:
-            continue
+    for ad in ads:
         try:
-            image = decode_image(fetcher.fetch(plan["image"] or plan["image_bytes"]), fetch).convert("RGB")
+            image = decode_image(fetcher.fetch(ad.image or ad.image_bytes), fetch).convert("RGB")
         except Exception:  # of many kinds; the ledger's detail beside the picture says why it cannot be read
             continue
         image.thumbnail((160, 160))
-        pictures[plan["row_id"]] = _webp(np.asarray(image))
+        pictures[ad.row_id] = _webp(np.asarray(image))
     return pictures
 
 
-def _some_triplets(storage: Storage, latest: Any) -> list[Triplet]:
+def _some_triplets(storage: Storage, latest: pa.Table) -> list[Triplet]:
     """Reads some triplets, of different categories as far as there are enough."""
+    # The smallest row_id of each category: any choice would do that does not change from run to run.
     done = latest.filter(pc.equal(latest["status"], "done")).sort_by("row")
     first = done.group_by("category").aggregate([("row_id", "min")])["row_id_min"].sort().slice(0, _PRODUCTS)
     is_first = pc.is_in(done["row_id"], value_set=first)
     others = done.filter(pc.invert(is_first)).slice(0, _PRODUCTS - len(first))
     triplets = []
-    for row in [*done.filter(is_first).to_pylist(), *others.to_pylist()]:
-        with storage.arrow().open_input_file(storage.path(row["file"])) as handle:
-            table = pq.read_table(handle, filters=[("row_id", "==", row["row_id"])])
+    for outcome in [*from_table(done.filter(is_first), _Outcome), *from_table(others, _Outcome)]:
+        assert outcome.file  # it is done
+        # A filter on the way in: the file holds hundreds of triplets.
+        with storage.arrow().open_input_file(storage.path(outcome.file)) as handle:
+            table = pq.read_table(handle, filters=[("row_id", "==", outcome.row_id)])
         triplets += [decode(each) for each in table.to_pylist()]
     return triplets
 

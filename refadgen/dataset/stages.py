@@ -1,105 +1,88 @@
-"""The stages of the dataset job, as Ray actors. Rows in, rows out, one for one.
+"""The stages of the dataset job, as Ray actors. One row in, one row out.
 
-First pass: `AdScreener`. Second: `AdFetcher`, `ProductExtractor`, `AdDescriber`, `TripletBuilder`. Between stages
-travel encoded bytes and small columns. A stage never raises for a row: what is wrong with it goes into its `error`
-column, and later stages pass it on. A retried task repeats a stage's work on the same rows, without effect outside.
+First pass: `AdScreener`. Second pass: `AdFetcher`, `ProductExtractor`, `AdDescriber`, `TripletBuilder`. A retried task
+repeats a stage's work on the same rows, without effect outside.
 """
 
 import hashlib
 import io
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from refadgen.batch.stage_rows import error_json, guarded, to_table
+from refadgen.batch.row_stage import RowFailure, RowStage, UnexpectedErrors
+from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.config import DatasetConfig
-from refadgen.dataset import ledgers
 from refadgen.dataset.files import triplets_key
+from refadgen.dataset.ledgers import AdLedgerRow, ScreeningRow
 from refadgen.dataset.near_duplicates import perceptual_hash, thumbnail
-from refadgen.dataset.planning import PLAN_SCHEMA
+from refadgen.dataset.rows import (
+    Built,
+    BuiltAd,
+    DescribedAd,
+    Extracted,
+    ExtractedAd,
+    Fetched,
+    FetchedAd,
+    PlannedAd,
+    Screened,
+    ScreenedAd,
+)
 from refadgen.errors import RowError
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import Storage
 from refadgen.triplets.schema import SCHEMA as TRIPLET_SCHEMA
-from refadgen.triplets.schema import Triplet, encode, original_variant, split_of, write_rows
+from refadgen.triplets.schema import SPLITS, Triplet, encode, original_variant, split_of, write_rows
 
-_THREADS = 8
-"""Of one fetching actor: enough to hide latency, and a bound on how many ads are decoded at once."""
-_DONE_WITH = ("image_bytes", "mask", "mask_bytes")
-FETCH_SCHEMA = pa.schema(
-    [
-        *(item for item in PLAN_SCHEMA if item.name not in _DONE_WITH),
-        ("ad", pa.binary()),  # PNG, RGB, upright, at most triplet.max_side_px; empty after an error
-        ("own_mask", pa.binary()),  # PNG, L, the ad's size; empty: none
-        ("input_sha256", pa.string()),
-        ("width_px", pa.int32()),  # as fetched
-        ("height_px", pa.int32()),
-        ("fetch_s", pa.float32()),
-    ]
-)
-EXTRACT_SCHEMA = pa.schema(
-    [
-        *(item for item in FETCH_SCHEMA if item.name != "own_mask"),
-        ("product_mask", pa.binary()),  # PNG, L, 0 or 255, the ad's size
-        ("mask_source", pa.string()),
-        ("mask_score", pa.float32()),
-        ("mask_area", pa.float32()),
-        ("extract_s", pa.float32()),
-    ]
-)
-DESCRIBE_SCHEMA = pa.schema(
-    [
-        *(item for item in EXTRACT_SCHEMA if item.name not in ("title", "own_captions")),
-        ("captions", pa.list_(pa.string())),
-        ("describe_s", pa.float32()),
-    ]
-)
+_FETCHING_THREADS = 8
+"""Threads of one actor: enough to hide latency, and a bound on how many ads are decoded at once."""
 
 
-class AdScreener:
-    """Fetches and decodes an ad, looks at its size, and takes the marks that near-duplicates are found by.
+class AdScreener(RowStage[PlannedAd, Screened, ScreenedAd]):
+    """Fetches and decodes an ad, checks its size, and computes the hash and thumbnail that near-duplicates share.
 
-    INPUT: PLAN_SCHEMA. OUTPUT: ledgers.SCREENING_SCHEMA. Reads the network; needs no GPU.
+    INPUT: PlannedAd. OUTPUT: ScreeningRow. Reads the network; needs no GPU.
     """
 
-    def __init__(self, config: DatasetConfig, catalog_uri: str, run_id: str) -> None:
-        cv2.setNumThreads(1)
+    row_in, added, row_out = PlannedAd, Screened, ScreenedAd
+    timer = "screen_s"
+    num_threads: ClassVar[int] = _FETCHING_THREADS
+
+    def __init__(self, config: DatasetConfig, run_id: str, catalog_uri: str) -> None:
+        super().__init__(run_id)
+        cv2.setNumThreads(1)  # Ray counts on num_cpus: OpenCV would take every core
         self._config = config
         self._run_id = run_id
         self._fetcher = ImageFetcher(config.fetch, catalog_uri)
-        self._threads = ThreadPoolExecutor(max_workers=_THREADS)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table(list(self._threads.map(self._row, table.to_pylist())), ledgers.SCREENING_SCHEMA)
+        ads = self.apply(from_table(table, PlannedAd))
+        return to_table([self._screening_row(ad) for ad in ads], ScreeningRow)
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
-        seen = {} if row["error"] else guarded(self._screen, row)
-        return ledger_row(row, seen, self._run_id) | {"screen_s": time.monotonic() - started}
-
-    def _screen(self, row: dict[str, Any]) -> dict[str, Any]:
-        data = self._fetcher.fetch(row["image"] or row["image_bytes"])
+    def process(self, row: PlannedAd) -> Screened:
+        data = self._fetcher.fetch(row.image or row.image_bytes)
         ad_u8 = as_rgb(decode_image(data, self._config.fetch))
         height, width = ad_u8.shape[:2]
-        small = fitted(ad_u8, 256)
-        seen = {
-            "input_sha256": hashlib.sha256(data).hexdigest(),
-            "width_px": width,
-            "height_px": height,
-            "perceptual_hash": perceptual_hash(small),
-            "thumbnail": thumbnail(small),
-        }
+        small = fitted(ad_u8, 256)  # enough for hash and thumbnail, which average over large fields
         problem = self._problem(width, height)
-        return seen | ({"error": error_json(problem)} if problem else {})
+        return Screened(
+            input_sha256=hashlib.sha256(data).hexdigest(),
+            width_px=width,
+            height_px=height,
+            perceptual_hash=perceptual_hash(small),
+            thumbnail=thumbnail(small),
+            error=RowFailure.of(problem) if problem else None,
+        )
 
     def _problem(self, width: int, height: int) -> RowError | None:
         rules = self._config.filter
@@ -112,53 +95,73 @@ class AdScreener:
             return RowError("extreme_shape", detail)
         return None
 
+    def _screening_row(self, ad: ScreenedAd) -> ScreeningRow:
+        return ScreeningRow(
+            row_id=ad.row_id,
+            run_id=self._run_id,
+            recorded_at=None,
+            row=ad.row,
+            ad_id=ad.ad_id,
+            group=ad.group,
+            category=ad.category,
+            status=ad.error.status if ad.error else "done",
+            reason=ad.error.reason if ad.error else "",
+            detail=ad.error.detail if ad.error else "",
+            image=redact_address(ad.image) if ad.image else "",
+            input_sha256=ad.input_sha256,
+            width_px=ad.width_px,
+            height_px=ad.height_px,
+            perceptual_hash=ad.perceptual_hash,
+            thumbnail=ad.thumbnail,
+            screen_s=ad.screen_s,
+        )
 
-class AdFetcher:
+
+class AdFetcher(RowStage[PlannedAd, Fetched, FetchedAd]):
     """Fetches and decodes an ad that passed the first pass, and its own mask where it has one.
 
-    INPUT: PLAN_SCHEMA. OUTPUT: FETCH_SCHEMA. Reads the network; needs no GPU.
+    INPUT: PlannedAd. OUTPUT: FetchedAd. Reads the network; needs no GPU.
     """
 
-    def __init__(self, config: DatasetConfig, catalog_uri: str) -> None:
+    row_in, added, row_out = PlannedAd, Fetched, FetchedAd
+    timer = "fetch_s"
+    num_threads: ClassVar[int] = _FETCHING_THREADS
+
+    def __init__(self, config: DatasetConfig, run_id: str, catalog_uri: str) -> None:
+        super().__init__(run_id)
         cv2.setNumThreads(1)
         self._config = config
         self._fetcher = ImageFetcher(config.fetch, catalog_uri)
-        self._threads = ThreadPoolExecutor(max_workers=_THREADS)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table(list(self._threads.map(self._row, table.to_pylist())), FETCH_SCHEMA)
-
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
-        fetched: dict[str, Any] = {"ad": b"", "own_mask": b""}
-        if not row["error"]:
-            fetched |= guarded(self._fetch, row)
-        return {**row, **fetched, "fetch_s": time.monotonic() - started}
-
-    def _fetch(self, row: dict[str, Any]) -> dict[str, Any]:
-        data = self._fetcher.fetch(row["image"] or row["image_bytes"])
+    def process(self, row: PlannedAd) -> Fetched:
+        data = self._fetcher.fetch(row.image or row.image_bytes)
         photo = decode_image(data, self._config.fetch)
         max_side_px = self._config.triplet.max_side_px
         own_mask = b""
-        if row["mask"] or row["mask_bytes"]:
-            mask_data = self._fetcher.fetch(row["mask"] or row["mask_bytes"], field="mask")
+        if row.mask or row.mask_bytes:
+            mask_data = self._fetcher.fetch(row.mask or row.mask_bytes, field="mask")
             own_mask = encode_png(fitted(decode_mask(mask_data, self._config.fetch, photo.size), max_side_px))
-        return {
-            "ad": encode_png(fitted(as_rgb(photo), max_side_px)),
-            "own_mask": own_mask,
-            "input_sha256": hashlib.sha256(data).hexdigest(),
-            "width_px": photo.width,
-            "height_px": photo.height,
-        }
+        return Fetched(
+            ad=encode_png(fitted(as_rgb(photo), max_side_px)),
+            own_mask=own_mask,
+            input_sha256=hashlib.sha256(data).hexdigest(),
+            width_px=photo.width,
+            height_px=photo.height,
+        )
 
 
-class ProductExtractor:
-    """Finds the product's mask in the ad, and refuses ads whose content nobody should learn from.
+class ProductExtractor(RowStage[FetchedAd, Extracted, ExtractedAd]):
+    """Finds the product's mask in the ad, and rejects ads by their content (see `content.ContentFilter`).
 
-    INPUT: FETCH_SCHEMA. OUTPUT: EXTRACT_SCHEMA. A GPU only for Grounding DINO, SAM2 and the classifier.
+    INPUT: FetchedAd. OUTPUT: ExtractedAd. A GPU only for Grounding DINO, SAM2 and the classifier.
     """
 
-    def __init__(self, config: DatasetConfig) -> None:
+    row_in, added, row_out = FetchedAd, Extracted, ExtractedAd
+    timer = "extract_s"
+
+    def __init__(self, config: DatasetConfig, run_id: str) -> None:
+        """Raises: ValueError naming the field whose weights, package or device are missing."""
+        super().__init__(run_id)
         cv2.setNumThreads(1)
         from refadgen.dataset.content import ContentFilter
         from refadgen.segmentation import ProductMasker
@@ -169,84 +172,92 @@ class ProductExtractor:
             config.filter, self._masker.networks, config.segmentation.device, gpu_expected=gpu_expected
         )
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table([self._row(row) for row in table.to_pylist()], EXTRACT_SCHEMA)
-
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
-        found: dict[str, Any] = {"product_mask": b"", "mask_source": ""}
-        if not row["error"]:
-            found |= guarded(self._extract, row)
-        return {**row, **found, "extract_s": time.monotonic() - started}
-
-    def _extract(self, row: dict[str, Any]) -> dict[str, Any]:
-        ad = Image.open(io.BytesIO(row["ad"]))
-        own_mask = pixels(row["own_mask"]) if row["own_mask"] else None
-        name = last_element(row["category"])
+    def process(self, row: FetchedAd) -> Extracted:
+        ad = Image.open(io.BytesIO(row.ad))
+        own_mask = pixels(row.own_mask) if row.own_mask else None
+        name = last_element(row.category)
         found = self._masker.segment(ad, name, own_mask)
         self._content.check(np.asarray(ad), found.mask, name)
-        return {
-            "product_mask": encode_png(found.mask),
-            "mask_source": found.source,
-            "mask_score": found.score,
-            "mask_area": found.measurements.area,
-        }
+        return Extracted(
+            product_mask=encode_png(found.mask),
+            mask_source=found.source,
+            mask_score=found.score,
+            mask_area=found.measurements.area,
+        )
 
 
 class AdDescriber:
-    """Writes the captions of an ad.
+    """Writes the captions of ads, in batches of all rows of a block.
 
-    INPUT: EXTRACT_SCHEMA. OUTPUT: DESCRIBE_SCHEMA. A GPU where `caption.model` is set.
+    INPUT: ExtractedAd. OUTPUT: DescribedAd. A GPU where `caption.model` is set.
     """
 
-    def __init__(self, config: DatasetConfig) -> None:
+    def __init__(self, config: DatasetConfig, run_id: str) -> None:
+        """Raises: ValueError naming the field whose weights or device are missing."""
         from refadgen.dataset.captions import make_captioner
 
         self._config = config.caption
         self._captioner = make_captioner(config.caption, gpu_expected=bool(config.stages.describe.num_gpus))
+        self._errors = UnexpectedErrors(AdDescriber.__name__, run_id)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        good = [row for row in rows if not row["error"]]
+        ads = from_table(table, ExtractedAd)
+        good = [ad for ad in ads if ad.error is None]
         started = time.monotonic()
-        described = self._describe(good)
+        texts = self._describe(good)
         seconds = (time.monotonic() - started) / max(1, len(good))
-        for row, found in zip(good, described, strict=True):
-            row |= {**found, "describe_s": seconds}
-        return to_table(rows, DESCRIBE_SCHEMA)
+        described = {ad.row: self._described(ad, each, seconds) for ad, each in zip(good, texts, strict=True)}
+        rows = [described.get(ad.row) or DescribedAd.of(ad, error=ad.error) for ad in ads]
+        return to_table(rows, DescribedAd)
 
-    def _describe(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from refadgen.dataset.captions import Ad, check_captions
+    def _describe(self, ads: list[ExtractedAd]) -> Sequence[list[str] | Exception]:
+        """Returns the candidate captions of each ad, or the captioner's error for the batch in place of each."""
+        from refadgen.dataset.captions import Ad
 
-        ads = [
-            Ad(
-                image_u8=pixels(row["ad"]),
-                mask=pixels(row["product_mask"]),
-                category=row["category"],
-                title=row["title"],
-                captions=tuple(row["own_captions"]),
-            )
-            for row in rows
-        ]
         try:
-            texts = self._captioner.describe(ads)
-        except Exception as error:  # of a whole batch: another run may have the memory
-            detail = f"the captioner failed ({type(error).__name__}: {str(error)[:200]})"
-            return [{"error": error_json(RowError("caption_failed", detail))} for _ in rows]
-        return [
-            guarded(lambda row: {"captions": check_captions(row["texts"], self._config)}, {"texts": each, **row})
-            for each, row in zip(texts, rows, strict=True)
-        ]
+            described = [
+                Ad(
+                    image_u8=pixels(ad.ad),
+                    mask=pixels(ad.product_mask),
+                    category=ad.category,
+                    title=ad.title,
+                    captions=ad.own_captions,
+                )
+                for ad in ads
+            ]
+            return self._captioner.describe(described)
+        except Exception as error:  # often too little memory for this batch: failed, so another run may retry
+            return [error] * len(ads)
+
+    def _described(self, ad: ExtractedAd, texts: list[str] | Exception, seconds: float) -> DescribedAd:
+        from refadgen.dataset.captions import check_captions
+
+        captions, failure = None, None
+        if isinstance(texts, Exception):
+            failure = self._errors.failure(texts, ad.label, "caption_failed")
+        else:
+            try:
+                captions = tuple(check_captions(texts, self._config))
+            except RowError as error:
+                failure = RowFailure.of(error)
+            except Exception as error:
+                failure = self._errors.failure(error, ad.label)
+        return DescribedAd.of(ad, error=failure, captions=captions, describe_s=seconds)
 
 
-class TripletBuilder:
-    """Makes the product images of an ad, writes the triplets of a batch to one file a split, and the ledger rows.
+class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
+    """Makes the product images of each ad, writes a block's triplets to one file per split, and makes ledger rows.
 
-    INPUT: DESCRIBE_SCHEMA. OUTPUT: ledgers.SCHEMA. A file's name derives from its rows: a retried task writes the same
-    bytes to the same place.
+    INPUT: DescribedAd. OUTPUT: AdLedgerRow. A file's name derives from its rows: a retried task writes the same bytes
+    to the same place. A GPU only where `multi_view.device` needs one.
     """
 
-    def __init__(self, config: DatasetConfig, output_uri: str, run_id: str) -> None:
+    row_in, added, row_out = DescribedAd, Built, BuiltAd
+    timer = "augment_s"
+
+    def __init__(self, config: DatasetConfig, run_id: str, output_uri: str) -> None:
+        """Raises: ValueError naming the field whose weights, package or device are missing."""
+        super().__init__(run_id)
         cv2.setNumThreads(1)
         from refadgen.dataset.variants import VariantMaker
 
@@ -256,87 +267,103 @@ class TripletBuilder:
         self._maker = VariantMaker(config)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        rows = [self._row(row) for row in table.to_pylist()]
-        for split in ("train", "test"):
-            built = [row for row in rows if row["status"] == "done" and row["split"] == split]
-            if not built:
-                continue
-            key = triplets_key(split, [row["row_id"] for row in built])
-            try:
-                encoded = pa.Table.from_pylist([row["triplet"] for row in built], schema=TRIPLET_SCHEMA)
-                write_rows(self._storage, key, encoded)
-                facts: dict[str, Any] = {"file": key}
-            except Exception as error:  # storage raises many kinds; the triplets can be made and written again
-                detail = f"{type(error).__name__}: {error}"[:300]
-                facts = {"status": "failed", "reason": "publish_failed", "detail": detail, "split": ""}
-            for row in built:
-                row |= facts
-        return to_table(rows, ledgers.SCHEMA)
+        ads = self.apply(from_table(table, DescribedAd))
+        # A file before its ledger rows: a crash between them leaves an orphan, never a row without its triplet.
+        files = {split: self._write([ad for ad in ads if ad.split == split], split) for split in ("", *SPLITS)}
+        return to_table([self._ledger_row(ad, files[ad.split]) for ad in ads], AdLedgerRow)
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        started = time.monotonic()
-        built = {} if row["error"] else guarded(self._build, row)
-        return ledger_row(row, built, self._run_id) | {"augment_s": time.monotonic() - started}
-
-    def _build(self, row: dict[str, Any]) -> dict[str, Any]:
-        ad_u8, mask = pixels(row["ad"]), pixels(row["product_mask"])
-        original = original_variant(ad_u8, mask)
-        variants, views = self._maker.make(original, row["row_id"])
-        split = split_of(row["group"], self._config.test_percent)
+    def process(self, row: DescribedAd) -> Built:
+        assert row.captions is not None  # an ad without captions has an error
+        ad_u8, mask = pixels(row.ad), pixels(row.product_mask)
+        variants, views = self._maker.make(original_variant(ad_u8, mask), row.row_id)
+        split = split_of(row.group, self._config.test_percent)
         triplet = Triplet(
-            row_id=row["row_id"],
-            product_id=row["group"],
-            category=row["category"] or "",
+            row_id=row.row_id,
+            product_id=row.group,
+            category=row.category or "",
             split=split,
-            captions=row["captions"],
+            captions=list(row.captions),
             ad_image=ad_u8,
             variants=variants,
-            facts=json.dumps({"ad_id": row["ad_id"], "input_sha256": row["input_sha256"], "views": views}),
+            facts=json.dumps({"ad_id": row.ad_id, "input_sha256": row.input_sha256, "views": views}),
         )
-        return {
-            "triplet": encode(triplet),
-            "split": split,
-            "variants": ", ".join(each.kind for each in variants),
-            "views": json.dumps(views),
-        }
+        return Built(
+            triplet=encode(triplet),
+            split=split,
+            variants=", ".join(each.kind for each in variants),
+            views=json.dumps(views),
+        )
+
+    def _write(self, ads: list[BuiltAd], split: str) -> str | Exception:
+        """Writes the triplets of one split. Returns their file's key, or the error of writing.
+
+        split: empty for ads that failed: nothing is written, and the key is empty.
+        """
+        if not split or not ads:
+            return ""
+        try:
+            key = triplets_key(split, [ad.row_id for ad in ads])
+            write_rows(self._storage, key, pa.Table.from_pylist([ad.triplet for ad in ads], schema=TRIPLET_SCHEMA))
+            return key
+        except Exception as error:  # storage raises many kinds; the triplets can be made and written again
+            return error
+
+    def _ledger_row(self, ad: BuiltAd, file: str | Exception) -> AdLedgerRow:
+        failure = ad.error
+        if isinstance(file, Exception):
+            failure, file = self._errors.failure(file, ad.label, "publish_failed"), ""
+        return AdLedgerRow(
+            row_id=ad.row_id,
+            run_id=self._run_id,
+            recorded_at=None,
+            row=ad.row,
+            ad_id=ad.ad_id,
+            group=ad.group,
+            category=ad.category,
+            status=failure.status if failure else "done",
+            reason=failure.reason if failure else "",
+            detail=failure.detail if failure else "",
+            image=redact_address(ad.image) if ad.image else "",
+            input_sha256=ad.input_sha256,
+            width_px=ad.width_px,
+            height_px=ad.height_px,
+            screen_s=None,
+            duplicate_of=None,
+            split="" if failure else ad.split,
+            captions=ad.captions,
+            mask_source=ad.mask_source,
+            mask_score=ad.mask_score,
+            mask_area=ad.mask_area,
+            variants=ad.variants,
+            views=ad.views,
+            file=file,
+            fetch_s=ad.fetch_s,
+            extract_s=ad.extract_s,
+            describe_s=ad.describe_s,
+            augment_s=ad.augment_s,
+        )
 
 
-def ledger_row(row: dict[str, Any], made: dict[str, Any], run_id: str) -> dict[str, Any]:
-    """The ledger's row of a planned ad: done, or what its or the stage's error says. made: what the stage adds."""
-    problem = row["error"] or made.get("error", "")
-    return {
-        "file": "",
-        "split": "",
-        **row,
-        **made,
-        "run_id": run_id,
-        "image": redact_address(row["image"]) if row["image"] else "",
-        "status": "done",
-        "reason": "",
-        "detail": "",
-        **(json.loads(problem) if problem else {}),
-    }
-
-
-def as_rgb(image: Image.Image) -> np.ndarray:
-    """uint8 H×W×3; what is transparent lies on white."""
+def as_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Returns uint8 H×W×3; transparent parts lie on white."""
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
 
 
-def fitted(pixels_u8: np.ndarray, max_side_px: int) -> np.ndarray:
-    """uint8 H×W or H×W×3, made smaller where its longer side is above `max_side_px`. Masks keep their values."""
+def fitted(pixels_u8: npt.NDArray[np.uint8], max_side_px: int) -> npt.NDArray[np.uint8]:
+    """Returns uint8 H×W or H×W×3, scaled down where its longer side is above `max_side_px`. Masks keep their values."""
     height, width = pixels_u8.shape[:2]
     scale = max_side_px / max(height, width)
     if scale >= 1:
         return pixels_u8
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     interpolation = cv2.INTER_NEAREST if pixels_u8.ndim == 2 else cv2.INTER_AREA
-    return cv2.resize(pixels_u8, size, interpolation=interpolation)
+    resized: npt.NDArray[np.uint8] = np.asarray(cv2.resize(pixels_u8, size, interpolation=interpolation), np.uint8)
+    return resized
 
 
-def pixels(data: bytes) -> np.ndarray:
-    """What `encode_png` was given."""
+def pixels(data: bytes) -> npt.NDArray[np.uint8]:
+    """Returns the array that `encode_png` was given."""
     return np.asarray(Image.open(io.BytesIO(data)))

@@ -1,9 +1,9 @@
-"""The dataset job's first pass at scale: rows a second, the driver's memory, and near-duplicates against planted ones.
+"""The dataset job's first pass at scale: rows per second, the driver's memory, and planted near-duplicates.
 
     python tests/benchmarks/dataset_filters.py [--rows 200000]
 
-Small synthetic pictures, one in ten an earlier one again: encoded anew, brighter and of another size. The last line is
-JSON.
+The input is small synthetic pictures. One in ten is a copy of another one: encoded again, brighter or darker, and of
+another size. The last line is JSON.
 """
 
 import argparse
@@ -31,7 +31,7 @@ GROUP_ROWS = 1000
 
 
 def picture(number: int) -> np.ndarray:
-    """Smooth colours that no other number has, uint8 80×64×3."""
+    """Returns smooth random colours drawn by `number`, uint8 80×64×3."""
     fields = np.random.default_rng(number).integers(0, 256, (7, 6, 3)).astype(np.uint8)
     return cv2.resize(fields, (64, 80), interpolation=cv2.INTER_CUBIC)
 
@@ -50,7 +50,7 @@ def encoded(pixels: np.ndarray, quality: int) -> bytes:
 
 
 def write_input(path: Path, num_rows: int) -> set[str]:
-    """Writes the rows in random order; returns the ids of the planted copies, which are larger than the originals'."""
+    """Writes the rows in random order; returns the ids of the planted copies, which sort after all originals."""
     rng = np.random.default_rng(0)
     num_copies = num_rows // 10
     num_originals = num_rows - num_copies

@@ -1,13 +1,15 @@
-"""Are novel views of one photograph nearer to the truth than the photograph, or than a squeeze of it?
+"""Novel views of one photograph, compared with true renders, the photograph itself and a squeeze of it.
 
     python tests/benchmarks/novel_views.py [--products 62] [--width 128 --height 160] [--sheet FILE]
 
-The studio photographs products of all its kinds in turn, and the same products turned by 5, 10, 15 and 20 degrees to
-either side in turn, with the same lens, base line and middle. `refadgen.dataset.multi_view` makes the turned view from
-the photograph alone. PSNR and SSIM inside the true mask of the turned product, means over products with 95 % bootstrap
-intervals, against the photograph as it is ("nothing") and the photograph squeezed to cos(angle) of its width about the
-product's middle ("squeeze"). Positive yaw turns the front to the right, in the studio and here. No triage. Needs the
-studio extra; some three minutes on one core. Ends with one line of JSON.
+The studio photographs products of all its kinds, then the same products turned by 5, 10, 15 and 20 degrees to one side
+or the other, with the same lens, base line and middle. `refadgen.dataset.multi_view` makes the turned view from the
+photograph alone, without triage. Positive yaw turns the front to the right, in the studio and here.
+
+Figures are PSNR and SSIM inside the true mask of the turned product, as means over products with 95 % bootstrap
+intervals. The rivals are the photograph as it is ("nothing") and the photograph squeezed to cos(angle) of its width
+about the product's middle ("squeeze"). Needs the studio extra; takes about three minutes on one core. The last line is
+JSON.
 """
 
 import argparse
@@ -38,7 +40,7 @@ _BOOTSTRAPS = 10_000
 
 @dataclass(frozen=True)
 class Case:
-    """One product, photographed, and the same turned by each of ANGLES_DEG, to the left or the right."""
+    """One product: its photograph, and its renders turned by each of ANGLES_DEG to the left or the right."""
 
     noun: str
     yaws_deg: list[int]
@@ -49,7 +51,7 @@ class Case:
 
 
 def cases(count: int, width_px: int, height_px: int) -> Iterator[Case]:
-    """The first `count` products: one of each kind, and so on."""
+    """Yields the first `count` products; their kinds alternate."""
     size = {"width_px": width_px, "height_px": height_px}
     for number in range(count):
         category, noun, build = BUILDERS[number % len(BUILDERS)]
@@ -67,9 +69,9 @@ def cases(count: int, width_px: int, height_px: int) -> Iterator[Case]:
 
 
 def through_one_lens(shape: Shape, view: View, yaws_deg: list[int], *, width_px: int, height_px: int) -> list[View]:
-    """A view and those turned from it by each yaw, of one focal length.
+    """Returns a view and the views turned from it by each yaw, all with one focal length.
 
-    The studio zooms to give every view its height; a camera that goes round a product does not.
+    The studio zooms to give every view its height; a camera that moves around a product does not.
     """
     views = [replace(view, yaw_deg=view.yaw_deg + yaw) for yaw in (0, *yaws_deg)]
     size = {"width_px": width_px, "height_px": height_px}
@@ -84,7 +86,7 @@ def through_one_lens(shape: Shape, view: View, yaws_deg: list[int], *, width_px:
 
 
 def squeeze(photo: np.ndarray, mask: np.ndarray, yaw_deg: float) -> np.ndarray:
-    """The photograph, narrower by the cosine of the angle about the middle of the product's box."""
+    """Returns the photograph, narrowed by the cosine of the angle about the middle of the product's box."""
     columns = np.flatnonzero((mask > 127).any(axis=0))
     middle, share = (columns[0] + columns[-1]) / 2, cos(radians(yaw_deg))  # OpenCV counts from pixel centres
     matrix = np.array([[share, 0, middle * (1 - share)], [0, 1, 0]])
@@ -93,20 +95,20 @@ def squeeze(photo: np.ndarray, mask: np.ndarray, yaw_deg: float) -> np.ndarray:
 
 
 def inmask_psnr(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> float:
-    """In dB, of the pixels inside the mask."""
+    """Returns the PSNR in dB of the pixels inside the mask."""
     error = (output[mask > 127].astype(np.float64) - truth[mask > 127]) ** 2
     return float(10 * np.log10(255**2 / max(error.mean(), 1e-2)))
 
 
 def interval(values: np.ndarray) -> list[float]:
-    """Mean of [N], and the 95 % bootstrap interval of the mean."""
+    """Returns the mean of values [N] and its 95 % bootstrap interval: mean, low, high."""
     draws = np.random.default_rng(0).integers(len(values), size=(_BOOTSTRAPS, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return [round(float(number), 4) for number in (values.mean(), low, high)]
 
 
 def report(scores: dict[tuple[str, int], list[tuple[float, float]]]) -> dict[str, dict[str, list[float]]]:
-    """Prints the table. Returns: of measure and angle, the interval of each method and of the lead over the better."""
+    """Prints the table; returns by measure and angle the interval of each method and of our lead over the rivals."""
     found: dict[str, dict[str, list[float]]] = {}
     for number, (measure, digits) in enumerate((("psnr", 2), ("ssim", 3))):
         for angle in ANGLES_DEG:
@@ -121,7 +123,7 @@ def report(scores: dict[tuple[str, int], list[tuple[float, float]]]) -> dict[str
 
 
 def write_sheet(file: Path, tiles: list[np.ndarray]) -> None:
-    """Photograph, ours, truth and squeeze of each case, two cases a line, twice as large."""
+    """Writes photograph, ours, truth and squeeze of each case at twice their size, two cases per line."""
     tiles = tiles + [np.full_like(tiles[0], 255)] * (len(tiles) % 2)
     lines = [np.concatenate(tiles[start : start + 2], axis=1) for start in range(0, len(tiles), 2)]
     sheet = Image.fromarray(np.concatenate(lines))

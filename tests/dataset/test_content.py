@@ -19,11 +19,11 @@ from refadgen.dataset.content import (
     UnsafeClassifier,
     blocking_person,
     embedded_text,
-    mask_box,
     text_outside,
     too_many_products,
     unsafe_content,
 )
+from refadgen.dataset.masks import product_box
 from refadgen.errors import RowError
 from refadgen.segmentation.networks import FoundObject
 
@@ -322,7 +322,7 @@ def _mask() -> np.ndarray:
 
 
 def test_box_of_a_mask() -> None:
-    assert mask_box(_mask()).tolist() == [110, 110, 211, 231]
+    assert product_box(_mask()) == (110, 110, 211, 231)
 
 
 def test_without_networks_nothing_is_looked_for() -> None:

@@ -1,4 +1,4 @@
-"""After `remove_orphans`, the data files hold just what the ledger says is done."""
+"""After `remove_orphans`, the data files hold exactly the triplets that the ledger records as done."""
 
 from pathlib import Path
 
@@ -32,7 +32,8 @@ def record(folder: Path, key: str, numbers: list[int], status: str = "done") -> 
         }
         for n in numbers
     ]
-    dataset_ledger(Storage(str(folder))).append(rows)
+    ledger = dataset_ledger(Storage(str(folder)))
+    ledger.append(pa.Table.from_pylist(rows, schema=ledger.schema))
 
 
 def ids_in(folder: Path) -> dict[str, list[str]]:
@@ -42,9 +43,9 @@ def ids_in(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def test_files_and_rows_that_the_ledger_does_not_know_go(tmp_path: Path) -> None:
+def test_files_and_rows_without_a_ledger_row_are_removed(tmp_path: Path) -> None:
     a, b, c = triplets_key("train", "ab"), triplets_key("train", "cd"), triplets_key("test", "ef")
-    write(tmp_path, a, [1, 2, 3])  # whole
+    write(tmp_path, a, [1, 2, 3])  # complete
     write(tmp_path, b, [4, 5])  # written, then the run was killed; 4 was made again in c
     write(tmp_path, c, [4, 6, 7])  # 7 had a near-duplicate of smaller id later
     record(tmp_path, a, [1, 2, 3])

@@ -1,4 +1,4 @@
-"""Ad photographs drawn by numbers: a product with print on a backdrop, and its mask."""
+"""Synthetic ad photographs: a striped product before a backdrop, and its mask. A number decides the picture."""
 
 import io
 from pathlib import Path
@@ -15,12 +15,12 @@ SMALL = ("filter.min_side_px=64", "triplet.rows_per_file=4", "stages.augment.num
 
 
 def ad(number: int, width: int = 96, height: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 H×W×3 and its mask, uint8 H×W; numbers differ in shape, place, print and colours."""
+    """Returns a picture uint8 H×W×3 and its mask uint8 H×W. Numbers differ in shape, place, stripes and colours."""
     rng = np.random.default_rng(number)
     top, bottom = rng.integers(60, 240, (2, 3))
     share = np.linspace(0, 1, height)[:, None, None]
     picture = np.broadcast_to(top * (1 - share) + bottom * share, (height, width, 3)).astype(np.uint8).copy()
-    for _ in range(6):  # what stands in the scene, so that ads differ for a hash
+    for _ in range(6):  # objects in the scene, so that perceptual hashes differ
         x, y = int(rng.integers(width)), int(rng.integers(height))
         color = tuple(int(each) for each in rng.integers(0, 255, 3))
         cv2.circle(picture, (x, y), int(rng.integers(6, width // 3)), color, -1)

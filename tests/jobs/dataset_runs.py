@@ -1,4 +1,4 @@
-"""Runs of the dataset job as a user starts them, and what is in their outputs."""
+"""Runs of the dataset job as a user starts them, and the contents of their outputs."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 PROJECT = Path(__file__).resolve().parents[2]
 SMALL = ("filter.min_side_px=64", "triplet.rows_per_file=4")
 VOLATILE = ("run_id", "recorded_at", "file", "screen_s", "fetch_s", "extract_s", "describe_s", "augment_s")
-"""Times and run; and the file, which tells what else was made together with a row."""
+"""Times and run, and the file: its name depends on the rows that were made together."""
 
 
 def command(ads: Path | str, output: Path | str, *words: str) -> list[str]:
@@ -43,15 +43,15 @@ def num_ledger_rows(output: Path) -> int:
     return sum(pq.ParquetFile(part).metadata.num_rows for part in (output / "ledger").glob("*.parquet"))
 
 
-def settled(output: Path) -> dict[str, dict[str, Any]]:
-    """`latest` without what may differ between two runs."""
+def comparable(output: Path) -> dict[str, dict[str, Any]]:
+    """`latest` without the columns that may differ between two runs."""
     return {
         key: {name: value for name, value in row.items() if name not in VOLATILE} for key, row in latest(output).items()
     }
 
 
 def triplets(output: Path) -> dict[str, dict[str, Any]]:
-    """Every row of the data files by its id; an id that is there twice is an error."""
+    """Every row of the data files by its id. Asserts that no id occurs twice."""
     found: dict[str, dict[str, Any]] = {}
     for file in sorted((output / "data").rglob("*.parquet")):
         for row in pq.read_table(file).to_pylist():

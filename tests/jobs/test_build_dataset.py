@@ -1,7 +1,8 @@
-"""The dataset job on a real local Ray: what becomes of each ad, what a crash costs, and what training takes of it."""
+"""The dataset job on a real local Ray: the outcome of each ad, crashes and faults, and training on the result."""
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from refadgen.config import DatasetConfig, load_config
 from refadgen.dataset.job import DatasetJob
-from refadgen.triplets.schema import decode, scan
+from refadgen.triplets.schema import decode, scan, split_of
 
 pytestmark = pytest.mark.slow
 GOOD = 14
@@ -42,7 +43,7 @@ def copies() -> list[dict]:
 
 
 def bad_rows() -> dict[str, dict]:
-    """Rows that are no ads to learn from, by the reason that each must have."""
+    """Rows that are rejected, by their reason."""
     picture, mask = ad_pictures.ad(50)
     wide, wide_mask = ad_pictures.ad(51, width=640, height=96)
     return {
@@ -80,39 +81,39 @@ def ads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(ads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(ads: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of one uninterrupted run."""
-    output = tmp_path_factory.mktemp("whole") / "out"
+    output = tmp_path_factory.mktemp("uninterrupted") / "out"
     finished = dataset_runs.run(ads, output)
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert f"done {GOOD}," in finished.stdout, finished.stdout
     return output
 
 
-def test_every_ad_has_a_ledger_row_that_says_what_became_of_it(ads: Path, whole: Path) -> None:
-    rows = dataset_runs.latest(whole)
+def test_every_ad_has_a_ledger_row_with_its_outcome(ads: Path, uninterrupted: Path) -> None:
+    rows = dataset_runs.latest(uninterrupted)
     assert len(rows) == pq.ParquetFile(ads).metadata.num_rows
-    assert dataset_runs.num_ledger_rows(whole) == len(rows)
+    assert dataset_runs.num_ledger_rows(uninterrupted) == len(rows)
     by_row = {row["row"]: row for row in rows.values()}
     assert [by_row[number]["reason"] for number in range(2)] == ["", ""]
     for number, reason in enumerate(bad_rows(), start=GOOD + 2):
         found = by_row[number]
         assert (found["status"], found["reason"]) == ("rejected", reason), found["detail"]
         assert found["detail"]
-    counts = dataset_runs.facts(whole)["counts"]
+    counts = dataset_runs.facts(uninterrupted)["counts"]
     assert counts == {"done": GOOD, "rejected": len(bad_rows()) + 2}
 
 
-def test_of_near_duplicates_the_smallest_id_stays(whole: Path) -> None:
-    by_id = {row["ad_id"]: row for row in dataset_runs.latest(whole).values()}
+def test_of_near_duplicates_the_smallest_id_stays(uninterrupted: Path) -> None:
+    by_id = {row["ad_id"]: row for row in dataset_runs.latest(uninterrupted).values()}
     assert by_id["ad-0025"]["status"] == "done"
     for name in ("ad-003", "ad-990"):
         assert by_id[name]["reason"] == "near_duplicate"
         assert by_id[name]["duplicate_of"] == "ad-0025"
 
 
-def test_the_triplets_are_whole(whole: Path) -> None:
-    rows, found = dataset_runs.latest(whole), dataset_runs.triplets(whole)
+def test_the_triplets_are_complete(uninterrupted: Path) -> None:
+    rows, found = dataset_runs.latest(uninterrupted), dataset_runs.triplets(uninterrupted)
     assert set(found) == {key for key, row in rows.items() if row["status"] == "done"}
     for key, row in found.items():
         triplet = decode(row)
@@ -130,44 +131,44 @@ def test_the_triplets_are_whole(whole: Path) -> None:
     assert max(map(len, own["captions"])) < 400
     together = {row["split"] for row in found.values() if row["product_id"] == "one-product"}
     assert len(together) == 1
-    assert scan(str(whole / "data")).num_rows == GOOD
+    assert scan(str(uninterrupted / "data")).num_rows == GOOD
 
 
-def test_the_report_and_the_card_tell_of_it(whole: Path) -> None:
-    page, card = (whole / "report.html").read_text(), (whole / "README.md").read_text()
+def test_the_report_and_the_card_tell_of_it(uninterrupted: Path) -> None:
+    page, card = (uninterrupted / "report.html").read_text(), (uninterrupted / "README.md").read_text()
     for reason in ("near_duplicate", "low_resolution", "no_plain_background"):
         assert reason in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert "| Sneaker |" in card
-    assert (whole / "variants.webp").exists()
+    assert (uninterrupted / "variants.webp").exists()
 
 
-def test_datasets_loads_it(whole: Path, tmp_path: Path) -> None:
-    files = {split: str(whole / "data" / split / "*.parquet") for split in ("train", "test")}
+def test_datasets_loads_it(uninterrupted: Path, tmp_path: Path) -> None:
+    files = {split: str(uninterrupted / "data" / split / "*.parquet") for split in ("train", "test")}
     loaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path))
     assert sum(len(split) for split in loaded.values()) == GOOD
-    by_card = datasets.load_dataset(str(whole), cache_dir=str(tmp_path / "card"))
+    by_card = datasets.load_dataset(str(uninterrupted), cache_dir=str(tmp_path / "card"))
     assert {name: len(split) for name, split in by_card.items()} == {name: len(s) for name, s in loaded.items()}
     assert loaded["train"][0]["variants"][0]["kind"] == "original"
 
 
-def test_the_same_command_again_does_nothing(ads: Path, whole: Path) -> None:
-    before, files = dataset_runs.num_ledger_rows(whole), sorted((whole / "data").rglob("*.parquet"))
+def test_the_same_command_again_does_nothing(ads: Path, uninterrupted: Path) -> None:
+    before, files = dataset_runs.num_ledger_rows(uninterrupted), sorted((uninterrupted / "data").rglob("*.parquet"))
     stamps = [file.stat().st_mtime_ns for file in files]
-    again = dataset_runs.run(ads, whole)
+    again = dataset_runs.run(ads, uninterrupted)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "0 triplets made" in again.stdout
-    assert dataset_runs.num_ledger_rows(whole) == before
+    assert dataset_runs.num_ledger_rows(uninterrupted) == before
     assert [file.stat().st_mtime_ns for file in files] == stamps
 
 
-def test_other_settings_need_another_output(ads: Path, whole: Path) -> None:
+def test_other_settings_need_another_output(ads: Path, uninterrupted: Path) -> None:
     other = load_config(DatasetConfig, None, [*dataset_runs.SMALL, "triplet.seed=1", "triplet.rows_per_file=8"])
     with pytest.raises(ValueError, match=r"triplet\.seed=0, now it is 1"):
-        DatasetJob(other, str(ads), str(whole))
+        DatasetJob(other, str(ads), str(uninterrupted))
     same = load_config(DatasetConfig, None, [*dataset_runs.SMALL, "triplet.rows_per_file=8", "caption.batch_size=1"])
-    DatasetJob(same, str(ads), str(whole))  # how the work is done may change
+    DatasetJob(same, str(ads), str(uninterrupted))  # settings of the work itself may change
 
 
 def test_an_empty_input_is_done_at_once_and_a_dry_run_makes_nothing(tmp_path: Path) -> None:
@@ -215,11 +216,13 @@ def test_an_output_in_the_inputs_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ads" / "out").exists()
 
 
-def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(ads: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(
+    ads: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
     rows = pq.read_table(ads).to_pylist()
     random.Random(0).shuffle(rows)
     first, second = (index for index, row in enumerate(rows) if row["id"] == "ad-000")
-    if rows[first]["image"] != ad_pictures.row(0)["image"]:  # of two rows of one id the first counts
+    if rows[first]["image"] != ad_pictures.row(0)["image"]:  # of two rows with one id the first counts
         rows[first], rows[second] = rows[second], rows[first]
     shuffled = ad_pictures.write(tmp_path / "ads.parquet", rows, row_group_size=5)
     output = tmp_path / "out"
@@ -234,24 +237,46 @@ def test_killed_twice_and_in_another_order_it_gives_the_same_triplets(ads: Path,
     kill_when("data", 1)
     finished = dataset_runs.run(shuffled, output)
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert dataset_runs.triplets(output) == dataset_runs.triplets(whole)
+    assert dataset_runs.triplets(output) == dataset_runs.triplets(uninterrupted)
 
     def comparable(folder: Path) -> dict[str, dict]:
-        """Ledger rows without their numbers in the input, which those that cannot be read are known by."""
+        """Ledger rows without their numbers in the input. The ids and details of unreadable rows hold these numbers."""
         by_key = {}
-        for key, row in dataset_runs.settled(folder).items():
+        for key, row in dataset_runs.comparable(folder).items():
             if row["reason"] in ("empty_sku", "duplicate_sku", "missing_image"):
                 key, row = row["reason"], row | {"row_id": "", "detail": ""}
             by_key[key] = {**row, "row": None}
         return by_key
 
-    assert comparable(output) == comparable(whole)
+    assert comparable(output) == comparable(uninterrupted)
+
+
+def test_a_fault_costs_its_ads_only_and_is_in_the_log_once(tmp_path: Path) -> None:
+    """A file where the folder of a split should be: every triplet of that split fails to be written."""
+    rows = [ad_pictures.row(number) for number in range(6)]
+    ads, output = ad_pictures.write(tmp_path / "ads.parquet", rows), tmp_path / "out"
+    (output / "data").mkdir(parents=True)
+    (output / "data" / "train").write_text("not a folder")
+    finished = dataset_runs.run(ads, output, "stages.augment.num_actors=1")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    found = {row["row"]: row for row in dataset_runs.latest(output).values()}
+    held_out = {number for number in range(6) if split_of(f"ad-{number:03d}") == "test"}
+    assert held_out == {2, 3}
+    assert {number for number, row in found.items() if row["status"] == "done"} == held_out
+    assert {row["reason"] for row in found.values()} == {"", "publish_failed"}
+    assert found[5]["detail"].startswith("row 5, ad 'ad-005': ")
+    run_id = dataset_runs.facts(output)["run_id"]
+    assert finished.stderr.count("Traceback") == 1
+    assert re.search(rf"TripletBuilder failed: run {run_id}, row (\d), ad 'ad-00\1': publish_failed", finished.stderr)
+    (output / "data" / "train").unlink()
+    retried = dataset_runs.run(ads, output, "--retry-failed")
+    assert "done 6, failed 0" in retried.stdout, retried.stderr[-3000:]
 
 
 @pytest.mark.long
-def test_training_takes_the_result(whole: Path, tmp_path: Path) -> None:
+def test_training_takes_the_result(uninterrupted: Path, tmp_path: Path) -> None:
     copy = tmp_path / "data"
-    shutil.copytree(whole / "data", copy)
+    shutil.copytree(uninterrupted / "data", copy)
     train = [
         sys.executable,
         "jobs/train.py",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from refadgen.config.weights import require_all_weights
+from refadgen.dataset.masks import product_box
 
 BASE_PITCH_DEG = 5.0
 """Assumed downward angle of a product photograph's camera: one picture does not tell."""
@@ -76,13 +77,6 @@ class InflatedDepth:
         half = np.zeros(mask.shape, np.float32)
         half[top:bottom, left:right] = ratio * inflate(inside)
         return Relief(front=middle + half, back=middle - half)
-
-
-def product_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Returns left, top, right and bottom (both exclusive) of the product in pixels. mask: uint8 [H, W], not empty."""
-    assert mask.any(), "a mask without a product"
-    rows, columns = np.flatnonzero((mask > 127).any(axis=1)), np.flatnonzero((mask > 127).any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def inflate(inside: np.ndarray) -> np.ndarray:

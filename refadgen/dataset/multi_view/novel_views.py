@@ -15,7 +15,8 @@ from torch import Tensor
 
 from refadgen.config import MultiViewConfig
 from refadgen.config.devices import resolve_device
-from refadgen.dataset.multi_view.depth import DepthAnything, DepthModel, InflatedDepth, product_box
+from refadgen.dataset.masks import product_box
+from refadgen.dataset.multi_view.depth import DepthAnything, DepthModel, InflatedDepth
 from refadgen.dataset.multi_view.gaussians import SIGMA_PX, Gaussians, Shell, lift, places
 from refadgen.dataset.multi_view.rasterizer import Camera, Splats, choose_backend, project, rasterize
 
@@ -106,6 +107,7 @@ class NovelViews:
 
     def _draw(self, scene: _Scene, rng: np.random.Generator) -> NovelView | None:
         config = self._config
+        # All numbers before the first try: how many are drawn must not depend on the views.
         angles = [rng.uniform(*limits) * rng.choice([-1.0, 1.0]) for limits in (config.yaw_deg, config.pitch_deg)]
         distance = float(rng.uniform(*config.distance))
         for tried in range(config.num_tries):
@@ -218,7 +220,7 @@ def _is_stretched(scene: _Scene, camera: Camera, distance: float) -> Tensor:
     )
     before, after = (_lengths(project(scene.shell.gaussians, each)) for each in (photographed, camera))
     stretched = after * distance > MAX_STRETCH * before
-    stretched[scene.shell.num_front :] = True
+    stretched[scene.shell.num_front :] = True  # back and rim: their colours are guesses
     return stretched.float()
 
 

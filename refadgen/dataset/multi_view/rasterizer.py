@@ -84,7 +84,7 @@ def project(gaussians: Gaussians, camera: Camera) -> Splats:
     """Projects Gaussians to a camera's picture: cov2d = J W Σ Wᵀ Jᵀ (Kerbl et al. 2023, Eq. 5)."""
     points = gaussians.means @ camera.rotation.T + camera.translation
     x, y, z = points.unbind(1)
-    z = z.clamp(min=NEAR)
+    z = z.clamp(min=NEAR)  # those nearer are not drawn; this only keeps their numbers finite
     focal, (center_x, center_y) = camera.focal_px, camera.principal
     zero = torch.zeros_like(z)
     along_x = torch.stack([focal / z, zero, -focal * x / z**2], 1)
@@ -240,6 +240,6 @@ def _rasterize_gsplat(gaussians: Gaussians, camera: Camera) -> tuple[Tensor, Ten
         height=camera.height_px,
         near_plane=NEAR,
         eps2d=FILTER_PX2,
-        rasterize_mode="classic",
+        rasterize_mode="classic",  # the reference does not compensate for the filter's widening either
     )
     return color[0], alpha[0, :, :, 0]
