@@ -1,13 +1,12 @@
 """The card of a data set (`README.md`): its contents by category, as in the paper's Table 1, and how to load it."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow.compute as pc
 
 from refadgen.batch.ledger import Ledger
+from refadgen.config import DatasetConfig
 from refadgen.storage.store import Storage
 from refadgen.triplets.schema import SPLITS
 
@@ -42,8 +41,8 @@ def category_counts(ledger: Ledger) -> list[CategoryCounts]:
     return [CategoryCounts(name, (*(triplets[name, split] for split in SPLITS), images[name])) for name in names]
 
 
-def write_card(storage: Storage, ledger: Ledger, facts: Mapping[str, Any]) -> None:
-    """Writes the card. facts: the entries of run.json."""
+def write_card(storage: Storage, ledger: Ledger, config: DatasetConfig, source: str) -> None:
+    """Writes the card. source: the input's address, without signatures."""
     counts = category_counts(ledger)
     lines = [f"| category | {' | '.join(COUNT_TITLES)} |", f"|---{'|---:' * len(COUNT_TITLES)}|"]
     lines += [f"| {_cell(each.category)} | {' | '.join(map(str, each.numbers))} |" for each in counts]
@@ -52,30 +51,29 @@ def write_card(storage: Storage, ledger: Ledger, facts: Mapping[str, Any]) -> No
     # `load_dataset` refuses a split without files: an empty split is left out.
     filled = [split for split, number in zip(SPLITS, sums, strict=False) if number]
     files = [f"  - split: {split}\n    path: data/{split}/*.parquet" for split in filled]
-    config = facts["config"]
-    captioner = config["caption"]["model"] or "category, colours and what the input says"
-    depth = config["multi_view"]["depth_model"] or "inflated silhouettes"
+    captioner = config.caption.model or "category, colours and what the input says"
+    depth = config.multi_view.depth_model or "inflated silhouettes"
     front = "\n".join(["---", "configs:", "- config_name: default", "  data_files:", *files, "---"])
     body = f"""
 # Triplets for reference-based ad images
 
 Each row is one ad: its picture, captions of its scene, and pictures of its product on white with their masks, made by
-RefAdGen's dataset job from {_cell(facts["input"])}.
+RefAdGen's dataset job from {_cell(source)}.
 
 {chr(10).join(lines)}
 
-* Product images of an ad: {", ".join(config["triplet"]["variants"])}. `original` has the ad's own pixels; novel views
+* Product images of an ad: {", ".join(config.triplet.variants)}. `original` has the ad's own pixels; novel views
   come of 3D Gaussian Splatting with depth from {depth}, and are degraded as well.
 * Captions: {captioner}.
-* Split by product, {100 - config["triplet"]["test_percent"]}:{config["triplet"]["test_percent"]}.
-* Seed {config["triplet"]["seed"]}. All settings: `dataset.json`. What became of every ad: `ledger/`, `report.html`.
+* Split by product, {100 - config.triplet.test_percent}:{config.triplet.test_percent}.
+* Seed {config.triplet.seed}. All settings: `dataset.json`. What became of every ad: `ledger/`, `report.html`.
 
 ```python
 datasets.load_dataset("parquet", data_files={{{", ".join(f'"{s}": "data/{s}/*.parquet"' for s in filled)}}})
 ```
 
 ```
-python jobs/train.py --data {_cell(facts["output"])}/data --base MODEL
+python jobs/train.py --data {_cell(storage.uri)}/data --base MODEL
 ```
 """
     storage.write(KEY, (front + body).encode())

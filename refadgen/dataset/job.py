@@ -196,7 +196,7 @@ class DatasetJob:
         facts = record.finish(
             screening_seconds=round(screened_s, 1), counts=counts, open=summary.left_open, built=built
         )
-        run_in_task(write_card, self._storage, self._ledger, facts)
+        run_in_task(write_card, self._storage, self._ledger, self._config, redact_address(self._input_uri))
         fetch = self._stage_config.fetch
         run_in_task(write_report, self._storage, self._ledger, keys, facts, fetch, self._catalog_uri, plan)
         return summary

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,19 @@ class AdPlanner:
             yield _unusable(row_number, values, row) if isinstance(row, RowError) else _planned(row)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _AdIdentity:
+    """The content of a row_id. A field more is another id for every ad of every data set that exists."""
+
+    ad_id: str
+    group: str
+    category: str | None
+    title: str | None
+    own_captions: tuple[str, ...]
+    image: str
+    mask: str | None
+
+
 def _planned(row: CatalogRow) -> PlannedAd:
     ad = PlannedAd(
         row_id="",
@@ -60,17 +73,16 @@ def _planned(row: CatalogRow) -> PlannedAd:
         mask=row.mask if isinstance(row.mask, str) else "",
         error=None,
     )
-    # Its keys and their values are in the ids of existing data sets.
-    identity = {
-        "ad_id": ad.ad_id,
-        "group": ad.group,
-        "category": ad.category,
-        "title": ad.title,
-        "own_captions": list(ad.own_captions),
-        "image": image_identity(row.image),
-        "mask": None if row.mask is None else image_identity(row.mask),
-    }
-    row_id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
+    identity = _AdIdentity(
+        ad_id=ad.ad_id,
+        group=ad.group,
+        category=ad.category,
+        title=ad.title,
+        own_captions=ad.own_captions,
+        image=image_identity(row.image),
+        mask=None if row.mask is None else image_identity(row.mask),
+    )
+    row_id = hashlib.sha256(json.dumps(asdict(identity), sort_keys=True).encode()).hexdigest()[:32]
     return replace(ad, row_id=row_id)
 
 
