@@ -98,6 +98,7 @@ class QwenCaptioner:
         inputs = self._processor(text=list(texts), images=list(pictures), padding=True, return_tensors="pt")
         inputs = inputs.to(self._device)
         with torch.inference_mode():
+            # `generate` gives the questions in front of the answers.
             tokens = self._model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
         ends = torch.isin(tokens, torch.tensor(self._end_tokens, device=tokens.device)).any(dim=1).tolist()
         answers = self._processor.batch_decode(tokens, skip_special_tokens=True)
@@ -105,6 +106,7 @@ class QwenCaptioner:
 
     def _picture(self, ad: Ad) -> Image.Image:
         picture = Image.fromarray(ad.image_u8)
+        # The model's tokens, and with them its time and memory, grow with the picture's area.
         picture.thumbnail((self._config.max_side_px, self._config.max_side_px), Image.Resampling.LANCZOS)
         return picture
 
@@ -175,6 +177,7 @@ def template_captions(ad: Ad, min_latin: float) -> list[str]:
     """
     noun, title = _noun(ad.category, min_latin), _title(ad.title, min_latin)
     product, surroundings = _looks(ad)
+    # A category that names a colour, such as "Blue Bottles", gets no second one.
     colored = noun if not product or _FAMILIES & set(noun.split()) else f"{product} {noun}"
     thing, anything = _with_article(colored), _with_article(f"{product} {ANY_PRODUCT}".strip())
     if surroundings is None:
@@ -369,6 +372,7 @@ def _judged(texts: Sequence[str], config: CaptionConfig) -> tuple[list[str], lis
         elif words < config.min_words:
             problems.append(("caption_too_short", text))
         else:
+            # Captions that differ in case or in the final mark are the same caption.
             good.setdefault(text.casefold().rstrip(" .!"), text)
     return list(good.values()), problems
 

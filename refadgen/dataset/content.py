@@ -113,7 +113,7 @@ class TextFinder:
                 "Global.log_level": "error",
                 "Global.text_score": config.min_text_score,
                 threads.format("intra"): num_threads,
-                threads.format("inter"): 1,
+                threads.format("inter"): 1,  # ONNX Runtime would take every core; Ray counts on num_cpus
                 # RapidOCR downloads a model that it is not given a path of.
                 **{f"{kind}.model_path": _shipped_model(Path(rapidocr.__file__).parent, kind) for kind in _OCR_MODELS},
             }
@@ -158,7 +158,7 @@ def text_outside(
         seen = (piece > 0) & outside
         count = int(np.count_nonzero(seen))
         if 2 * count <= np.count_nonzero(piece):
-            continue
+            continue  # the product's own print, whose box reaches beyond the product
         covered |= seen
         if count > largest:
             largest, words = count, " ".join(text.split())
@@ -204,7 +204,7 @@ class UnsafeClassifier:
         inputs = self._processor(images=[image_u8.copy()], return_tensors="pt", input_data_format="channels_last")
         with torch.inference_mode():
             logits = self._model(**inputs.to(self._device)).logits[0]
-        return float(logits.softmax(dim=-1)[self._unsafe].sum().clamp(0, 1))
+        return float(logits.softmax(dim=-1)[self._unsafe].sum().clamp(0, 1))  # a sum of float32 may exceed 1
 
 
 def _load_classifier(address: str) -> tuple[Any, Any]:
@@ -257,6 +257,7 @@ def blocking_person(product: Box, people: Sequence["FoundObject"], max_overlap: 
       hidden that far would not have been found. There only the hands count.
     """
     left, top, right, bottom = (round(float(each)) for each in product)
+    # Pixels of the product's box, not areas: people who overlap cover a place once.
     covered = np.zeros((max(1, bottom - top), max(1, right - left)), bool)
     for label, _, box in people:
         part = np.zeros_like(covered)
@@ -281,6 +282,7 @@ def too_many_products(boxes: Sequence[np.ndarray], max_products: int) -> RowErro
     show one object (ONE_THING). A third box joins two others: a pair of shoes is one product where the pair has a box
     as well.
     """
+    # All pairs, as boxes are few; each box merges the groups that it touches, so that their order does not matter.
     groups: list[list[np.ndarray]] = []
     for box in boxes:
         near = [group for group in groups if any(_is_one_thing(box, other) for other in group)]

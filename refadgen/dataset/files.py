@@ -13,7 +13,7 @@ from refadgen.batch.ledger import Ledger
 from refadgen.storage.store import Storage
 from refadgen.triplets.schema import write_rows
 
-_THREADS = 16
+_THREADS = 16  # footers in a store: latency counts, not bandwidth
 _OWN_KEY = re.compile(r"data/(train|test)/triplets-[0-9a-f]{16}\.parquet")
 
 

@@ -169,6 +169,7 @@ class DatasetJob:
             config=as_dict(self._config),
         )
         self._storage.write("dataset.json", json.dumps(triplet_identity(self._config), indent=2).encode())
+        # Each earlier run leaves some small parts: many of them are slow to read.
         self._screening.compact()
         self._ledger.compact()
         plan, keys = self.plan()
@@ -203,6 +204,7 @@ class DatasetJob:
 
     def _screen(self, plan: Plan, run_id: str) -> None:
         """The first pass over the ads that it has not reconciled."""
+        # In a task, like all that reads complete ledgers: the driver holds 8 bytes per ad, not its row.
         reconciled = run_in_task(self._screening.reconciled, retry_failed=self._retry_failed)
         plan, counts = plan.filtered(Chosen(keys=reconciled, others=True))
         if not sum(counts):

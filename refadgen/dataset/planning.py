@@ -92,7 +92,7 @@ def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> Pl
     return PlannedAd(
         row_id=unusable_row_id(row_number, values),
         row=row_number,
-        ad_id="" if ad_id is None else str(ad_id)[:256],
+        ad_id="" if ad_id is None else str(ad_id)[:256],  # it may be what is wrong: megabytes of text
         group="",
         category=None,
         image="",

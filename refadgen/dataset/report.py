@@ -88,6 +88,7 @@ def write_report(
         storage.write(SHEET_KEY, _webp(variants_sheet(triplets)))
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>",
+        # The page shows texts of strangers: should one escape its quoting, it still runs no script and loads nothing.
         "<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; img-src data:; "
         "style-src 'unsafe-inline'\">",
         f"<title>Data set report</title><style>{_STYLE}</style><h1>Data set report</h1>",

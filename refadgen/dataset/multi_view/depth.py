@@ -86,6 +86,7 @@ def inflate(inside: np.ndarray) -> np.ndarray:
     wider than high, such as a handle's arm or the seat of a bench, is not much thicker than high.
     """
     across, upright = _in_runs(inside), _UPRIGHT * _in_runs(inside.T).T
+    # A harmonic mean of the squares: the smaller of both decides.
     half = np.sqrt(across * upright / np.maximum(across + upright, 1e-6))
     # Where a thin part joins a thick one the surface is steep, not torn.
     deviation = _SMOOTH / 8 * max(inside.shape)
@@ -196,6 +197,7 @@ def fitted_relief(nearness: np.ndarray, mask: np.ndarray, inflated: Relief) -> R
     low, high = np.percentile(nearness[inside], [2, 98])
     seen = np.clip(nearness, low, high) - nearness[inside].mean()
     target = inflated.front - inflated.front[inside].mean()
+    # A negative scale would turn the product inside out: then the front is flat.
     scale = (seen * target)[inside].sum() / max(float((seen**2)[inside].sum()), 1e-12)
     front = (max(scale, 0.0) * seen + inflated.front[inside].mean()).astype(np.float32)
     return Relief(front=front, back=np.minimum(inflated.back, front))

@@ -20,6 +20,7 @@ SIGMA_PX = 0.36
 MAX_SIGMA = 0.02
 """Largest standard deviation, as a share of the product's size. Where the relief jumps farther, the surface is torn."""
 OPACITY = 0.999
+"""As opaque as the rasterizer lets a Gaussian be (MAX_ALPHA)."""
 _THICKNESS_PX = 0.05
 _RIM_STEP_PX = 1.0
 _EDGE_PX = 2.5
@@ -99,6 +100,7 @@ def lift(image_u8: np.ndarray, mask: np.ndarray, relief: Relief, distance: float
     inside = mask > 127
     rows, columns = np.nonzero(inside)
     colors = clean_edge(image_u8, inside).astype(np.float64) / 255
+    # A surface that is almost edge-on would give surfels of any length.
     longest = max(MAX_SIGMA * max(np.ptp(rows), np.ptp(columns)), SIGMA_PX)
     parts = []
     for surface, side in ((relief.front, 1), (relief.back, -1)):
@@ -184,6 +186,7 @@ def _rim(
     edge = inside & ~(around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:])
     rows, columns = np.nonzero(edge)
     height = np.maximum(relief.front - relief.back, 0)[edge].astype(np.float64)
+    # Between front and back, without both: those have surfels already.
     num = np.maximum(np.ceil(height / _RIM_STEP_PX).astype(int) - 1, 0)
     each = np.repeat(np.arange(len(rows)), num)
     step = np.arange(len(each)) - np.repeat(np.cumsum(num) - num, num) + 1
@@ -194,7 +197,7 @@ def _rim(
     soft = cv2.GaussianBlur(around.astype(np.float32), (0, 0), 1.5)
     out = -np.stack([np.gradient(soft, axis=axis)[rows + 1, columns + 1] for axis in (1, 0)], axis=1)
     out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-6)
-    out[(out == 0).all(axis=1)] = [1, 0]
+    out[(out == 0).all(axis=1)] = [1, 0]  # a pixel with the mask on no side or on all: any direction will do
     zero, one = np.zeros(len(rows)), np.ones(len(rows))
     normal, upright = np.stack([*out.T, zero], axis=1), np.stack([zero, zero, one], axis=1)
     axes = np.stack([np.cross(upright, normal), upright, normal], axis=2)

@@ -203,6 +203,7 @@ def _placed(scene: _Scene, rotation: np.ndarray, distance: float) -> tuple[Gauss
     reach = splats.covariances[:, [0, 2]].sqrt() * (0.5 / SIGMA_PX)
     low = (splats.centers - reach).min(dim=0).values.tolist()
     high = (splats.centers + reach).max(dim=0).values.tolist()
+    # At most 1: filling the picture would undo the drawn distance.
     zoom = min(1.0, width / (high[0] - low[0]), height / (high[1] - low[1]))
     left, _, right, bottom = scene.box
     place = ((left + right) / 2 - zoom * (low[0] + high[0]) / 2, bottom - zoom * high[1])
@@ -253,6 +254,8 @@ def measure_holes(mask: np.ndarray, background: np.ndarray) -> float:
     """
     if not mask.any():
         return 1.0
+    # Padded, so that the surroundings are one component with the corner's label. With four neighbours a hole does not
+    # leak through the diagonal of a thin wall.
     _, labels = cv2.connectedComponents(np.pad(255 - mask, 1, constant_values=255), connectivity=4)
     inner = labels[1:-1, 1:-1]
     areas = np.bincount(inner.ravel(), minlength=labels.max() + 1)
@@ -281,4 +284,5 @@ def _turned_background(scene: _Scene, camera: Camera) -> np.ndarray:
     there = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     moved = np.zeros((height, width), np.uint8)
     moved[rows[there], columns[there]] = 1
+    # Pixels that move apart leave gaps of one pixel between them.
     return cv2.dilate(moved, np.ones((3, 3), np.uint8)) > 0

@@ -20,6 +20,7 @@ from refadgen.dataset.multi_view.gaussians import Gaussians
 FILTER_PX2 = 0.3
 """Variance of a pixel's reconstruction filter, in px² (3DGS's code)."""
 MIN_ALPHA, MAX_ALPHA = 1 / 255, 0.999
+"""The limits of gsplat's kernels: with others the reference would draw another picture."""
 MIN_TRANSMITTANCE = 1e-4
 """A pixel is complete before the Gaussian that would reduce its transmittance below this."""
 NEAR = 0.01
@@ -216,6 +217,7 @@ def _transmittance(alpha: Tensor, counts: Tensor) -> Tensor:
     before = after - through
     first = (counts.cumsum(0) - counts)[counts > 0]
     start = torch.repeat_interleave(before[first], counts[counts > 0])
+    # As in 3DGS, the pair that would cross the limit is left out itself.
     ended = (after - start) <= torch.tensor(MIN_TRANSMITTANCE).log().item()
     return torch.exp(before - start).masked_fill(ended, 0).to(alpha.dtype)
 
