@@ -28,7 +28,7 @@ FIELDS = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "field"), zip(WRONG, FIELDS, strict=True), ids=FIELDS)
+@pytest.mark.parametrize(("settings", "field"), list(zip(WRONG, FIELDS, strict=True)), ids=FIELDS)
 def test_a_path_where_nothing_is_is_refused_in_the_catalogue_jobs_words(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
