@@ -40,6 +40,7 @@ def _failed(field: str | None = None) -> Reason:
 REASONS: dict[str, Reason] = {
     # Reading the row.
     "bad_text": _rejected(),
+    "input_changed": _failed(),
     "duplicate_sku": _rejected("sku"),
     "empty_sku": _rejected("sku"),
     "sku_too_long": _rejected("sku"),

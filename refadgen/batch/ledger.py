@@ -180,6 +180,8 @@ class LedgerWriter:
 
     def add(self, table: pa.Table) -> None:
         """Takes rows, and stamps them with this process's time. Raises: the error of writing an earlier part."""
+        if not len(table):
+            return
         # Workers' clocks differ: the latest row of an id must be the one that came last.
         index = table.schema.get_field_index("recorded_at")
         field = self._ledger.schema.field("recorded_at")

@@ -7,17 +7,20 @@ in the input itself would make a plan as large as the input. So planned rows com
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
 from ray.data import Dataset
 
 from refadgen.batch.ray_connection import results_of
-from refadgen.batch.rows import from_table, to_table
-from refadgen.catalog.scan import Fragment, inline_images
+from refadgen.batch.row_stage import RowFailure
+from refadgen.batch.rows import iter_rows, to_table
+from refadgen.catalog.scan import Fragment, InlineImages, inline_images
+from refadgen.errors import RowError
+from refadgen.storage.addresses import image_identity
 
 Counts = TypeVar("Counts")
 T = TypeVar("T")
@@ -28,15 +31,28 @@ _ROWS_AT_ONCE = 64
 """Rows with their encoded images in one table: some 20 MB of photographs."""
 
 
-class PlannedRow(Protocol):
-    """A row of a plan, whose images may lie in the input itself."""
+@dataclass(frozen=True, kw_only=True)
+class PlannedRow:
+    """The fields of a planned row that concern images in the input itself. Row types of plans inherit them."""
 
-    @property
-    def row(self) -> int:
-        """Its number in the input."""
+    row: int
+    """Its number in the input."""
+    error: RowFailure | None
+    image_bytes: bytes = b""
+    """The encoded image, once it is attached; empty where `image` is an address."""
+    mask_bytes: bytes = b""
+    """The row's own mask, likewise."""
+    inline: str = ""
+    """Hashes of the encoded images in the input, as planned (see `inline_digest`); empty: there are none."""
 
-    def with_images(self, image: str | bytes | None, mask: str | bytes | None) -> Self:
-        """The row with those of the two that are encoded images."""
+
+PlannedRows = TypeVar("PlannedRows", bound=PlannedRow)
+
+
+def inline_digest(image: str | bytes | None, mask: str | bytes | None) -> str:
+    """The value of `PlannedRow.inline` for a row's image and mask, each an address or the encoded image itself."""
+    hashes = [image_identity(each) if isinstance(each, bytes) else "" for each in (image, mask)]
+    return ",".join(hashes) if any(hashes) else ""
 
 
 @dataclass(frozen=True)
@@ -101,12 +117,37 @@ def attach_inline_images(
 ) -> Iterator[pa.Table]:
     """INPUT, OUTPUT: planned rows, one for one, in tables of a few. A Ray task that reads the input again."""
     starts = [fragment.first_row for fragment in fragments]
-    rows = from_table(table, row_type)
-    for index, group in groupby(rows, key=lambda row: bisect_right(starts, row.row) - 1):
-        planned = {row.row: row for row in group}
-        images = inline_images(fragments[index], frozenset(planned))
-        for piece in _batched(images, _ROWS_AT_ONCE):
-            yield to_table([planned[number].with_images(image, mask) for number, image, mask in piece], row_type)
+    for index, rows in groupby(iter_rows(table, row_type), key=lambda row: bisect_right(starts, row.row) - 1):
+        images = inline_images(fragments[index])
+        for piece in _batched((_with_next_images(row, images) for row in rows), _ROWS_AT_ONCE):
+            yield to_table(piece, row_type)
+
+
+def _with_next_images(row: PlannedRows, images: Iterator[InlineImages]) -> PlannedRows:
+    """The row with its images. images: of this row and those after it; both come in the input's order."""
+    try:
+        found = next((each for each in images if each.row == row.row), None)
+    except ValueError:  # damaged since it was planned
+        found = None
+    return with_inline_images(row, found)
+
+
+def with_inline_images(row: PlannedRows, found: InlineImages | None) -> PlannedRows:
+    """The row with its encoded images; failed where they are not those that its id was made from.
+
+    The input is read twice, perhaps hours apart. A catalogue that is written anew in between must not put one
+    product's picture under another's id.
+    """
+    if row.error is not None:
+        return row
+    if found is None or inline_digest(found.image, found.mask) != row.inline:
+        problem = f"row {row.row}: the input was changed while the job ran; run again"
+        return replace(row, error=RowFailure.of(RowError("input_changed", problem)))
+    return replace(
+        row,
+        image_bytes=found.image if isinstance(found.image, bytes) else b"",
+        mask_bytes=found.mask if isinstance(found.mask, bytes) else b"",
+    )
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

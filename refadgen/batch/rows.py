@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -117,8 +117,15 @@ def to_table(rows: Sequence[R], row_type: type[R]) -> pa.Table:
 
 def from_table(table: pa.Table, row_type: type[R]) -> list[R]:
     """The rows of a table. Raises: TypeError naming a missing or unknown column, or a null where none may be."""
+    return list(iter_rows(table, row_type))
+
+
+def iter_rows(table: pa.Table, row_type: type[R]) -> Iterator[R]:
+    """The rows of a table as `from_table` gives them, a thousand at a time in memory."""
     require_columns(table.schema, row_type)
-    return [_build(row_type, values) for values in table.to_pylist()]
+    for batch in table.to_batches(max_chunksize=1024):
+        for values in batch.to_pylist():
+            yield _build(row_type, values)
 
 
 def require_columns(schema: pa.Schema, row_type: type) -> None:

@@ -21,10 +21,7 @@ class RunRecord:
     """The record of one run, and its clock."""
 
     def __init__(self, storage: Storage, packages: Sequence[str], **facts: Any) -> None:
-        """Writes the record of a run that starts now.
-
-        packages: distributions whose versions are recorded. facts: plain values for JSON, without secrets.
-        """
+        """packages: distributions whose versions are recorded. facts: plain values for JSON, without secrets."""
         self.run_id = uuid.uuid4().hex[:12]
         self._storage = storage
         self._started = time.monotonic()
@@ -37,6 +34,10 @@ class RunRecord:
             **facts,
             "versions": versions,
         }
+
+    def start(self, **facts: Any) -> None:
+        """Writes the record of the running job, `facts` added; until then the record of the last run stays."""
+        self.facts |= facts
         self._write()
 
     @property

@@ -67,10 +67,7 @@ def scan_catalog(
         parquet = _open(file)
         if ignored and ignored <= set(parquet.schema_arrow.names):
             continue
-        try:
-            found = resolve_columns(parquet.schema_arrow, columns)
-        except ValueError as error:
-            raise ValueError(f"{redact_address(file)}: {error}") from error
+        found = _columns_of(file, parquet, columns)
         inline = _has_inline_images(parquet.schema_arrow, found)
         for group in range(parquet.num_row_groups):
             num_rows = parquet.metadata.row_group(group).num_rows
@@ -150,7 +147,7 @@ def _values(
     Raises: ValueError naming the file if it is damaged.
     """
     parquet = parquet or _open(fragment.uri)
-    found = resolve_columns(parquet.schema_arrow, columns)
+    found = _columns_of(fragment.uri, parquet, columns)
     if only:
         found = {name: found[name] for name in only if name in found}
     batches = parquet.iter_batches(
@@ -170,6 +167,14 @@ def _values(
         raise ValueError(
             f"{redact_address(fragment.uri)}: damaged in row group {fragment.row_group} ({error})"
         ) from error
+
+
+def _columns_of(uri: str, parquet: pq.ParquetFile, columns: tuple[Column, ...]) -> dict[str, str]:
+    """Our column names, with those of the file. Raises: ValueError naming the file and its wrong column."""
+    try:
+        return resolve_columns(parquet.schema_arrow, columns)
+    except ValueError as error:
+        raise ValueError(f"{redact_address(uri)}: {error}") from error
 
 
 class BadText(str):
@@ -222,14 +227,25 @@ def _has_inline_images(schema: pa.Schema, found: Mapping[str, str]) -> bool:
     return not all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds)
 
 
-def inline_images(fragment: Fragment, rows: Set[int]) -> Iterator[tuple[int, str | bytes | None, str | bytes | None]]:
-    """Yields (row number, image, mask) of the rows with these numbers, in bounded memory.
+@dataclass(frozen=True)
+class InlineImages:
+    """Image and mask of a row: an address, the encoded image itself, or None."""
 
-    Raises: ValueError naming the file where it is damaged.
+    row: int
+    image: str | bytes | None
+    mask: str | bytes | None
+
+
+def inline_images(fragment: Fragment) -> Iterator[InlineImages]:
+    """Yields the images of all rows of a fragment, in bounded memory.
+
+    Raises: ValueError naming the file if it is damaged.
     """
     for row_number, values in _values(fragment, only=("image", "mask")):
-        if row_number in rows:
-            yield row_number, *row_images(row_number, values)
+        try:
+            yield InlineImages(row_number, *row_images(row_number, values))
+        except RowError:  # such a row was refused when it was planned
+            yield InlineImages(row_number, None, None)
 
 
 def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:

@@ -25,8 +25,10 @@ def _absolute(config: S, prefix: str) -> S:
     changes: dict[str, Any] = {name: _absolute(section, f"{prefix}{name}.") for name, section in sections_of(config)}
     for field, mark in settings_of(type(config)).items():
         value = getattr(config, field.name)
-        if mark.place is None or not value:
-            continue  # "" is a place that is not given: `local_path` would make it the current folder
+        if mark.place is None or value is None or value == field.default:
+            # A default is no place that the user gave: "" would become the current folder. The job itself refuses ""
+            # where it needs a place.
+            continue
         name = f"{prefix}{field.name}"
         if isinstance(value, tuple):
             changes[field.name] = tuple(_place(name, each, mark.place) for each in value)

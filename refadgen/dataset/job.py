@@ -168,6 +168,7 @@ class DatasetJob:
             rows=self._scan.num_rows,
             config=as_dict(self._config),
         )
+        record.start()
         self._storage.write("dataset.json", json.dumps(triplet_identity(self._config), indent=2).encode())
         # Each earlier run leaves some small parts: many of them are slow to read.
         self._screening.compact()

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import ray
 
 from refadgen.batch.ledger import short_keys
-from refadgen.batch.planning import Plan, table_of
+from refadgen.batch.planning import Plan, inline_digest, table_of, with_inline_images
 from refadgen.batch.row_stage import RowFailure
 from refadgen.batch.rows import from_table
 from refadgen.catalog.columns import DATASET_COLUMNS
@@ -71,6 +71,7 @@ def _planned(row: CatalogRow) -> PlannedAd:
         own_captions=row.captions,
         image=row.image if isinstance(row.image, str) else "",
         mask=row.mask if isinstance(row.mask, str) else "",
+        inline=inline_digest(row.image, row.mask),
         error=None,
     )
     identity = _AdIdentity(
@@ -129,5 +130,6 @@ def ads_of_rows(plan: Plan, rows: Collection[int]) -> Iterator[PlannedAd]:
         if not fragment.has_inline_images:
             yield from ads.values()
             continue
-        for row, image, mask in inline_images(fragment, frozenset(ads)):
-            yield ads[row].with_images(image, mask)
+        for found in inline_images(fragment):
+            if found.row in ads and (ad := with_inline_images(ads[found.row], found)).error is None:
+                yield ad

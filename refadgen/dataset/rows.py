@@ -6,10 +6,9 @@
 Between stages travel encoded bytes and small columns, never decoded images.
 """
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Self
 
+from refadgen.batch.planning import PlannedRow
 from refadgen.batch.row_stage import RowFailure
 from refadgen.batch.rows import Float32, Int32, UInt64, field_names
 from refadgen.triplets.schema import TripletRow
@@ -37,24 +36,13 @@ class AdRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedAd(AdRow):
+class PlannedAd(AdRow, PlannedRow):
     """A row of the input."""
 
     title: str | None = None
     own_captions: tuple[str, ...] = ()
-    image_bytes: bytes = b""
-    """Empty unless the image itself lies in the input."""
     mask: str = ""
     """Address of the row's own mask; empty: it lies in `mask_bytes`, or there is none."""
-    mask_bytes: bytes = b""
-
-    def with_images(self, image: str | bytes | None, mask: str | bytes | None) -> Self:
-        """The row with those of the two that are encoded images."""
-        return dataclasses.replace(
-            self,
-            image_bytes=image if isinstance(image, bytes) else b"",
-            mask_bytes=mask if isinstance(mask, bytes) else b"",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,6 +166,7 @@ class CatalogJob:
         )
         self._ledger.compact()
         plan, counts = self.plan(record.run_id)
+        record.start(wanted=counts.wanted)
         with LedgerWriter(self._ledger) as writer:
             if counts.to_make:
                 record_rows(self._generate(plan, record.run_id), writer, total=counts.to_make, unit="image")
@@ -179,7 +180,6 @@ class CatalogJob:
             reasons=dict(writer.reasons),
         )
         facts = record.finish(
-            wanted=counts.wanted,
             counts={name: getattr(summary, name) for name in ("done", "failed", "rejected", "skipped")},
             images_per_s=round(summary.done / max(summary.seconds, 1e-9), 3),
         )

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from refadgen.batch.ledger import is_reconciled
-from refadgen.batch.planning import table_of
+from refadgen.batch.planning import inline_digest, table_of
 from refadgen.batch.row_stage import RowFailure
-from refadgen.batch.rows import from_table
+from refadgen.batch.rows import iter_rows
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
@@ -76,6 +76,7 @@ class CatalogPlanner:
             category=row.category,
             image=row.image if isinstance(row.image, str) else "",
             mask=row.mask if isinstance(row.mask, str) else "",
+            inline=inline_digest(row.image, row.mask),
             negative_prompt=row.negative_prompt,
             layout=merged_layout(self.config.layout, row.placement),
             wanted=wanted,
@@ -105,7 +106,7 @@ class OpenImages:
     reconciled: Keys
 
     def __call__(self, table: pa.Table) -> tuple[pa.Table, ImageCounts]:
-        return _open_products(iter(from_table(table, PlannedProduct)), self.reconciled)
+        return _open_products(iter_rows(table, PlannedProduct), self.reconciled)
 
 
 def _open_products(products: Iterator[PlannedProduct], reconciled: Keys) -> tuple[pa.Table, ImageCounts]:

@@ -43,6 +43,7 @@ class AdPublisher:
         self._model = model
         self._errors = UnexpectedErrors(AdPublisher.__name__, run_id)
         self._masker = None
+        self._last_product_uri = ""
         if config.segmentation.grounding_dino is not None:
             from refadgen.segmentation import ProductMasker
 
@@ -57,43 +58,42 @@ class AdPublisher:
 
     def _product(self, product: GeneratedProduct) -> list[AdLedgerRow]:
         """Publishes a product's picture once, then its images."""
-        started = time.monotonic()
-        failure, product_uri = None, ""
-        try:
-            if product.product:
-                self._storage.write(product.product_uri, product.product)
-                product_uri = product.product_uri
-        except Exception as error:  # storage raises many kinds; the images can be made and written again
-            failure = self._errors.failure(error, product.label, "publish_failed")
         rows = []
         for image in product.images:
-            published = _Published(failure) if failure else self._publish(product, image)
-            seconds, started = time.monotonic() - started, time.monotonic()
-            rows.append(self._ledger_row(product, image, published, product_uri, seconds))
+            started = time.monotonic()
+            try:
+                self._publish_product(product)
+                published = self._publish(product, image)
+            except Exception as error:  # storage raises many kinds; the image can be made and written again
+                published = _Published(self._errors.failure(error, product.label, "publish_failed"))
+            rows.append(self._ledger_row(product, image, published, time.monotonic() - started))
         return rows
+
+    def _publish_product(self, product: GeneratedProduct) -> None:
+        """Writes the picture of the placed product, unless it is the one written last."""
+        if product.product and product.product_uri != self._last_product_uri:
+            self._storage.write(product.product_uri, product.product)
+            self._last_product_uri = product.product_uri
 
     def _publish(self, product: GeneratedProduct, image: GeneratedImage) -> _Published:
         if not image.ad:
             return _Published(None)
-        try:
-            ad_u8 = from_png(image.ad)
-            mask_iou = self._mask_iou(ad_u8, product)
-            record = GenerationRecord.of(
-                image.wanted,
-                sku=product.sku,
-                negative_prompt=product.negative_prompt,
-                seed=image.seed,
-                input_sha256=product.input_sha256,
-                color_similarity=image.color_similarity or 0.0,
-                structure_similarity=image.structure_similarity or 0.0,
-                sampling=self._config.sampling,
-                fingerprint=self._model.fingerprint,
-            )
-            uri = image_key(image.wanted.image_id, self._config.output.format)
-            self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
-            return _Published(None, uri, mask_iou)
-        except Exception as error:
-            return _Published(self._errors.failure(error, product.label, "publish_failed"))
+        ad_u8 = from_png(image.ad)
+        mask_iou = self._mask_iou(ad_u8, product)
+        record = GenerationRecord.of(
+            image.wanted,
+            sku=product.sku,
+            negative_prompt=product.negative_prompt,
+            seed=image.seed,
+            input_sha256=product.input_sha256,
+            color_similarity=image.color_similarity or 0.0,
+            structure_similarity=image.structure_similarity or 0.0,
+            sampling=self._config.sampling,
+            fingerprint=self._model.fingerprint,
+        )
+        uri = image_key(image.wanted.image_id, self._config.output.format)
+        self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
+        return _Published(None, uri, mask_iou)
 
     def _mask_iou(self, ad_u8: npt.NDArray[np.uint8], product: GeneratedProduct) -> float | None:
         """Overlap of M′ with the product that the segmentation networks find in the ad; None without networks."""
@@ -104,7 +104,7 @@ class AdPublisher:
         return float((found & expected).sum() / max(1, (found | expected).sum()))
 
     def _ledger_row(
-        self, product: GeneratedProduct, image: GeneratedImage, published: _Published, product_uri: str, seconds: float
+        self, product: GeneratedProduct, image: GeneratedImage, published: _Published, seconds: float
     ) -> AdLedgerRow:
         failure = image.error or published.failure
         return AdLedgerRow(
@@ -121,7 +121,7 @@ class AdPublisher:
             detail=failure.detail if failure else "",
             attempts=image.attempts,
             uri=published.uri,
-            product_uri=product_uri,
+            product_uri=product.product_uri if product.product_uri == self._last_product_uri else "",
             image=redact_address(product.image) if product.image else "",
             input_sha256=product.input_sha256,
             prompt=image.wanted.prompt,

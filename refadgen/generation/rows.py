@@ -6,10 +6,9 @@ Between stages travel encoded bytes and small columns, never decoded images. A p
 its images.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Self
 
+from refadgen.batch.planning import PlannedRow
 from refadgen.batch.row_stage import RowFailure
 from refadgen.batch.rows import Float32, Int32, field_names
 from refadgen.config import LayoutConfig
@@ -38,24 +37,13 @@ class ProductRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlannedProduct(ProductRow):
+class PlannedProduct(ProductRow, PlannedRow):
     """A catalogue row whose images are not all in the ledger."""
 
-    image_bytes: bytes = b""
-    """Empty unless the image itself lies in the catalogue."""
     mask: str = ""
     """Address of the row's own mask; empty: it lies in `mask_bytes`, or there is none."""
-    mask_bytes: bytes = b""
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     """The job's, with the row's placement merged in."""
-
-    def with_images(self, image: str | bytes | None, mask: str | bytes | None) -> Self:
-        """The row with those of the two that are encoded images."""
-        return dataclasses.replace(
-            self,
-            image_bytes=image if isinstance(image, bytes) else b"",
-            mask_bytes=mask if isinstance(mask, bytes) else b"",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

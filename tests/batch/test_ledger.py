@@ -188,3 +188,9 @@ def test_short_keys_of_a_column_are_those_of_its_ids() -> None:
     assert short_keys(column).tolist() == [short_key(i) for i in ids]
     assert short_keys(column.slice(10, 70)).tolist() == [short_key(i) for i in ids[10:80]]
     assert short_keys(column.slice(0, 0)).tolist() == []
+
+
+def test_a_table_without_rows_makes_no_part(ledger: Ledger) -> None:
+    with LedgerWriter(ledger) as writer:
+        writer.add(table([]))
+    assert ledger.parts() == []

@@ -110,3 +110,37 @@ def test_reconciled_images_are_left_out_and_counted(tmp_path: Path) -> None:
     table, counts = OpenImages(reconciled=keys)(to_table([first, second, third], PlannedProduct))
     assert (counts.wanted, counts.reconciled, counts.to_make) == (6, 3, 3)
     assert [(row.sku, len(row.wanted)) for row in from_table(table, PlannedProduct)] == [("a", 2), ("c", 1)]
+
+
+def inline_catalog(file: Path, skus: str, photos: str) -> None:
+    images = [{"bytes": f"photo {name}".encode(), "path": None} for name in photos]
+    pq.write_table(pa.table({"sku": list(skus), "image": images}), file)
+
+
+@pytest.mark.parametrize(("skus", "photos"), [("dcba", "dcba"), ("xabcd", "xabcd"), ("ab", "ab"), ("abcd", "abcx")])
+def test_a_catalogue_written_anew_during_a_run_gives_no_product_the_picture_of_another(
+    skus: str, photos: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.parquet"
+    inline_catalog(file, "abcd", "abcd")
+    fragments, planned = scan_catalog(str(file)).fragments, plans(file)
+    inline_catalog(file, skus, photos)
+    tables = attach_inline_images(to_table(planned, PlannedProduct), row_type=PlannedProduct, fragments=fragments)
+    rows = [row for table in tables for row in from_table(table, PlannedProduct)]
+    assert [row.sku for row in rows] == list("abcd")  # none is lost
+    for row in rows:
+        if row.error is None:
+            assert row.image_bytes == f"photo {row.sku}".encode()
+        else:
+            assert (row.error.status, row.error.reason) == ("failed", "input_changed")
+    assert any(row.error for row in rows)
+
+
+def test_a_catalogue_that_is_damaged_during_a_run_fails_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "c.parquet"
+    inline_catalog(file, "ab", "ab")
+    fragments, planned = scan_catalog(str(file)).fragments, plans(file)
+    file.write_bytes(b"PAR1 and nothing more")
+    tables = attach_inline_images(to_table(planned, PlannedProduct), row_type=PlannedProduct, fragments=fragments)
+    rows = [row for table in tables for row in from_table(table, PlannedProduct)]
+    assert [row.error and row.error.reason for row in rows] == ["input_changed", "input_changed"]

@@ -162,6 +162,24 @@ def test_a_product_travels_and_is_published_once_for_all_its_images(
         assert np.array_equal(np.asarray(product)[..., 3], mask)
 
 
+def test_a_picture_of_the_product_that_could_not_be_written_is_tried_again_with_the_next_image(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = generated(config, planned(0, 3))
+    stage = AdPublisher(config, "run-1", str(tmp_path), MODEL)
+    write, calls = stage._storage.write, iter(range(100))
+
+    def flaky(key: str, data: bytes) -> None:
+        if next(calls) == 0:
+            raise OSError("SlowDown")
+        write(key, data)
+
+    monkeypatch.setattr(stage._storage, "write", flaky)
+    entries = from_table(stage(to_table([row], GeneratedProduct)), AdLedgerRow)
+    assert [entry.status for entry in entries] == ["failed", "done", "done"]
+    assert [entry.product_uri for entry in entries] == ["", row.product_uri, row.product_uri]
+
+
 def test_many_images_of_a_product_come_in_rows_that_stay_small(config: GenerateConfig) -> None:
     rows = generated(config, planned(0, 11))
     assert [len(row.images) for row in rows] == [8, 3]
