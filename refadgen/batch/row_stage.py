@@ -6,6 +6,7 @@ A stage declares its row types and implements `process`. Timing, skipping rows t
 
 import dataclasses
 import logging
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -54,12 +55,16 @@ class UnexpectedErrors:
     def __init__(self, stage: str, run_id: str) -> None:
         self._stage, self._run_id = stage, run_id
         self._logged: set[tuple[str, type[Exception]]] = set()
+        self._lock = threading.Lock()  # fetchers fail in many threads at once
 
     def failure(self, error: Exception, label: str, reason: str = "internal_error") -> RowFailure:
         """The failure of the row `label`, after logging `error`. Call it where the error is caught."""
         # A broken library fails for every row alike: one traceback says it, a million would hide it.
-        if (kind := (reason, type(error))) not in self._logged:
+        kind = (reason, type(error))
+        with self._lock:
+            is_new = kind not in self._logged
             self._logged.add(kind)
+        if is_new:
             _log.error("%s failed: run %s, %s: %s", self._stage, self._run_id, label, reason, exc_info=error)
         return RowFailure.of(RowError(reason, f"{label}: {type(error).__name__}: {str(error)[:200]}"))
 

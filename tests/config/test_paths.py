@@ -56,6 +56,13 @@ def test_a_place_where_nothing_is(
         absolute_paths(load_config(config, None, [word]))
 
 
+def test_an_empty_place_is_refused_where_a_place_is_asked_for() -> None:
+    words = ["segmentation.sam2_checkpoint=''", "segmentation.grounding_dino=''"]
+    with pytest.raises(ValueError, match=r"^segmentation\.(sam2_checkpoint|grounding_dino)=''"):
+        absolute_paths(load_config(GenerateConfig, None, words))
+    assert absolute_paths(TrainConfig()).data.path == ""  # not given; the job asks for it
+
+
 WEIGHTS = {"segmentation.sam2_checkpoint": "weights/sam2.pt", "segmentation.grounding_dino": "./weights/dino"}
 
 
