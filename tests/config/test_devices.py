@@ -25,15 +25,17 @@ def product_segmenter() -> None:
 
 
 def ad_publisher() -> None:
+    from refadgen.generation.model_settings import ModelIdentity
     from refadgen.generation.publisher import AdPublisher
 
-    AdPublisher(load_config(GenerateConfig, None, [*NETWORKS, "stages.publish.num_gpus=0.5"]), "out", "run", "model")
+    config = load_config(GenerateConfig, None, [*NETWORKS, "stages.publish.num_gpus=0.5"])
+    AdPublisher(config, "run", "out", ModelIdentity(fingerprint="f", label="model@f"))
 
 
 def product_extractor() -> None:
     from refadgen.dataset.stages import ProductExtractor
 
-    ProductExtractor(load_config(DatasetConfig, None, [*NETWORKS, "stages.extract.num_gpus=1"]))
+    ProductExtractor(load_config(DatasetConfig, None, [*NETWORKS, "stages.extract.num_gpus=1"]), "run")
 
 
 def product_placer() -> None:
