@@ -91,7 +91,8 @@ class Ledger:
             parts = [key for key in self.parts() if key.split("-")[2] == str(level)]
             for start in range(0, len(parts) - _FOLD + 1, _FOLD):
                 folded = parts[start : start + _FOLD]
-                written = folded[-1].split("-")[1]  # keeps its place in time
+                # The name keeps the place in time: of rows with equal times the later part counts.
+                written = folded[-1].split("-")[1]
                 self._write(pa.concat_tables(self._read_all(folded)), written, level=level + 1)
                 self._storage.delete(folded)
 
@@ -112,6 +113,7 @@ class Ledger:
         if not tables:
             return pa.schema([self.schema.field(name) for name in chosen]).empty_table()
         table = pa.concat_tables(tables)
+        # Two rows may bear one time; the order in which they were written then decides.
         table = table.append_column("_order", pa.array(np.arange(len(table))))
         table = table.sort_by([(self._id, "ascending"), ("recorded_at", "descending"), ("_order", "descending")])
         in_order = table[self._id].combine_chunks()

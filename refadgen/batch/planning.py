@@ -101,6 +101,7 @@ def table_of(rows: Iterable[PlannedRow], row_type: type[PlannedRow]) -> pa.Table
 
 def _run_all(work: Work[Counts], items: Sequence[Any]) -> tuple[tuple[Any, ...], list[Counts]]:
     shared = ray.put(work)  # once for all tasks: it holds the keys of all reconciled ids
+    # Plain tasks instead of a Dataset: each gives its table and its counts, and the driver holds only references.
     pairs = [_run_task.remote(shared, item) for item in items]
     return tuple(table for table, _ in pairs), results_of([counts for _, counts in pairs])
 

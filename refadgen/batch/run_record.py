@@ -65,6 +65,7 @@ def record_rows(dataset: Dataset, writer: LedgerWriter, *, total: int, unit: str
         for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             writer.add(table)
             progress.update(len(table))
+            # Drawn with the bar's next update: a redraw for every block would flood the log of a submitted job.
             progress.set_postfix(dict(writer.counts), refresh=False)
 
 

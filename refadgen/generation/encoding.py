@@ -99,11 +99,12 @@ def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config:
     """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
     image, xmp, sink = Image.fromarray(image_u8), _xmp(dataclasses.asdict(record)), io.BytesIO()
     if config.format == "jpeg":
+        # Without chroma subsampling: halved colour resolution smears small print, and the product must stay itself.
         image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)
     elif config.format == "webp":
         image.save(sink, "WEBP", quality=config.quality, method=4, xmp=xmp)
     else:
-        info = PngImagePlugin.PngInfo()
+        info = PngImagePlugin.PngInfo()  # Pillow writes XMP into PNG only as a text chunk of this name
         info.add_itxt("XML:com.adobe.xmp", xmp.decode())
         image.save(sink, "PNG", pnginfo=info)
     return sink.getvalue()
@@ -119,6 +120,7 @@ def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uin
 def read_record(data: bytes) -> dict[str, Any]:
     """The generation record of an encoded ad image. Raises: ValueError where there is none."""
     with Image.open(io.BytesIO(data)) as image:
+        # Pillow gives bytes for JPEG and WebP, text for PNG, and under another name.
         raw = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
     text = raw.decode() if isinstance(raw, bytes) else raw
     found = _RECORD.search(text)

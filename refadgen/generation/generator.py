@@ -115,6 +115,7 @@ class AdGenerator:
             batch, tasks = tasks[:size], tasks[size:]
             if batch:
                 tasks = self._run(batch) + tasks
+            # At once: a row that leaves early is published early, and a crash then costs less.
             finished = [row for product in products for row in product.take_rows()]
             products = [product for product in products if product.num_open]
             if finished:
@@ -143,7 +144,7 @@ class AdGenerator:
                     failure = self._errors.failure(problem, row.label, "generation_error")
             if failure is not None:
                 product.finish(GeneratedImage(wanted=wanted, error=failure, seed=wanted.seed))
-        for task in tasks:
+        for task in tasks:  # the reference pass serves all images of the product: each bears its share
             task.generate_s = (time.monotonic() - started) / len(tasks)
         return tasks
 
@@ -192,6 +193,6 @@ class AdGenerator:
         steps = self._pipeline.denoise(
             rows, batch_size=sampling.batch_size, reference_in_uncond=sampling.reference_in_uncond
         )
-        deque(steps, maxlen=0)
+        deque(steps, maxlen=0)  # runs the generator to its end; nobody watches the steps of a batch job
         images: npt.NDArray[np.uint8] = self._pipeline.decode(rows)
         return images

@@ -31,7 +31,7 @@ class RecordedInputs:
         """The latest rows of a ledger."""
         latest = ledger.latest(["input_sha256"])
         keys = _numbers(latest["image_id"].to_pylist())
-        order = np.argsort(keys)
+        order = np.argsort(keys)  # searchsorted below needs them sorted; a set of ten million texts would be gigabytes
         return cls(keys[order], _numbers(latest["input_sha256"].to_pylist())[order])
 
     def differs(self, image_id: str, input_sha256: str) -> bool:

@@ -90,6 +90,7 @@ class CatalogJob:
         self._retry_failed = retry_failed
         self._check_inputs = check_inputs
         self._config, self._model = with_model_settings(config)
+        # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
         self._storage.check_writable("--output")
@@ -100,6 +101,7 @@ class CatalogJob:
     def plan(self, run_id: str = "plan") -> tuple[Plan, ImageCounts]:
         """The products that have images to make, and the counts of all images. Needs Ray."""
         reconciled = self._ledger.reconciled(retry_failed=self._retry_failed)
+        # Only a product image that was used before can have changed; without one the download would be for nothing.
         checks = self._check_inputs and len(reconciled) > 0 and self._scan.num_rows > 0
         planner = CatalogPlanner(
             config=self._stage_config,
@@ -109,6 +111,7 @@ class CatalogJob:
         )
         plan, counts = plan_fragments(self._scan.fragments, PlannedProduct, planner)
         if checks:
+            # All products are planned and fetched; then the reconciled images that did not change leave the plan.
             changed = self._changed(plan, run_id)
             still = np.setdiff1d(reconciled, changed, assume_unique=True)
             plan, counts = plan.filtered(OpenImages(reconciled=still))
@@ -164,6 +167,7 @@ class CatalogJob:
             model=self._model.label,
             config=as_dict(self._config),
         )
+        # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
         plan, counts = self.plan(record.run_id)
         record.start(wanted=counts.wanted)

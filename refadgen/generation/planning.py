@@ -86,6 +86,7 @@ class CatalogPlanner:
 
 def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> PlannedProduct:
     """A row that cannot be read, as one image that fails: nothing of the input goes without a ledger row."""
+    # The row may be the reason why nothing else can be read: its values are used as far as they are text.
     sku = values.get("sku")
     image_id = unusable_row_id(row_number, values)
     return PlannedProduct(
@@ -113,6 +114,7 @@ def _open_products(products: Iterator[PlannedProduct], reconciled: Keys) -> tupl
     """The products that have images to make, with these images only; and the counts of all."""
     counts = ImageCounts()
 
+    # A generator: a row group may hold a million products, and only those with images to make become a table.
     def still_open() -> Iterator[PlannedProduct]:
         nonlocal counts
         for product in products:

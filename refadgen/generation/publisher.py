@@ -71,6 +71,7 @@ class AdPublisher:
 
     def _publish_product(self, product: GeneratedProduct) -> None:
         """Writes the picture of the placed product, unless it is the one written last."""
+        # The images of a product come together, so one name remembered saves nearly all repeated writes.
         if product.product and product.product_uri != self._last_product_uri:
             self._storage.write(product.product_uri, product.product)
             self._last_product_uri = product.product_uri
@@ -91,6 +92,7 @@ class AdPublisher:
             sampling=self._config.sampling,
             fingerprint=self._model.fingerprint,
         )
+        # The file before its ledger row: a crash in between costs the work, never leaves a row without a picture.
         uri = image_key(image.wanted.image_id, self._config.output.format)
         self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
         return _Published(None, uri, mask_iou)

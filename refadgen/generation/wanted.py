@@ -105,4 +105,5 @@ def _seed(row: CatalogRow, job_seed: int, scene: str, variant: int) -> int:
 
 
 def _hash63(*parts: object) -> int:
+    # 63 bits: Arrow's and torch's seeds are signed.
     return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
