@@ -1,4 +1,4 @@
-"""The ledger: append only, the latest row counts, settled ids, many parts folded into few."""
+"""The ledger: append only, the latest row counts, reconciled ids, many parts folded into few."""
 
 import hashlib
 import time
@@ -52,7 +52,7 @@ def test_of_rows_of_one_instant_the_later_written_counts(ledger: Ledger) -> None
     assert ledger.latest(["status"]).to_pylist()[0]["status"] == "done"
 
 
-def test_settled_holds_failed_rows_only_where_they_are_not_retried(ledger: Ledger) -> None:
+def test_reconciled_holds_failed_rows_only_where_they_are_not_retried(ledger: Ledger) -> None:
     first = 2**120  # short keys are the first digits
     ledger.append(table([entry(first * n, status) for n, status in enumerate(("done", "failed", "rejected"), start=1)]))
     ids = [f"{first * n:032x}" for n in (1, 2, 3, 4)]
