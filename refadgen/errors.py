@@ -21,16 +21,22 @@ class Reason:
     lifted_by: the setting or permission that lifts the rejection of an unchanged input, and has `--retry-failed` retry
     it; None: there is none.
     lifted_by_new_file: whether another file at the same address lifts it.
+    doubt: whether it doubts the product's mask, so that a person can decide instead (see generation/review.py).
     """
 
     status: Status
     field: str | None = None
     lifted_by: str | None = None
     lifted_by_new_file: bool = False
+    doubt: bool = False
 
 
 def _rejected(field: str | None = None, lifted_by: str | None = None, *, new_file: bool = False) -> Reason:
     return Reason(status="rejected", field=field, lifted_by=lifted_by, lifted_by_new_file=new_file)
+
+
+def _doubted(field: str = "image") -> Reason:
+    return Reason(status="rejected", field=field, doubt=True)
 
 
 def _failed(field: str | None = None) -> Reason:
@@ -75,14 +81,14 @@ REASONS: dict[str, Reason] = {
     # The product's mask.
     "empty_mask": _rejected("mask", new_file=True),
     "mask_size_mismatch": _rejected("mask", new_file=True),
-    "mask_empty": _rejected("image"),
-    "mask_area_too_small": _rejected("image"),
-    "mask_area_too_large": _rejected("image"),
-    "mask_in_pieces": _rejected("image"),
-    "mask_low_score": _rejected("image"),
-    "mask_touches_edge": _rejected("image"),
-    "no_plain_background": _rejected("image"),
-    "product_not_found": _rejected("image"),
+    "mask_empty": _doubted(),
+    "mask_area_too_small": _doubted(),
+    "mask_area_too_large": _doubted(),
+    "mask_in_pieces": _doubted(),
+    "mask_low_score": _doubted(),
+    "mask_touches_edge": _doubted(),
+    "no_plain_background": _doubted(),
+    "product_not_found": _doubted(),
     # Generating and publishing.
     "prompt_too_long": _rejected("prompt"),
     "negative_prompt_too_long": _rejected("negative_prompt"),
@@ -107,6 +113,8 @@ REASONS: dict[str, Reason] = {
     "unsafe_content": _rejected("image"),
 }
 """By code: short and stable, for filters and counts."""
+DOUBTS = frozenset(code for code, reason in REASONS.items() if reason.doubt)
+"""Refusals of a mask that a person may overrule."""
 
 
 class RowError(Exception):

@@ -14,7 +14,7 @@ from refadgen.errors import REASONS, RETRY_HINT, RowError, retried_reasons
 
 PACKAGE = Path(refadgen.__file__).parent
 FILES = [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "errors.py"]
-MAKERS = {"RowError", "Weakness", "error", "_error", "try_again"}
+MAKERS = {"RowError", "DoubtfulMask", "Weakness", "error", "_error", "try_again"}
 """Functions and methods that take a reason, in any place."""
 FIELDS = {column.name for column in DATASET_COLUMNS}
 

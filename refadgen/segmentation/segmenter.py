@@ -13,12 +13,13 @@ from PIL import Image
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
 from refadgen.segmentation.background import cut_out
+from refadgen.segmentation.doubt import DoubtfulMask
 from refadgen.segmentation.triage import Measurements, find_weakness, measure
 
 if TYPE_CHECKING:
     from refadgen.segmentation.networks import GroundedSegmenter
 
-Source = Literal["own_mask", "alpha", "plain_background", "sam2"]
+Source = Literal["own_mask", "alpha", "plain_background", "sam2", "review"]
 CONFIGURE = "give a mask of its own, or set segmentation.grounding_dino and segmentation.sam2_checkpoint"
 MIN_TRANSPARENT = 0.001
 """Share of nearly transparent pixels from which on an alpha channel is a cut-out."""
@@ -59,7 +60,7 @@ class ProductMasker:
 
         name: what to look for, as plain text such as "Mugs"; None: any product. own_mask: the row's, as `decode_mask`
         gives it: uint8 HW of the image's size, 0 or 255; None: there is none.
-        Raises: RowError, rejected.
+        Raises: RowError, rejected; where there is a mask, but a weak one, DoubtfulMask.
         """
         if own_mask is not None:
             assert own_mask.shape == (image.height, image.width)
@@ -76,6 +77,9 @@ class ProductMasker:
         try:
             cut = cut_out(image_u8, self.config.background_tolerance)
             return self._checked(cut.alpha, "plain_background", cut.score)
+        except DoubtfulMask as error:
+            if self.networks is None:
+                raise error.advised(CONFIGURE) from error
         except RowError as error:
             if self.networks is None:
                 raise RowError(error.reason, f"{error.problem}; {CONFIGURE}") from error
@@ -95,12 +99,12 @@ class ProductMasker:
         return alpha
 
     def _checked(self, alpha: np.ndarray, source: Source, score: float) -> Segmentation:
-        """Returns the segmentation if triage finds nothing wrong. Raises: RowError, rejected."""
+        """Returns the segmentation if triage finds nothing wrong. Raises: DoubtfulMask."""
         mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
         measurements = measure(mask, self.config.min_piece)
         given = source in ("own_mask", "alpha")
         weakness = find_weakness(measurements, score, self.config, cropped_to_product=given)
         if weakness is not None:
             field = "mask" if source == "own_mask" else None  # None: the image, as the table of reasons has it
-            raise RowError(weakness.reason, weakness.detail, field=field)
+            raise DoubtfulMask(weakness.reason, weakness.detail, field=field, alpha=alpha, source=source, score=score)
         return Segmentation(mask, alpha, source, score, measurements)

@@ -1,8 +1,10 @@
 """The chain: which link decides, and how it ends."""
 
+import pickle
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from pictures import disk, iou, photograph
@@ -11,6 +13,8 @@ from PIL import Image
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
 from refadgen.segmentation import ProductMasker
+from refadgen.segmentation.decided import decided
+from refadgen.segmentation.doubt import DoubtfulMask
 
 PRODUCT = disk()
 ELSEWHERE = disk(center=(150, 150), radius=70)
@@ -150,3 +154,47 @@ def test_plain_links_do_not_import_torch() -> None:
         "import refadgen.segmentation, sys; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sam2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "own_mask", "source"),
+    [
+        (_on_white(), None, "plain_background"),
+        (_with_alpha(PRODUCT * 255), None, "alpha"),
+        (_on_white(), 1, "own_mask"),
+    ],
+)
+def test_a_doubted_mask_comes_with_its_refusal(image: Image.Image, own_mask: int | None, source: str) -> None:
+    given = None if own_mask is None else _mask(PRODUCT)
+    with pytest.raises(DoubtfulMask) as caught:
+        _masker(max_area=0.2).segment(image, None, given)  # the disk covers 0.23
+    assert (caught.value.reason, caught.value.source) == ("mask_area_too_large", source)
+    assert iou(caught.value.alpha, PRODUCT) > 0.98
+    assert 0 < caught.value.score <= 1
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again), again.field) == (RowError, str(caught.value), caught.value.field)
+
+
+def test_advice_is_added_to_a_refusal_with_its_mask() -> None:
+    with pytest.raises(DoubtfulMask, match=r"segmentation\.max_area\); give a mask of its own, or set"):
+        _masker(max_area=0.2).segment(_on_white(), None)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 5])
+def test_a_decided_mask_is_used_as_it_is(factor: int) -> None:
+    """Whatever triage would say; a smaller one grows to the photograph, with a smooth edge."""
+    soft = cv2.GaussianBlur(_mask(PRODUCT), (0, 0), 0.8)
+    found = decided(soft, (400 * factor, 500 * factor), 0.02)
+    assert (found.source, found.score) == ("review", 1.0)
+    assert found.mask.shape == found.alpha.shape == (500 * factor, 400 * factor)
+    assert found.measurements.area == pytest.approx(PRODUCT.mean(), rel=0.01)
+    exact = disk((200 * factor, 260 * factor), 120 * factor, (500 * factor, 400 * factor))
+    assert iou(found.mask, exact) > 0.98
+    if factor == 1:
+        assert (found.alpha == soft).all()
+
+
+def test_a_decided_mask_that_is_empty_costs_its_row() -> None:
+    with pytest.raises(RowError) as caught:
+        decided(np.full((50, 40), 100, np.uint8), (80, 100), 0.02)
+    assert (caught.value.reason, caught.value.field) == ("empty_mask", "mask")
