@@ -1,4 +1,8 @@
-"""Ids that outputs of earlier versions hold. While these stay equal, an output made before a change can be resumed."""
+"""Ids that outputs of earlier versions hold. While these stay equal, an output made before a change can be resumed.
+
+A raised version in `ALGORITHM_VERSIONS` gives new ids on purpose. The ids of the first versions stay here, too: they
+hold everything else that is hashed. Today's stand beside them.
+"""
 
 import hashlib
 import json
@@ -6,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from refadgen.batch.ledger import Ledger, now, short_key
 from refadgen.catalog.placement import Placement
@@ -13,7 +18,7 @@ from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import scan_catalog, unusable_row_id
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import DatasetConfig, GenerateConfig, load_config
-from refadgen.config.identity import triplet_identity
+from refadgen.config.identity import ALGORITHM_VERSIONS, triplet_identity
 from refadgen.dataset.files import triplets_key
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
 from refadgen.dataset.planning import AdPlanner
@@ -39,7 +44,14 @@ FULL = CatalogRow(
 )
 
 
-def test_image_ids_and_seeds() -> None:
+@pytest.fixture
+def first_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ALGORITHM_VERSIONS:
+        monkeypatch.setitem(ALGORITHM_VERSIONS, name, 1)
+
+
+@pytest.mark.usefixtures("first_versions")
+def test_image_ids_and_seeds_of_the_first_versions() -> None:
     config = load_config(GenerateConfig)
     settings = pixel_settings(config, "0123456789abcdef")
     plain = wanted_images(PLAIN, load_scenes(), config, settings)
@@ -106,7 +118,28 @@ def test_names_of_cache_parts_and_draws() -> None:
     assert (drawn.noise_seed, drawn.variant) == (3338298141800774407, 0.28824014897002515)
 
 
-def test_settings_that_a_dataset_keeps() -> None:
-    """`dataset.json` holds these names and values; a run with others is refused."""
+def _dataset_settings() -> str:
     settings = json.dumps(triplet_identity(load_config(DatasetConfig)), sort_keys=True)
-    assert hashlib.sha256(settings.encode()).hexdigest()[:16] == "9a846f456fb6a08d"
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+@pytest.mark.usefixtures("first_versions")
+def test_settings_that_a_dataset_of_the_first_versions_keeps() -> None:
+    """`dataset.json` holds these names and values; a run with others is refused."""
+    assert _dataset_settings() == "9a846f456fb6a08d"
+
+
+def test_ids_of_today() -> None:
+    """Changed by a raised version alone, which the changelog names."""
+    config = load_config(GenerateConfig)
+    settings = pixel_settings(config, "0123456789abcdef")
+    plain, full = (wanted_images(row, load_scenes(), config, settings) for row in (PLAIN, FULL))
+    assert [image.image_id for image in (*plain, *full)] == [
+        "f0b3a12e31e3d724cb636b4bbd252219",
+        "834c5aae911c9eafa54da2f7456ad768",
+        "74d35377b5867c8ab332ffcb299385b6",
+        "8865c845a770cc3b2cc3bbfcca1b0d35",
+        "4e44661e228f270813efb48b944bd902",
+        "6e4f7efdfaf506b87e5e522bbfbddf87",
+    ]
+    assert _dataset_settings() == "c5adc29effef57a4"

@@ -15,8 +15,8 @@ from refadgen.config.sections import LayoutConfig
 from refadgen.config.train import TrainConfig
 
 ALGORITHM_VERSIONS = {
-    "segmentation": 1,  # product image to product mask
-    "layout": 1,  # mask and placement to canvas and M′
+    "segmentation": 2,  # product image to product mask
+    "layout": 2,  # mask and placement to canvas and M′
     "fidelity": 1,  # the scores that the gate compares
     "screening": 1,  # which ads are kept
     "novel_view": 1,  # multi-view augmentation
