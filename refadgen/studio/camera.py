@@ -4,12 +4,13 @@ Zoom and lens shift follow from the view: they put the product's bounding box ex
 photograph, ad and mask therefore agree to the pixel.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
-from refadgen.studio.meshes import rotation_y
+from refadgen.studio.meshes import Part, rotation_y
 from refadgen.studio.shapes import Shape, turned_vertices
 
 CAMERA_DISTANCE = 5.5
@@ -107,12 +108,18 @@ def camera_for(shape: Shape, view: View, *, width_px: int, height_px: int) -> Pi
 def silhouette(shape: Shape, view: View, *, width_px: int, height_px: int) -> np.ndarray:
     """The product's true mask, uint8 [height_px, width_px]: 255 where it covers half a pixel or more, else 0."""
     camera = camera_for(shape, view, width_px=width_px, height_px=height_px)
+    turned = [part.mapped(rotation_y(view.yaw_deg)) for part in shape.parts]
+    covered = coverage(turned, camera, width_px=width_px, height_px=height_px)
+    return np.where(covered >= 128, 255, 0).astype(np.uint8)
+
+
+def coverage(parts: Sequence[Part], camera: Pinhole, *, width_px: int, height_px: int) -> np.ndarray:
+    """How much of each pixel the parts cover with nothing before them, uint8 [height_px, width_px], 255 is all."""
     canvas = np.zeros((height_px * _SUPERSAMPLING, width_px * _SUPERSAMPLING), np.uint8)
-    for part in shape.parts:
-        pixels = camera.project(part.vertices @ rotation_y(view.yaw_deg).T)
+    for part in parts:
+        pixels = camera.project(part.vertices)
         # Pixel (i, j) of the fine canvas is centred at i + 0.5; OpenCV counts in 1/16 pixels.
         fine = np.round((pixels * _SUPERSAMPLING - 0.5) * 16).astype(np.int32)
         for triangle in fine[part.faces]:
             cv2.fillConvexPoly(canvas, triangle, 255, lineType=cv2.LINE_8, shift=4)
-    covered = cv2.resize(canvas, (width_px, height_px), interpolation=cv2.INTER_AREA)
-    return np.where(covered >= 128, 255, 0).astype(np.uint8)
+    return np.asarray(cv2.resize(canvas, (width_px, height_px), interpolation=cv2.INTER_AREA), np.uint8)

@@ -63,12 +63,17 @@ def _mesh(part: Part, bsdf: MitsubaDict) -> mi.Mesh:
     return mesh
 
 
-def product_dict(shape: Shape, appearance: Appearance, view: View, *, flat: float | None = None) -> MitsubaDict:
-    """The product's meshes, turned by the view's yaw, ready for `trace`. flat: one grey reflectance for all parts."""
+def product_dict(
+    shape: Shape, appearance: Appearance, view: View, *, flat: float | None = None, metallic: float = 0.35
+) -> MitsubaDict:
+    """The product's meshes, turned by the view's yaw, ready for `trace`.
+
+    flat: one grey reflectance for all parts. metallic: how much of a metallic appearance is metal, 0 … 1.
+    """
     finish = {
         "type": "principled",
         "roughness": appearance.roughness,
-        "metallic": 0.35 if appearance.metallic else 0.0,
+        "metallic": metallic if appearance.metallic else 0.0,
         "specular": 0.4,
     }
     if flat is None:
@@ -100,20 +105,43 @@ def backdrop_dict(scene: Scene, *, flat: float | None = None) -> MitsubaDict:
             return {"type": "rgb", "value": [flat] * 3}
         return _picture(picture(word, scene.texture_seed), repeat=BACKDROP_REPEAT)
 
+    floor = _floor(scene, reflectance(surface_texture, scene.surface))
+    if scene.wall == "open sky" or scene.environment:
+        return floor
+    return floor | _wall(scene, reflectance(wall_texture, scene.wall))
+
+
+def pictured_backdrop(scene: Scene, floor: np.ndarray, wall: np.ndarray | None, *, repeat: float) -> MitsubaDict:
+    """Floor and wall of a scene in given pictures, uint8 [H, W, 3], tiled `repeat` times. wall: None for none."""
+    objects = _floor(scene, _picture(floor, repeat=repeat))
+    return objects if wall is None else objects | _wall(scene, _picture(wall, repeat=repeat))
+
+
+def swept_backdrop(part: Part, color: Color, *, roughness: float | None) -> MitsubaDict:
+    """A seamless backdrop of one colour. roughness: None for a matt one, else of its gloss, 0 is a mirror."""
+    bsdf: MitsubaDict = {"type": "diffuse", "reflectance": _flat(color)}
+    if roughness is not None:
+        bsdf = {"type": "principled", "base_color": _flat(color), "roughness": roughness, "specular": 0.6}
+    return {"sweep": _mesh(part, {"type": "twosided", "material": bsdf})}
+
+
+def _floor(scene: Scene, reflectance: MitsubaDict) -> MitsubaDict:
     turn = mi.ScalarTransform4f()
     floor = {
         "type": "rectangle",
         "to_world": turn.rotate([0, 1, 0], scene.surface_turn_deg).rotate([1, 0, 0], -90).scale(_FLOOR_UNITS / 2),
-        "bsdf": {"type": "diffuse", "reflectance": reflectance(surface_texture, scene.surface)},
+        "bsdf": {"type": "diffuse", "reflectance": reflectance},
     }
-    if scene.wall == "open sky" or scene.environment:
-        return {"floor": floor}
+    return {"floor": floor}
+
+
+def _wall(scene: Scene, reflectance: MitsubaDict) -> MitsubaDict:
     wall = {
         "type": "rectangle",
-        "to_world": turn.translate([0, 0, -scene.wall_distance]).scale(_FLOOR_UNITS / 2),
-        "bsdf": {"type": "diffuse", "reflectance": reflectance(wall_texture, scene.wall)},
+        "to_world": mi.ScalarTransform4f().translate([0, 0, -scene.wall_distance]).scale(_FLOOR_UNITS / 2),
+        "bsdf": {"type": "diffuse", "reflectance": reflectance},
     }
-    return {"floor": floor, "wall": wall}
+    return {"wall": wall}
 
 
 def _sky_fill(red: float, green: float, blue: float) -> MitsubaDict:
@@ -194,13 +222,24 @@ def _lights(scene: Scene | None) -> MitsubaDict:
 
 
 def trace(
-    objects: MitsubaDict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, spp: int
+    objects: MitsubaDict,
+    camera: Pinhole,
+    scene: Scene | None,
+    *,
+    width_px: int,
+    height_px: int,
+    spp: int,
+    max_depth: int = 2,
+    hide_environment: bool = False,
 ) -> np.ndarray:
     """Path-traces `objects` in the light of `scene`; None: in the neutral light of product photographs.
 
+    max_depth: 2 is direct light only, 3 shows objects in a glossy floor as well. hide_environment: whether a scene's
+    environment map gives light and is not seen itself.
     Returns: linear rgba, float32 [H, W, 4]; rgb is weighted by alpha, alpha is 0 where no object is seen.
     """
-    world = _world(objects, camera, scene, width_px=width_px, height_px=height_px)
+    path = _path(max_depth, hide_emitters=hide_environment or not (scene and scene.environment))
+    world = _world(objects, camera, scene, width_px=width_px, height_px=height_px, path=path)
     # Guides in a pass of their own: in one pass with the picture they take twice as long. The seed is the same, and so
     # are the sample positions.
     guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"})
@@ -282,8 +321,22 @@ def _open_lens(
     return film_px, {"type": "thinlens", "aperture_radius": aperture, "focus_distance": focus}, crop
 
 
+def _path(max_depth: int = 2, *, hide_emitters: bool) -> MitsubaDict:
+    # Depth 2 is direct light only: bounces between objects cost a third more time, bring most of the noise, and are
+    # hardly visible at this size. Dressing relies on it as well.
+    # Hidden lamps leave alpha at 0, where the sky or white paper is put later.
+    return {"type": "path", "max_depth": max_depth, "hide_emitters": hide_emitters}
+
+
 def _world(
-    objects: MitsubaDict, camera: Pinhole, scene: Scene | None, *, width_px: int, height_px: int, optimize: bool = True
+    objects: MitsubaDict,
+    camera: Pinhole,
+    scene: Scene | None,
+    *,
+    width_px: int,
+    height_px: int,
+    path: MitsubaDict | None = None,
+    optimize: bool = True,
 ) -> mi.Scene:
     target = camera.origin + camera.axes[2]
     film_px, lens = (width_px, height_px), _pinhole(camera, width_px, height_px)
@@ -309,10 +362,7 @@ def _world(
         },
         "sampler": {"type": "multijitter"},
     }
-    # Depth 2 is direct light only: bounces between objects cost a third more time, bring most of the noise, and are
-    # hardly visible at this size. Dressing relies on it as well.
-    # Hidden lamps leave alpha at 0, where the sky or white paper is put later.
-    path = {"type": "path", "max_depth": 2, "hide_emitters": not (scene and scene.environment)}
+    path = path or _path(hide_emitters=not (scene and scene.environment))
     world = {"type": "scene", "integrator": path, "sensor": sensor} | objects | _lights(scene)
     loaded: mi.Scene = mi.load_dict(world, optimize=optimize)
     return loaded

@@ -27,7 +27,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[2]
 LAYERS = (
     ("jobs",),
-    ("evaluation", "mini"),
+    ("evaluation", "mini", "mask_training"),
     ("serving",),
     ("generation", "dataset", "training", "studio"),
     ("batch", "engine"),

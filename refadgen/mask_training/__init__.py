@@ -1,0 +1,1 @@
+"""How the second opinion on masks is trained: pictures with ground truth, the network's training, its figures."""
