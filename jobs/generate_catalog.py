@@ -29,6 +29,13 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--check-inputs", action="store_true", help="fetch all product images again; remake ads of changed ones"
     )
+    parser.add_argument(
+        "--review",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a person's decisions about masks, from review.html; may be given several times",
+    )
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -50,6 +57,7 @@ def main(words: list[str] | None = None) -> int:
             limit=arguments.limit,
             retry_failed=arguments.retry_failed,
             check_inputs=arguments.check_inputs,
+            review=arguments.review,
         )
         job.connect_ray(config)
         if not arguments.dry_run:

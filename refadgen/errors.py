@@ -89,6 +89,9 @@ REASONS: dict[str, Reason] = {
     "mask_touches_edge": _doubted(),
     "no_plain_background": _doubted(),
     "product_not_found": _doubted(),
+    "decision_of_another_photo": _rejected("image"),
+    "refused_by_review": _rejected("image"),
+    "replaced_by_review": _rejected("image"),
     # Generating and publishing.
     "prompt_too_long": _rejected("prompt"),
     "negative_prompt_too_long": _rejected("negative_prompt"),

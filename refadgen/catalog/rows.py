@@ -84,6 +84,11 @@ def row_images(row_number: int, values: Mapping[str, object]) -> tuple[str | byt
     return reader.image("image"), reader.image("mask")
 
 
+def row_sku(row_number: int, values: Mapping[str, object]) -> str | None:
+    """The sku of a row, as `parse_row` reads it; None: it has none. Raises: RowError where it is no text or number."""
+    return _RowReader(row_number, values).text("sku")
+
+
 class _RowReader:
     """Reads the fields of one row by name; errors name the row and the field."""
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns, unwrapped
-from refadgen.catalog.rows import CatalogRow, parse_row, row_images
+from refadgen.catalog.rows import CatalogRow, parse_row, row_images, row_sku
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity, redact_address
 from refadgen.storage.store import Storage, split_uri
@@ -117,6 +117,21 @@ def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:
         if _key(sku) in repeated:
             first_rows.setdefault(sku, row)
     return first_rows
+
+
+def unknown_skus(scan: CatalogScan, skus: Set[str]) -> list[str]:
+    """Those of `skus` that no scanned row has, sorted. Raises: ValueError naming a damaged file."""
+    left = set(skus)
+    for uri, group in groupby(scan.fragments, key=lambda fragment: fragment.uri):
+        parquet = _open(uri)
+        for row, values in (each for part in group for each in _values(part, parquet=parquet, only=("sku",))):
+            if not left:
+                return []
+            try:
+                left.discard(row_sku(row, values) or "")
+            except RowError:  # refused when it is planned
+                continue
+    return sorted(left)
 
 
 def _key(sku: str) -> int:

@@ -10,6 +10,7 @@ from refadgen.config.sections import (
     ModelConfig,
     OutputConfig,
     QualityConfig,
+    ReviewConfig,
     SamplingConfig,
     SegmentationConfig,
     StageConfig,
@@ -39,4 +40,5 @@ class GenerateConfig(Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)

@@ -185,6 +185,16 @@ class OutputConfig(Section, name="output"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReviewConfig(Section, name="review"):
+    """Which masks a person is asked about, on the pages `review.html`."""
+
+    max_masks: int = setting(500, _RUN, least=0, most=100_000)
+    """Masks on the pages, the most doubtful ones; 0: none, and nothing is kept for them."""
+    accepted_below: float = setting(0.95, _RUN, least=0, most=1)
+    """Score below which an accepted mask is shown too, beside those that were refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig(Section, name="stages.*"):
     """The size of one stage's actor pool."""
 

@@ -6,7 +6,7 @@ A run is a function of catalogue, configuration and ledger. Images that the ledg
 the first actor starts, so the same command again resumes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.planning import Plan, plan_fragments
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
-from refadgen.catalog.scan import CatalogScan, scan_catalog
+from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
 from refadgen.config.paths import absolute_paths
+from refadgen.generation.decisions import load_decisions, overrule, reopened
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
@@ -30,6 +31,7 @@ from refadgen.generation.model_settings import with_model_settings
 from refadgen.generation.planning import CatalogPlanner, ImageCounts, Keys, OpenImages
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
+from refadgen.generation.review import ReviewPages, write_review
 from refadgen.generation.rows import PlannedProduct
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
@@ -51,15 +53,21 @@ class RunSummary:
     seconds: float
     output: str
     reasons: Mapping[str, int]
+    review: ReviewPages
+    overruled: int = 0
+    """Images of earlier runs that a person's decisions have refused or replaced."""
 
     def __str__(self) -> str:
         made = self.done + self.failed + self.rejected
+        overruled = [f"{self.overruled} images of earlier runs refused or replaced by review"] if self.overruled else []
         return "\n".join(
             [
                 f"done {self.done}, failed {self.failed}, rejected {self.rejected}, skipped {self.skipped} "
                 "(reconciled by an earlier run)",
                 f"{made} images in {self.seconds:.1f} s, {self.done / max(self.seconds, 1e-9):.2f} done images/s",
                 *reason_lines(self.reasons),
+                *overruled,
+                *self.review.lines(self.output),
                 f"look at {self.output}/report.html; images and ledger/ lie beside it",
             ]
         )
@@ -77,11 +85,13 @@ class CatalogJob:
         limit: int | None = None,
         retry_failed: bool = False,
         check_inputs: bool = False,
+        review: Sequence[str] = (),
     ) -> None:
         """limit: only the catalogue's first rows. retry_failed: retries images that failed before. check_inputs:
-        fetches the product images of reconciled images again, and makes those anew whose bytes have changed.
+        fetches the product images of reconciled images again, and makes those anew whose bytes have changed. review:
+        files of a person's decisions about masks.
 
-        Raises: ValueError naming what is wrong with catalogue, output, model or a setting.
+        Raises: ValueError naming what is wrong with catalogue, output, model, a setting or a decision.
         """
         if limit is not None and limit < 1:
             raise ValueError(f"--limit {limit}: must be at least 1")
@@ -93,6 +103,11 @@ class CatalogJob:
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
+        self._decisions = load_decisions(review, redact_address(self._catalog_uri))
+        if limit is None and (unknown := unknown_skus(self._scan, self._decisions.decided.keys())):
+            raise ValueError(
+                f"--review: the catalogue has no sku {unknown[0]!r} ({len(unknown)} such decisions); remove them"
+            )
         self._storage.check_writable("--output")
         self._ledger = AdLedger(self._storage)
 
@@ -100,7 +115,9 @@ class CatalogJob:
 
     def plan(self, run_id: str = "plan") -> tuple[Plan, ImageCounts]:
         """The products that have images to make, and the counts of all images. Needs Ray."""
+        decided = self._decisions.decided
         reconciled = self._ledger.reconciled(retry_failed=self._retry_failed)
+        reconciled = np.setdiff1d(reconciled, reopened(self._ledger, decided), assume_unique=True)
         # Only a product image that was used before can have changed; without one the download would be for nothing.
         checks = self._check_inputs and len(reconciled) > 0 and self._scan.num_rows > 0
         planner = CatalogPlanner(
@@ -108,6 +125,7 @@ class CatalogJob:
             settings=pixel_settings(self._config, self._model.fingerprint),
             first_rows=self._scan.first_rows,
             reconciled=_NOTHING if checks else reconciled,
+            decided=decided,
         )
         plan, counts = plan_fragments(self._scan.fragments, PlannedProduct, planner)
         if checks:
@@ -169,11 +187,19 @@ class CatalogJob:
         )
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
+        overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
         plan, counts = self.plan(record.run_id)
         record.start(wanted=counts.wanted)
         with LedgerWriter(self._ledger) as writer:
             if counts.to_make:
                 record_rows(self._generate(plan, record.run_id), writer, total=counts.to_make, unit="image")
+        review = write_review(
+            self._storage,
+            self._ledger,
+            redact_address(self._catalog_uri),
+            self._config.review.max_masks,
+            self._config.review.accepted_below,
+        )
         summary = RunSummary(
             done=writer.counts["done"],
             failed=writer.counts["failed"],
@@ -182,10 +208,13 @@ class CatalogJob:
             seconds=record.seconds,
             output=self._storage.uri,
             reasons=dict(writer.reasons),
+            review=review,
+            overruled=overruled,
         )
         facts = record.finish(
             counts={name: getattr(summary, name) for name in ("done", "failed", "rejected", "skipped")},
             images_per_s=round(summary.done / max(summary.seconds, 1e-9), 3),
+            review=as_dict(review),
         )
         write_report(self._storage, self._ledger, facts)
         return summary
@@ -195,7 +224,9 @@ class CatalogJob:
         stages = self._config.stages
         dataset = self._stream(plan)
         dataset = self._through(dataset, ProductFetcher, stages.fetch, run_id, self._catalog_uri)
-        dataset = self._through(dataset, ProductSegmenter, stages.segment, run_id)
+        # Once for all actors: the masks of a decisions file may be a hundred megabytes.
+        decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
+        dataset = self._through(dataset, ProductSegmenter, stages.segment, run_id, self._storage.uri, decided)
         dataset = self._through(dataset, AdGenerator, stages.generate, run_id)
         return self._through(dataset, AdPublisher, stages.publish, run_id, self._storage.uri, self._model)
 

@@ -46,7 +46,7 @@ class AdLedgerRow:
     width_px: Int32 | None
     height_px: Int32 | None
     mask_source: str
-    """own_mask, alpha, plain_background or sam2."""
+    """own_mask, alpha, plain_background, sam2, or review: a person decided."""
     mask_score: Float32 | None
     mask_area: Float32 | None
     """Share of the product photograph."""
@@ -63,6 +63,8 @@ class AdLedgerRow:
     publish_s: Float32
     model: str
     """Path and fingerprint."""
+    decision: str | None = None
+    """Hash of the mask that a person decided on; empty: nobody did."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from refadgen.batch.rows import iter_rows
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
-from refadgen.catalog.scenes import load_scenes
+from refadgen.catalog.scenes import Scenes, load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
+from refadgen.generation.decisions import REFUSED, Decided, refusal
 from refadgen.generation.rows import PlannedProduct
 from refadgen.generation.wanted import PixelSettings, WantedImage, wanted_images
 
@@ -46,13 +47,14 @@ class ImageCounts:
 class CatalogPlanner:
     """Plans one fragment of a catalogue at a time; travels to Ray tasks.
 
-    first_rows: as in CatalogScan. reconciled: sorted short keys of image ids.
+    first_rows: as in CatalogScan. reconciled: sorted short keys of image ids. decided: decisions of a person by sku.
     """
 
     config: GenerateConfig
     settings: PixelSettings
     first_rows: Mapping[str, int]
     reconciled: Keys
+    decided: Mapping[str, Decided] = field(default_factory=dict)
 
     def __call__(self, fragment: Fragment) -> tuple[pa.Table, ImageCounts]:
         """The planned products of a fragment, and its counts."""
@@ -65,11 +67,14 @@ class CatalogPlanner:
             try:
                 if isinstance(row, RowError):
                     raise row
-                yield self._product(row, wanted_images(row, scenes, self.config, self.settings))
+                yield self._product(row, scenes)
             except RowError as error:
                 yield _unusable(row_number, values, error)
 
-    def _product(self, row: CatalogRow, wanted: tuple[WantedImage, ...]) -> PlannedProduct:
+    def _product(self, row: CatalogRow, scenes: Scenes) -> PlannedProduct:
+        by = self.decided.get(row.sku)
+        decision = by.digest if by else ""
+        refused = RowError(REFUSED, refusal(by)) if by and not by.digest else None
         return PlannedProduct(
             row=row.row,
             sku=row.sku,
@@ -79,8 +84,9 @@ class CatalogPlanner:
             inline=inline_digest(row.image, row.mask),
             negative_prompt=row.negative_prompt,
             layout=merged_layout(self.config.layout, row.placement),
-            wanted=wanted,
-            error=None,
+            wanted=wanted_images(row, scenes, self.config, self.settings, decision),
+            decision=decision,
+            error=RowFailure.of(refused) if refused else None,
         )
 
 

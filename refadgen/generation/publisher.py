@@ -142,4 +142,5 @@ class AdPublisher:
             generate_s=image.generate_s,
             publish_s=seconds,
             model=self._model.label,
+            decision=product.decision,
         )

@@ -5,13 +5,8 @@ links to the pictures relatively. Nothing of the ledger ever becomes markup: the
 page only sets texts and attributes, and a content security policy allows no other script and no outside address.
 """
 
-import base64
-import hashlib
-import json
 import math
-import re
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +17,7 @@ import pyarrow.compute as pc
 
 from refadgen.batch.ledger import Ledger
 from refadgen.generation.ledger import SCHEMA
+from refadgen.generation.pages import filled_page, page_json
 from refadgen.storage.store import Storage
 
 KEY = "report.html"
@@ -50,8 +46,7 @@ def write_report(storage: Storage, ledger: Ledger, facts: Mapping[str, Any], *, 
     while len(data) > _MAX_DATA_BYTES and len(shown) > 1:
         shown = select_rows(shown, max(1, len(shown) * _MAX_DATA_BYTES // (len(data) * 11 // 10)))
         data = report_data(storage.uri, latest, shown, facts)
-    head, _, tail = _template().partition("__DATA__")
-    storage.write(KEY, head.encode() + data + tail.encode())
+    storage.write(KEY, filled_page(KEY, data))
     return KEY
 
 
@@ -73,13 +68,9 @@ def report_data(root: str, latest: pa.Table, shown: pa.Table, facts: Mapping[str
         "images": len(latest),
         "images_of_sku": [images_of_sku[index] for index in range(len(skus))],
         "products": pc.count_distinct(latest["sku"]).as_py(),
-        "facts": _plain(facts),
+        "facts": facts,
     }
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    # A lone surrogate, of a file name that is not UTF-8, becomes a JSON escape.
-    return text.encode("utf-8", "backslashreplace")
+    return page_json(document)
 
 
 def select_rows(latest: pa.Table, max_rows: int) -> pa.Table:
@@ -148,37 +139,3 @@ def relative_link(uri: str, root: str) -> str:
 
 def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 4)
-
-
-def _plain(value: Any) -> Any:
-    """`value` in JSON's own types: other objects as their text, NaN and infinities as null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return str(value)
-
-
-def _template() -> str:
-    """The page, without data, with the policy that allows its own style and script by their hashes."""
-    page = files(__package__).joinpath(KEY).read_text("utf-8")
-    policy = {
-        "default-src": "'none'",
-        "img-src": "'self' file: data:",
-        "style-src": _hash_of("style", page),
-        "script-src": _hash_of("script", page),
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return page.replace("__POLICY__", "; ".join(f"{name} {value}" for name, value in policy.items()))
-
-
-def _hash_of(tag: str, page: str) -> str:
-    found = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    assert found, tag
-    digest = hashlib.sha256(found[1].encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -29,6 +29,8 @@ class ProductRow:
     """None: the model's."""
     wanted: tuple[WantedImage, ...]
     """The images to make."""
+    decision: str = ""
+    """Hash of the mask that a person decided on; empty: there is none."""
     error: RowFailure | None
 
     @property
@@ -66,7 +68,7 @@ class FetchedProduct(ProductRow, Fetched):
 
 @dataclass(frozen=True, kw_only=True)
 class Placed:
-    """The fields that the segmenter adds. Empty or None after an error."""
+    """The fields that the segmenter adds. Empty or None after an error; a doubted mask keeps its source and score."""
 
     canvas: bytes = b""
     """PNG, RGB: the product placed on white."""
@@ -81,6 +83,7 @@ class Placed:
     mask_source: str = ""
     mask_score: Float32 | None = None
     mask_area: Float32 | None = None
+    error: RowFailure | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,7 @@ class GeneratedProduct:
     category: str | None
     image: str
     negative_prompt: str | None
+    decision: str
     input_sha256: str
     product_mask: bytes
     product: bytes

@@ -5,19 +5,27 @@ A retried task repeats a stage's work on the same rows, without effect outside.
 
 import hashlib
 import io
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import ray
 from PIL import Image
 
-from refadgen.batch.row_stage import RowStage
+from refadgen.batch.row_stage import RowFailure, RowStage
 from refadgen.catalog.categories import last_element
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
 from refadgen.catalog.layout import place
 from refadgen.config import GenerateConfig
+from refadgen.errors import DOUBTS, RowError
+from refadgen.generation.decisions import DecidedMasks
+from refadgen.generation.doubtful import doubtful_product, write_doubtful
 from refadgen.generation.encoding import encode_product, product_key
 from refadgen.generation.rows import Fetched, FetchedProduct, Placed, PlacedProduct, PlannedProduct
+from refadgen.segmentation.decided import decided
+from refadgen.segmentation.doubt import DoubtfulMask
+from refadgen.segmentation.segmenter import Segmentation
 from refadgen.storage.pictures import from_png
+from refadgen.storage.store import Storage
 
 
 class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
@@ -40,7 +48,7 @@ class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
         data = self._fetcher.fetch(row.image or row.image_bytes)
         photo = decode_image(data, self._config)
         own_mask = b""
-        if row.mask or row.mask_bytes:
+        if (row.mask or row.mask_bytes) and not row.decision:
             mask_data = self._fetcher.fetch(row.mask or row.mask_bytes, field="mask")
             own_mask = encode_png(decode_mask(mask_data, self._config, photo.size))
         return Fetched(photo=encode_png(photo), own_mask=own_mask, input_sha256=hashlib.sha256(data).hexdigest())
@@ -49,14 +57,21 @@ class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
 class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
     """Finds the product's mask, and places product and mask on the canvas.
 
-    INPUT: FetchedProduct. OUTPUT: PlacedProduct. A GPU only for Grounding DINO and SAM2.
+    INPUT: FetchedProduct. OUTPUT: PlacedProduct. A GPU only for Grounding DINO and SAM2. Keeps doubtful masks for the
+    review pages; a retried task writes the same bytes to the same places.
     """
 
     row_in, added, row_out = FetchedProduct, Placed, PlacedProduct
     timer = "segment_s"
 
-    def __init__(self, config: GenerateConfig, run_id: str) -> None:
-        """Raises: ValueError naming the field of a weights file or device that is not there."""
+    def __init__(
+        self, config: GenerateConfig, run_id: str, output_uri: str | None = None, decided_masks: Any = None
+    ) -> None:
+        """output_uri: where doubtful masks are kept; None: nowhere. decided_masks: the table of
+        `Decisions.masks`, or a reference to it in Ray's object store; None: there are no decisions.
+
+        Raises: ValueError naming the field of a weights file or device that is not there.
+        """
         super().__init__(run_id)
         import cv2
 
@@ -68,11 +83,61 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
         assert height_px is not None
         self._size = (width_px, height_px)
         self._masker = ProductMasker(config.segmentation, gpu_expected=config.stages.segment.num_gpus > 0)
+        self._min_piece = config.segmentation.min_piece
+        self._accepted_below = config.review.accepted_below
+        keeps = output_uri is not None and config.review.max_masks > 0
+        self._storage = Storage(output_uri) if output_uri is not None and keeps else None
+        if isinstance(decided_masks, ray.ObjectRef):
+            decided_masks = ray.get(decided_masks)
+        self._decided = None if decided_masks is None else DecidedMasks(decided_masks)
 
     def process(self, row: FetchedProduct) -> Placed:
         photo = Image.open(io.BytesIO(row.photo))
+        try:
+            found = self._segmented(row, photo)
+        except RowError as error:
+            if error.reason not in DOUBTS:
+                raise
+            refused = error if isinstance(error, DoubtfulMask) else None
+            self._keep(row, photo, refused, error)
+            source, score = (refused.source, refused.score) if refused else ("", None)
+            return Placed(error=RowFailure.of(error), mask_source=source, mask_score=score)
+        if found.score < self._accepted_below:
+            self._keep(row, photo, found, None)
+        return self._placed(row, photo, found)
+
+    def _segmented(self, row: FetchedProduct, photo: Image.Image) -> Segmentation:
+        """The mask that a person decided on, or else that of the chain. Raises: RowError."""
+        if row.decision:
+            assert self._decided is not None
+            mask = self._decided.mask(row.sku, row.input_sha256, photo.size)
+            return decided(mask, photo.size, self._min_piece)
         own_mask = from_png(row.own_mask) if row.own_mask else None
-        found = self._masker.segment(photo, last_element(row.category), own_mask)
+        return self._masker.segment(photo, last_element(row.category), own_mask)
+
+    def _keep(
+        self, row: FetchedProduct, photo: Image.Image, found: Segmentation | DoubtfulMask | None, error: RowError | None
+    ) -> None:
+        """Keeps a doubtful mask for the review pages. A failure is logged: it costs a picture there, and no ad."""
+        if self._storage is None:
+            return
+        try:
+            product = doubtful_product(
+                found,
+                photo,
+                sku=row.sku,
+                row=row.row,
+                category=row.category,
+                image=row.image,
+                input_sha256=row.input_sha256,
+                reason=error.reason if error else "",
+                detail=error.problem if error else "",
+            )
+            write_doubtful(self._storage, product)
+        except Exception as fault:  # storage raises many kinds
+            self._errors.failure(fault, row.label)
+
+    def _placed(self, row: FetchedProduct, photo: Image.Image, found: Segmentation) -> Placed:
         placed = place(photo, found.alpha, row.layout, *self._size)
         product = encode_product(placed.canvas, placed.mask)
         return Placed(

@@ -60,9 +60,9 @@ class _ImageIdentity:
 
 
 def wanted_images(
-    row: CatalogRow, scenes: Scenes, config: GenerateConfig, settings: PixelSettings
+    row: CatalogRow, scenes: Scenes, config: GenerateConfig, settings: PixelSettings, decision: str = ""
 ) -> tuple[WantedImage, ...]:
-    """The images of one row, scene by scene, variant by variant.
+    """The images of one row, scene by scene, variant by variant. decision: as in ProductRow.
 
     A seed is the row's plus the variant, or else a hash of (job seed, sku, scene, variant).
     """
@@ -71,6 +71,9 @@ def wanted_images(
     else:
         found = scenes.prompts_for(row.category, row.title, config.catalog.scenes_per_product)
         named = [(scene.name, scene.prompt) for scene in found]
+    mask = None if row.mask is None else image_identity(row.mask)
+    if decision:
+        mask = f"review:{decision}"  # in place of the row's own, which is not used
     num_variants = row.num_variants or config.catalog.num_variants
     images = []
     for scene, prompt in named:
@@ -79,7 +82,7 @@ def wanted_images(
             identity = _ImageIdentity(
                 sku=row.sku,
                 image=image_identity(row.image),
-                mask=None if row.mask is None else image_identity(row.mask),
+                mask=mask,
                 category=row.category,
                 scene=scene,
                 variant=variant,
