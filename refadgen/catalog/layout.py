@@ -1,7 +1,8 @@
 """Puts the product onto the canvas: the placed product image and its mask M′, from one size and one anchor.
 
 The product is cut out by its mask and pasted onto a pure white canvas. Canvas and M′ come from the same resampled
-cut-out, so they agree to the pixel.
+cut-out, so they agree to the pixel. The mask says where the product is; the image's own alpha, how much of it shows:
+the body of a glass is product, and white shines through it.
 """
 
 from dataclasses import dataclass
@@ -10,17 +11,18 @@ import numpy as np
 from PIL import Image
 
 from refadgen.catalog.placement import Placement
+from refadgen.catalog.rim import without_backdrop
 from refadgen.config import LayoutConfig
 from refadgen.errors import RowError
 
-_PAD_PX = 2  # pixels of the canvas around the product's box: room for the soft edge
+_PAD_PX = 8  # pixels of the canvas around the product's box: room for the soft edge, and for the backdrop beside it
 _HALF = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedProduct:
     """canvas: uint8 HW3, the product with soft edges on pure white. mask: M′, uint8 HW, 255 where the product covers at
-    least half of a pixel, else 0."""
+    least half of a pixel, however transparent it is, else 0."""
 
     canvas: np.ndarray
     mask: np.ndarray
@@ -41,7 +43,7 @@ def place(
     """Places the product on a canvas of `width_px` × `height_px`.
 
     product_image: RGB or RGBA; as an array, uint8 HWC. product_mask: uint8 HW of the same size, soft (0 to 255) or hard
-    (0 or 255); an alpha channel softens a hard one.
+    (0 or 255): the share of product in each pixel. Where the image is fully transparent, there is none.
     The larger of the product's extents relative to the canvas is `layout.size`, or less where the margins need it.
     Raises: RowError (rejected) `empty_mask`.
     """
@@ -54,21 +56,22 @@ def place(
         raise RowError("empty_mask", "mask: no product in it")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     left, top, width, height = _standing_box(box[2] - box[0], box[3] - box[1], layout, width_px, height_px)
-    cutout = _resampled(image, product_mask, box, (width, height))
+    cutout, coverage = _resampled(image, product_mask, box, (width, height))
 
     canvas = np.full((height_px, width_px, 3), 255, np.uint8)
-    alpha = np.zeros((height_px, width_px), np.uint8)
+    covered = np.zeros((height_px, width_px), np.uint8)
     x0, y0 = max(left - _PAD_PX, 0), max(top - _PAD_PX, 0)
     x1, y1 = min(left + width + _PAD_PX, width_px), min(top + height + _PAD_PX, height_px)
-    visible = cutout[y0 - top + _PAD_PX : y1 - top + _PAD_PX, x0 - left + _PAD_PX : x1 - left + _PAD_PX]
+    inner = slice(y0 - top + _PAD_PX, y1 - top + _PAD_PX), slice(x0 - left + _PAD_PX, x1 - left + _PAD_PX)
+    visible = cutout[inner]
     over_white = visible[..., :3].astype(np.uint16) + (255 - visible[..., 3:].astype(np.uint16))
     canvas[y0:y1, x0:x1] = np.minimum(over_white, 255).astype(np.uint8)
-    alpha[y0:y1, x0:x1] = visible[..., 3]
-    if not alpha.any():
+    covered[y0:y1, x0:x1] = coverage[inner]
+    if not visible[..., 3].any():
         raise RowError("empty_mask", "mask: the image is transparent where the mask says product")
     # A hair-thin product covers no pixel by half. Its mask then follows its densest parts.
-    threshold = min(_HALF, max(1, int(alpha.max()) // 2))
-    return PlacedProduct(canvas=canvas, mask=np.where(alpha >= threshold, 255, 0).astype(np.uint8))
+    threshold = min(_HALF, max(1, int(covered.max()) // 2))
+    return PlacedProduct(canvas=canvas, mask=np.where(covered >= threshold, 255, 0).astype(np.uint8))
 
 
 def _standing_box(
@@ -95,18 +98,21 @@ def _standing_box(
 
 def _resampled(
     image: Image.Image, mask: np.ndarray, box: tuple[int, int, int, int], size: tuple[int, int]
-) -> np.ndarray:
-    """The cut-out within `box`, resized to `size`, with `_PAD_PX` around it: uint8 HW4, premultiplied by its alpha."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The cut-out within `box`, resized to `size`, with `_PAD_PX` around it.
+
+    Returns the cut-out, uint8 HW4, premultiplied by its opacity, and the share of product in each pixel, uint8 HW.
+    """
     left, top, right, bottom = box
     # The source pixels that fall on the canvas's pad, and one more for the filter's reach.
     pad_x, pad_y = ((_PAD_PX + 1) * (right - left) / size[0], (_PAD_PX + 1) * (bottom - top) / size[1])
     x0, y0 = left - int(pad_x) - 1, top - int(pad_y) - 1
     x1, y1 = right + int(pad_x) + 1, bottom + int(pad_y) + 1
-    window = image.convert("RGBA").crop((x0, y0, x1, y1))  # Pillow fills with transparent black beyond the image
-    soft = Image.fromarray(mask).crop((x0, y0, x1, y1))
-    window.putalpha(Image.fromarray(_soft_alpha(np.asarray(window.getchannel("A")), np.asarray(soft))))
-    # Premultiplied, so that resizing does not mix the cut-away background's colour into the edge.
-    premultiplied = window.convert("RGBa")
+    photo = image.convert("RGBA").crop((x0, y0, x1, y1))  # Pillow fills with transparent black beyond the image
+    shown, share = np.asarray(photo.getchannel("A")), np.asarray(Image.fromarray(mask).crop((x0, y0, x1, y1)))
+    opacity = _opacity(shown, share)
+    window = photo.copy()
+    window.putalpha(Image.fromarray(opacity))
     step_x, step_y = (right - left) / size[0], (bottom - top) / size[1]
     source = (
         left - x0 - _PAD_PX * step_x,
@@ -117,12 +123,21 @@ def _resampled(
     # Filters without negative lobes: Lanczos and bicubic would draw a halo around the product.
     enlarged = step_x < 1 and step_y < 1
     resampling = Image.Resampling.BILINEAR if enlarged else Image.Resampling.HAMMING
-    resized = premultiplied.resize((size[0] + 2 * _PAD_PX, size[1] + 2 * _PAD_PX), resampling, box=source)
-    return np.frombuffer(resized.tobytes(), np.uint8).reshape(resized.height, resized.width, 4)
+
+    def resized(part: Image.Image) -> np.ndarray:
+        return np.asarray(part.resize((size[0] + 2 * _PAD_PX, size[1] + 2 * _PAD_PX), resampling, box=source))
+
+    # Premultiplied, so that resizing does not mix the cut-away background's colour into the edge.
+    premultiplied = window.convert("RGBa")
+    bands = [resized(premultiplied.getchannel(band)) for band in "RGBa"]
+    cutout = without_backdrop(np.dstack(bands), resized(photo), max(step_x, step_y))
+    covered = np.where(shown > 0, np.maximum(share, opacity), 0).astype(np.uint8)
+    coverage = cutout[..., 3] if np.array_equal(covered, opacity) else resized(Image.fromarray(covered))
+    return cutout, coverage
 
 
-def _soft_alpha(alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The share of product in each pixel, uint8 HW: the smaller of the mask's value and the image's alpha.
+def _opacity(alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How much of the product shows in each pixel, uint8 HW: the smaller of the mask's value and the image's alpha.
 
     A hard mask may come from this alpha channel, by a threshold. The channel's faint half of the edge, just outside the
     mask, is then kept.
@@ -134,5 +149,5 @@ def _soft_alpha(alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
     near[:, 1:] |= inside[:, :-1]
     near[:, :-1] |= inside[:, 1:]
     faint_edge = near & ~inside & (alpha < _HALF)
-    covered: np.ndarray = np.where(faint_edge, alpha, np.minimum(alpha, mask))
-    return covered
+    visible: np.ndarray = np.where(faint_edge, alpha, np.minimum(alpha, mask))
+    return visible
