@@ -86,6 +86,8 @@ REASONS: dict[str, Reason] = {
     "mask_area_too_large": _doubted(),
     "mask_in_pieces": _doubted(),
     "mask_low_score": _doubted(),
+    "alpha_not_cutout": _doubted(),
+    "inverted_mask": _doubted(),
     "mask_touches_edge": _doubted(),
     "no_plain_background": _doubted(),
     "product_not_found": _doubted(),

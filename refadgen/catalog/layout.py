@@ -140,8 +140,11 @@ def _opacity(alpha: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """How much of the product shows in each pixel, uint8 HW: the smaller of the mask's value and the image's alpha.
 
     A hard mask may come from this alpha channel, by a threshold. The channel's faint half of the edge, just outside the
-    mask, is then kept.
+    mask, is then kept. A soft mask says itself where the edge ends.
     """
+    if ((mask > 0) & (mask < 255)).any():
+        softened: np.ndarray = np.minimum(alpha, mask)
+        return softened
     inside = mask >= _HALF
     near = np.zeros_like(inside)
     near[1:, :] |= inside[:-1, :]

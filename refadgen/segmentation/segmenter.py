@@ -4,7 +4,7 @@ The first link that applies decides. Without a plain background, or where triage
 SAM2 decide if they are configured. Else the row is rejected, and the message says what to configure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -14,6 +14,8 @@ from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
 from refadgen.segmentation.background import cut_out
 from refadgen.segmentation.doubt import DoubtfulMask
+from refadgen.segmentation.given import alpha_cut, check_way_round
+from refadgen.segmentation.specks import without_specks
 from refadgen.segmentation.triage import Measurements, find_weakness, measure
 
 if TYPE_CHECKING:
@@ -21,15 +23,14 @@ if TYPE_CHECKING:
 
 Source = Literal["own_mask", "alpha", "plain_background", "sam2", "review"]
 CONFIGURE = "give a mask of its own, or set segmentation.grounding_dino and segmentation.sam2_checkpoint"
-MIN_TRANSPARENT = 0.001
-"""Share of nearly transparent pixels from which on an alpha channel is a cut-out."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
     """A product mask that passed triage.
 
-    mask: uint8 HW, 0 or 255. alpha: uint8 HW, the same with a soft edge. source: the link of the chain that made it.
+    mask: uint8 HW, 0 or 255. alpha: uint8 HW, the same with a soft edge: the share of product in each pixel, also where
+    the product is translucent. source: the link of the chain that made it.
     score: 0 to 1; 1 for a mask that was given, else SAM2's predicted IoU or the plain background's edge support.
     """
 
@@ -65,15 +66,15 @@ class ProductMasker:
         if own_mask is not None:
             assert own_mask.shape == (image.height, image.width)
             assert own_mask.dtype == np.uint8
+            check_way_round(own_mask, np.asarray(image.convert("RGB")), "own_mask")
             return self._checked(own_mask, "own_mask", 1.0)
-        if image.mode == "RGBA":
-            alpha = np.asarray(image)[..., 3]
-            if alpha.max() < 16:
-                raise RowError("mask_empty", "the image is fully transparent")
-            # Exports often carry an alpha channel that is opaque all over, or half transparent all over: no cut-out.
-            if (alpha < 16).mean() >= MIN_TRANSPARENT and (alpha > 239).any():
-                return self._checked(alpha.copy(), "alpha", 1.0)
         image_u8 = np.asarray(image.convert("RGB"))
+        if image.mode == "RGBA":
+            if np.asarray(image.getchannel("A")).max() < 16:
+                raise RowError("mask_empty", "the image is fully transparent")
+            share, image_u8 = alpha_cut(image)
+            if share is not None:
+                return self._checked(share, "alpha", 1.0)
         try:
             cut = cut_out(image_u8, self.config.background_tolerance)
             return self._checked(cut.alpha, "plain_background", cut.score)
@@ -100,8 +101,9 @@ class ProductMasker:
 
     def _checked(self, alpha: np.ndarray, source: Source, score: float) -> Segmentation:
         """Returns the segmentation if triage finds nothing wrong. Raises: DoubtfulMask."""
+        alpha, specks = without_specks(alpha)
         mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
-        measurements = measure(mask, self.config.min_piece)
+        measurements = replace(measure(mask, self.config.min_piece), specks=specks)
         given = source in ("own_mask", "alpha")
         weakness = find_weakness(measurements, score, self.config, cropped_to_product=given)
         if weakness is not None:

@@ -15,13 +15,14 @@ class Measurements:
     area: its share of the image, 0 to 1. edge_contact: for the side of the image where it is largest, the share of the
     product's extent along that side that touches it: 1 for a torso cut off at the bottom, near 0 for a ball that just
     touches. pieces: separate parts, without small ones. trimmed: touches all four sides, as an image cropped to its
-    product does.
+    product does. specks: pieces too small to be a part of the product, which were dropped.
     """
 
     area: float
     edge_contact: float
     pieces: int
     trimmed: bool
+    specks: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from pictures import disk, iou, photograph
+from pictures import disk, iou, mug, photograph
 from PIL import Image
 
 from refadgen.config import SegmentationConfig
@@ -63,9 +63,10 @@ def test_own_mask_comes_first() -> None:
 
 
 def test_alpha_comes_before_the_background() -> None:
-    result = _masker().segment(_with_alpha(ELSEWHERE * 255), None)
+    elsewhere, _ = mug()
+    result = _masker().segment(_with_alpha(elsewhere * 255), None)
     assert (result.source, result.score) == ("alpha", 1.0)
-    assert (result.alpha == ELSEWHERE * 255).all()
+    assert (result.alpha == elsewhere * 255).all()
 
 
 @pytest.mark.parametrize("value", [255, 120], ids=["opaque", "half transparent all over"])
