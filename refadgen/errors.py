@@ -89,6 +89,8 @@ REASONS: dict[str, Reason] = {
     "alpha_not_cutout": _doubted(),
     "inverted_mask": _doubted(),
     "mask_touches_edge": _doubted(),
+    "network_failed": _failed("image"),
+    "networks_disagree": _doubted(),
     "no_plain_background": _doubted(),
     "product_not_found": _doubted(),
     "decision_of_another_photo": _rejected("image"),

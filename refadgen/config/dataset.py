@@ -180,7 +180,7 @@ class DatasetStagesConfig(Section, name="stages"):
     describe: StageConfig = field(default_factory=StageConfig)
     """Give it a GPU where `caption.model` is set."""
     extract: StageConfig = field(default_factory=StageConfig)
-    """Give it a GPU where Grounding DINO and SAM2 are set."""
+    """Give it a GPU where segmentation networks are set."""
     augment: StageConfig = field(default_factory=lambda: StageConfig(num_cpus=1.0))
 
 

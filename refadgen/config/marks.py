@@ -57,6 +57,8 @@ class Place(enum.Enum):
     """The same, but it need not exist yet."""
     MODEL = enum.auto()
     """A local folder, or a hub id."""
+    MODEL_OR_FILE = enum.auto()
+    """A local folder or ONNX file, or a hub id."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import re
 from typing import Any, TypeVar
 
 from refadgen.config.marks import Place, Section, sections_of, settings_of
+from refadgen.config.sections import ONNX_SUFFIX
 from refadgen.storage.locations import is_remote, local_path
 
 S = TypeVar("S", bound=Section)
@@ -39,7 +40,7 @@ def _absolute(config: S, prefix: str) -> S:
 
 def _place(field: str, value: str, place: Place) -> str:
     """One value, absolute. Raises: ValueError naming `field`."""
-    if place is Place.MODEL:
+    if place is Place.MODEL or (place is Place.MODEL_OR_FILE and not _is_file(value)):
         return _model(field, value)
     if place is not Place.PATH and is_remote(value):
         return value
@@ -47,6 +48,11 @@ def _place(field: str, value: str, place: Place) -> str:
     if place is not Place.NEW_PATH_OR_URI and not os.path.exists(found):
         raise ValueError(f"{field}={value!r}: there is nothing at {found}")
     return found
+
+
+def _is_file(value: str) -> bool:
+    # `models/isnet.onnx` has the form of a hub id too.
+    return value.endswith(ONNX_SUFFIX) or os.path.isfile(os.path.expanduser(value))
 
 
 def _model(field: str, value: str) -> str:

@@ -9,10 +9,13 @@ _IMAGE = Decides.ONE_IMAGE
 _LAYOUT = Decides.ONE_IMAGE | Decides.ALWAYS_HASHED
 _PIXELS = Decides.PIXELS | Decides.ALWAYS_HASHED
 _MASK = Decides.PIXELS | Decides.TRIPLETS | Decides.ALWAYS_HASHED
+_LATER_MASK = Decides.PIXELS | Decides.TRIPLETS
 _RUN = Decides.RUN
 
 Anchor = Literal["top", "center", "bottom", "left", "right", "bottom-left", "bottom-right", "top-left", "top-right"]
 ImageFormat = Literal["jpeg", "png", "webp"]
+SaliencyNormalization = Literal["imagenet", "centered", "none"]
+ONNX_SUFFIX = ".onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +74,10 @@ class LayoutConfig(Section, name="layout"):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationConfig(Section, name="segmentation"):
-    """The chain alpha channel, plain background, Grounding DINO + SAM2; and when a mask is weak."""
+    """The chain alpha channel, plain background, networks that the user brings; and when a mask is weak.
+
+    Networks: a saliency model, SAM 3, Grounding DINO + SAM2. Where several are set, they vote.
+    """
 
     background_tolerance: float = setting(12.0, _MASK, above=0, most=100)
     """Largest distance of a plain background's border pixels from their median, in CIE Lab units (ΔE*ab)."""
@@ -99,10 +105,33 @@ class SegmentationConfig(Section, name="segmentation"):
     min_piece: float = setting(0.02, _MASK, least=0, most=1)
     """Share of the product's area from which a piece counts as one."""
     min_score: float = setting(0.5, _MASK, least=0, most=1)
-    """Least score of the mask: SAM2's own predicted IoU; for a plain background its separation."""
+    """Least score of the mask: a network's own, or the agreement of several; for a plain background its separation."""
+    # Not ALWAYS_HASHED: these came later, and ids made before them stay.
+    saliency_model: str | None = setting(None, _LATER_MASK, place=Place.MODEL_OR_FILE)
+    """An ONNX file (`.onnx`) of a background remover such as BiRefNet, IS-Net or U²-Net, or a folder or hub id of a
+    transformers semantic segmenter with one or two labels; None: off."""
+    saliency_normalization: SaliencyNormalization = setting("imagenet", _LATER_MASK)
+    """What the ONNX file takes: imagenet (ImageNet's mean and deviation: U²-Net, BiRefNet), centered (−0.5…0.5: IS-Net,
+    BEN), none (0…1)."""
+    sam3: str | None = setting(None, _LATER_MASK, place=Place.MODEL)
+    """Path or hub id of a transformers SAM 3 checkpoint, which finds the product by its name; None: off."""
+    sam3_threshold: float = setting(0.5, _LATER_MASK, least=0, most=1)
+    """Least score of an object that SAM 3 finds."""
+    min_agreement: float = setting(0.9, _LATER_MASK, least=0, most=1)
+    """Where several networks are set: least IoU of two of their masks; below it the photograph is refused."""
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether a network can find the product in a scene."""
+        return any(place is not None for place in (self.saliency_model, self.sam3, self.grounding_dino))
 
     def check(self) -> None:
         require(self.min_area < self.max_area, "segmentation.min_area", self.min_area, "below segmentation.max_area")
+        if self.saliency_normalization != "imagenet" and not (self.saliency_model or "").endswith(ONNX_SUFFIX):
+            raise ValueError(
+                f"segmentation.saliency_normalization={self.saliency_normalization!r}: is for an ONNX file in "
+                "segmentation.saliency_model; a transformers model brings its own in preprocessor_config.json"
+            )
         if (self.grounding_dino is None) != (self.sam2_checkpoint is None):
             raise ValueError(
                 "segmentation.grounding_dino and segmentation.sam2_checkpoint belong together: set both, or neither"

@@ -1,14 +1,14 @@
 """Filters by content: text, people in front of the product, several products, unsafe content.
 
-Networks look at the picture: RapidOCR (`TextFinder`), an image classifier (`UnsafeClassifier`), and Grounding DINO (an
-`ObjectFinder` that the caller passes in). Pure functions judge the findings; too much is a RowError (rejected) that
-names the setting. `ContentFilter` does both.
+Networks look at the picture: RapidOCR (`TextFinder`), an image classifier (`UnsafeClassifier`), and Grounding DINO or
+SAM 3 (an `ObjectFinder` that the caller passes in). Pure functions judge the findings; too much is a RowError
+(rejected) that names the setting. `ContentFilter` does both.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -19,7 +19,8 @@ from refadgen.dataset.masks import product_box
 from refadgen.errors import RowError
 
 if TYPE_CHECKING:
-    from refadgen.segmentation.networks import FoundObject
+    from refadgen.segmentation.grounded import FoundObject
+    from refadgen.segmentation.networks import ObjectFinder
 
 Box = Sequence[float] | np.ndarray
 """Left, top, right and bottom in pixels."""
@@ -34,22 +35,15 @@ GAP = 0.04
 """A gap in the product up to this width counts as product when text is judged; a share of the picture's longer side."""
 
 
-class ObjectFinder(Protocol):
-    """Finds objects by text queries, as `refadgen.segmentation.networks.GroundedSegmenter` does."""
-
-    def objects(self, image_u8: np.ndarray, queries: Sequence[str]) -> list["FoundObject"]:
-        """Returns all objects that match a query. image_u8: uint8 H×W×3, RGB."""
-        ...
-
-
 class ContentFilter:
     """Runs the content filters that are configured."""
 
     def __init__(
-        self, config: FilterConfig, objects: ObjectFinder | None, device: str = "auto", *, gpu_expected: bool = False
+        self, config: FilterConfig, objects: "ObjectFinder | None", device: str = "auto", *, gpu_expected: bool = False
     ) -> None:
-        """objects: Grounding DINO; None: no search for people and products. device, gpu_expected: of the classifier.
+        """objects: Grounding DINO or SAM 3; None: no search for people and products.
 
+        device, gpu_expected: of the classifier.
         Raises: ValueError naming the field whose package, weights or labels are missing.
         """
         self._config = config

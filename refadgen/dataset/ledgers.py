@@ -61,7 +61,7 @@ class AdLedgerRow(_AdOutcome):
     """train or test; empty unless done."""
     captions: tuple[str, ...] | None
     mask_source: str | None
-    """own_mask, plain_background or sam2."""
+    """own_mask, plain_background, saliency_model, sam3, sam2, or vote (of several networks)."""
     mask_score: Float32 | None
     mask_area: Float32 | None
     """Share of the ad."""

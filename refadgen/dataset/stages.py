@@ -153,7 +153,7 @@ class AdFetcher(RowStage[PlannedAd, Fetched, FetchedAd]):
 class ProductExtractor(RowStage[FetchedAd, Extracted, ExtractedAd]):
     """Finds the product's mask in the ad, and rejects ads by their content (see `content.ContentFilter`).
 
-    INPUT: FetchedAd. OUTPUT: ExtractedAd. A GPU only for Grounding DINO, SAM2 and the classifier.
+    INPUT: FetchedAd. OUTPUT: ExtractedAd. A GPU only for networks.
     """
 
     row_in, added, row_out = FetchedAd, Extracted, ExtractedAd
@@ -166,11 +166,11 @@ class ProductExtractor(RowStage[FetchedAd, Extracted, ExtractedAd]):
         from refadgen.dataset.content import ContentFilter
         from refadgen.segmentation import ProductMasker
 
-        gpu_expected = config.stages.extract.num_gpus > 0
-        self._masker = ProductMasker(config.segmentation, gpu_expected=gpu_expected)
-        self._content = ContentFilter(
-            config.filter, self._masker.networks, config.segmentation.device, gpu_expected=gpu_expected
-        )
+        stage = config.stages.extract
+        gpu_expected = stage.num_gpus > 0
+        self._masker = ProductMasker(config.segmentation, gpu_expected=gpu_expected, num_cpus=stage.num_cpus)
+        finder = None if self._masker.networks is None else self._masker.networks.finder
+        self._content = ContentFilter(config.filter, finder, config.segmentation.device, gpu_expected=gpu_expected)
 
     def process(self, row: FetchedAd) -> Extracted:
         ad = Image.open(io.BytesIO(row.ad))

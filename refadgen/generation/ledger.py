@@ -46,7 +46,8 @@ class AdLedgerRow:
     width_px: Int32 | None
     height_px: Int32 | None
     mask_source: str
-    """own_mask, alpha, plain_background, sam2, or review: a person decided."""
+    """own_mask, alpha, plain_background, saliency_model, sam3, sam2, vote (of several networks), or review: a person
+    decided."""
     mask_score: Float32 | None
     mask_area: Float32 | None
     """Share of the product photograph."""
@@ -55,7 +56,7 @@ class AdLedgerRow:
     structure_similarity: Float32 | None
     """SSIM inside the mask, to the placed product."""
     mask_iou: Float32 | None
-    """Overlap of M′ with the mask found in the ad; None without segmentation networks."""
+    """Overlap of M′ with the mask found in the ad; None without networks, or where they fail or disagree."""
     fetch_s: Float32
     segment_s: Float32
     generate_s: Float32 | None

@@ -44,13 +44,14 @@ class AdPublisher:
         self._errors = UnexpectedErrors(AdPublisher.__name__, run_id)
         self._masker = None
         self._last_product_uri = ""
-        if config.segmentation.grounding_dino is not None:
+        if config.segmentation.has_networks:
             from refadgen.segmentation import ProductMasker
 
             # On the CPU unless this stage has a GPU of its own: the segment stage's is another actor's.
             has_gpu = config.stages.publish.num_gpus > 0
             device = config.segmentation.device if has_gpu else "cpu"
-            self._masker = ProductMasker(dataclasses.replace(config.segmentation, device=device), gpu_expected=has_gpu)
+            segmentation = dataclasses.replace(config.segmentation, device=device)
+            self._masker = ProductMasker(segmentation, gpu_expected=has_gpu, num_cpus=config.stages.publish.num_cpus)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = [row for product in from_table(table, GeneratedProduct) for row in self._product(product)]
@@ -98,10 +99,11 @@ class AdPublisher:
         return _Published(None, uri, mask_iou)
 
     def _mask_iou(self, ad_u8: npt.NDArray[np.uint8], product: GeneratedProduct) -> float | None:
-        """Overlap of M′ with the product that the segmentation networks find in the ad; None without networks."""
-        if self._masker is None:
+        """Overlap of M′ with the product that the networks find in the ad; None where there are none or they fail."""
+        found = None if self._masker is None else self._masker.find(ad_u8, last_element(product.category))
+        if found is None:
             return None
-        found = self._masker.find(ad_u8, last_element(product.category)) >= 128
+        found = found >= 128
         expected = from_png(product.product_mask) >= 128
         return float((found & expected).sum() / max(1, (found | expected).sum()))
 

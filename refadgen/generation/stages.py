@@ -57,7 +57,7 @@ class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
 class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
     """Finds the product's mask, and places product and mask on the canvas.
 
-    INPUT: FetchedProduct. OUTPUT: PlacedProduct. A GPU only for Grounding DINO and SAM2. Keeps doubtful masks for the
+    INPUT: FetchedProduct. OUTPUT: PlacedProduct. A GPU only for networks. Keeps doubtful masks for the
     review pages; a retried task writes the same bytes to the same places.
     """
 
@@ -82,7 +82,8 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
         assert width_px is not None  # the job fills in the model's own size
         assert height_px is not None
         self._size = (width_px, height_px)
-        self._masker = ProductMasker(config.segmentation, gpu_expected=config.stages.segment.num_gpus > 0)
+        stage = config.stages.segment
+        self._masker = ProductMasker(config.segmentation, gpu_expected=stage.num_gpus > 0, num_cpus=stage.num_cpus)
         self._min_piece = config.segmentation.min_piece
         self._accepted_below = config.review.accepted_below
         keeps = output_uri is not None and config.review.max_masks > 0

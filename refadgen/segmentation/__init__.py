@@ -1,4 +1,4 @@
-"""Product image to product mask: own mask, alpha, plain background, Grounding DINO + SAM2; triage of weak masks."""
+"""Product image to product mask: own mask, alpha, plain background, networks; triage of weak masks."""
 
 from refadgen.segmentation.segmenter import ProductMasker, Segmentation
 from refadgen.segmentation.triage import Measurements

@@ -1,214 +1,138 @@
-"""Grounding DINO finds the product's box by its name, SAM2 the mask in the box: the last link of the chain.
+"""The networks that a user brings, as one: a single one decides, several vote.
 
-Grounding DINO also finds other objects in a picture (`GroundedSegmenter.objects`). Weights load once, in the
-constructor, from the checkpoints that `SegmentationConfig` names; there is no default checkpoint.
+Each of them gives the product's alpha and a score (`Segmenter`). Weights load once, from the places that
+`SegmentationConfig` names; there is no default network.
 """
 
-import pickle
+import itertools
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from refadgen.config import SegmentationConfig
-from refadgen.config.devices import resolve_device
-from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
-
-ANY_PRODUCT = "product"
-"""The query for a product without a name; prompts of a product without a category say the same word."""
-DETECTORS = ("grounding-dino", "mm-grounding-dino")
-
-
-class FoundObject(NamedTuple):
-    """One object that Grounding DINO finds."""
-
-    label: str
-    """The query that fits it best, as it was asked."""
-    score: float
-    """0 to 1."""
-    box: np.ndarray
-    """float32 [left, top, right, bottom] in pixels, within the image."""
+from refadgen.segmentation.answers import iou
+from refadgen.segmentation.doubt import DoubtfulMask
+from refadgen.segmentation.grounded import FoundObject, GroundedSegmenter
+from refadgen.segmentation.saliency import SaliencySegmenter
+from refadgen.segmentation.sam3 import Sam3Segmenter
 
 
-class GroundedSegmenter:
-    """Grounding DINO and SAM2 on one device, one image at a time. Not safe to share between threads."""
+class Segmenter(Protocol):
+    """A network that finds the product. Not safe to share between threads."""
 
-    def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False) -> None:
-        """gpu_expected: the cluster gave this process a GPU, so that `segmentation.device=auto` must find one.
+    source: str
+    """Its name in the ledger's `mask_source`."""
+    field: str
+    """The setting that names it, for messages."""
 
-        Raises: ValueError naming the field whose weights, configuration or device is not there.
-        """
-        assert config.grounding_dino is not None
-        assert config.sam2_checkpoint is not None
-        self.config = config
-        self.device = resolve_device(config.device, gpu_expected=gpu_expected, field="segmentation.device")
-        self._processor, self._detector = _load_detector(config.grounding_dino)
-        self._detector.to(self.device).eval()
-        self._predictor = _load_sam2(config.sam2_config, config.sam2_checkpoint, self.device)
-
-    @torch.inference_mode()
     def segment(self, image_u8: np.ndarray, name: str | None) -> tuple[np.ndarray, float]:
-        """Returns alpha, uint8 HW, and SAM2's predicted IoU, 0 to 1.
+        """Returns alpha (uint8 HW) and a score, 0 to 1.
 
         image_u8: uint8 HW3, RGB. name: what to look for, as plain text; None: any product.
-        Raises: RowError, rejected `product_not_found`.
+        Raises: RowError: `product_not_found` (rejected), or `network_failed`.
         """
-        box = self.find_box(image_u8, name)
-        self._predictor.set_image(image_u8)
-        logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
-        self._predictor.reset_predictor()
-        # Clipped: the exponential of a logit below -88 overflows float32.
-        probability = 1 / (1 + np.exp(-np.clip(logits[0].astype(np.float32), -30, 30)))
-        return np.round(probability * 255).astype(np.uint8), float(np.clip(predicted_iou[0], 0, 1))
+        ...
 
-    @torch.inference_mode()
-    def find_box(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
-        """Returns the box of the highest score, float32 [left, top, right, bottom] in pixels.
 
-        Raises: RowError, rejected `product_not_found`.
-        """
-        text = as_query(name)
-        inputs = self._inputs(image_u8, text)
-        outputs = self._detector(**inputs)
-        found = self._processor.post_process_grounded_object_detection(
-            outputs,
-            inputs["input_ids"],
-            threshold=self.config.box_threshold,
-            text_threshold=self.config.text_threshold,
-            target_sizes=[image_u8.shape[:2]],
-        )[0]
-        box = best_box(
-            found["scores"].float().cpu().numpy(),
-            found["boxes"].float().cpu().numpy(),
-            found["text_labels"],
-            size=(image_u8.shape[1], image_u8.shape[0]),
-        )
-        if box is None:
-            raise RowError(
-                "product_not_found",
-                f"no {text.rstrip('.')!r} found above the scores {self.config.box_threshold:g} "
-                f"(segmentation.box_threshold) and {self.config.text_threshold:g} (segmentation.text_threshold)",
-            )
-        return box
+@runtime_checkable
+class ObjectFinder(Protocol):
+    """A network that finds objects by text queries."""
 
-    @torch.inference_mode()
     def objects(self, image_u8: np.ndarray, queries: Sequence[str]) -> list[FoundObject]:
-        """Finds all objects that fit one of `queries`, highest score first; a box has the query that fits it best.
+        """Returns all objects that match a query. image_u8: uint8 HW3, RGB."""
+        ...
 
-        image_u8: uint8 HW3, RGB. queries: plain texts such as "mugs", "person" or "hand", all asked at once.
-        Queries beyond the length of the text encoder (about 200 words) are not looked for: put the longest last.
-        The thresholds are those of `find_box`. Two boxes may show one object.
+
+class Networks:
+    """The configured networks. With several of them the score is the IoU of the two masks that agree best."""
+
+    def __init__(self, segmenters: Sequence[Segmenter], min_agreement: float) -> None:
+        """segmenters: at least one, in the order of the chain. min_agreement: least IoU of two masks, 0 to 1."""
+        assert segmenters
+        self._segmenters = list(segmenters)
+        self._min_agreement = min_agreement
+
+    @property
+    def source(self) -> str:
+        """The ledger's `mask_source`: the only network's, or `vote`."""
+        return self._segmenters[0].source if len(self._segmenters) == 1 else "vote"
+
+    @property
+    def finder(self) -> ObjectFinder | None:
+        """The network that finds people and other objects: Grounding DINO, else SAM 3; None without both."""
+        finders = [each for each in self._segmenters if isinstance(each, ObjectFinder)]
+        return finders[-1] if finders else None
+
+    def segment(self, image_u8: np.ndarray, name: str | None) -> tuple[np.ndarray, float]:
+        """Returns alpha, uint8 HW, and a score, 0 to 1: the network's own, or the agreement of two.
+
+        Of two that agree, the alpha is the first one's in the order of the chain. Of three, two must agree.
+        image_u8, name: as for `Segmenter.segment`.
+        Raises: RowError: `product_not_found` (rejected) or `network_failed`; DoubtfulMask: `networks_disagree`, with
+        the mask of the first network.
         """
-        inputs = self._inputs(image_u8, " ".join(map(as_query, queries)))
-        outputs = self._detector(**inputs)
-        tokenizer = self._processor.tokenizer
-        dot, special = tokenizer.convert_tokens_to_ids("."), {tokenizer.cls_token_id, tokenizer.sep_token_id}
-        assert dot != tokenizer.unk_token_id
-        places = query_places(inputs["input_ids"][0].tolist(), len(queries), dot=dot, special=special)
-        scores, best = query_scores(outputs.logits[0].float().sigmoid().cpu().numpy(), places)
-        height, width = image_u8.shape[:2]
-        center, size = np.split(outputs.pred_boxes[0].float().cpu().numpy() * [width, height, width, height], 2, axis=1)
-        boxes = np.clip(np.hstack([center - size / 2, center + size / 2]), 0, [width, height, width, height])
-        large = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
-        counts = large & (scores > self.config.box_threshold) & (scores > self.config.text_threshold)
-        order = [index for index in np.argsort(-scores, kind="stable") if counts[index]]
-        return [FoundObject(queries[best[k]], float(scores[k]), boxes[k].astype(np.float32)) for k in order]
-
-    def _inputs(self, image_u8: np.ndarray, text: str) -> Any:
-        config = self._detector.config
-        # The tokenizer's own limit is the text encoder's; the detector's text layers take fewer tokens.
-        max_length = min(config.max_text_len, config.text_config.max_position_embeddings)
-        # A copy: arrays of Pillow images are read-only, which torch does not support.
-        inputs = self._processor(
-            images=image_u8.copy(), text=text, return_tensors="pt", truncation=True, max_length=max_length
+        if len(self._segmenters) == 1:
+            return _ask(self._segmenters[0], image_u8, name)
+        alphas: list[np.ndarray] = []
+        missing: list[RowError] = []
+        for each in self._segmenters:
+            try:
+                alphas.append(_ask(each, image_u8, name)[0])
+            except RowError as error:
+                if error.reason != "product_not_found":
+                    raise
+                missing.append(error)
+                alphas.append(np.zeros(image_u8.shape[:2], np.uint8))
+        if len(missing) == len(alphas):
+            raise missing[0]
+        agreement, first = max(
+            ((iou(alphas[one], alphas[other]), one) for one, other in itertools.combinations(range(len(alphas)), 2)),
+            key=lambda pair: pair[0],
         )
-        return inputs.to(self.device)
+        if agreement < self._min_agreement:
+            proposal = next(alpha for alpha in alphas if alpha.any())
+            problem = self._disagreement(alphas, agreement)
+            raise DoubtfulMask("networks_disagree", problem, alpha=proposal, source=self.source, score=agreement)
+        if not alphas[first].any():
+            raise missing[0]  # of three, two agree that there is none
+        return alphas[first], agreement
 
-
-def as_query(name: str | None) -> str:
-    """The detector's text for one phrase: lower case, with the final dot that it was trained with.
-
-    name: plain text such as "Mugs", without a category's path; None: any product.
-    """
-    # A dot within the phrase would end it: the detector separates phrases by dots.
-    return (" ".join((name or "").replace(".", " ").lower().split()) or ANY_PRODUCT) + "."
-
-
-def query_places(tokens: Sequence[int], num_queries: int, *, dot: int, special: set[int]) -> list[list[int]]:
-    """The places of each query's tokens in a text of several queries, each ended by a dot; none for one cut off.
-
-    dot, special: ids of the dot and of the tokens that frame a text.
-    """
-    places: list[list[int]] = [[]]
-    for place, token in enumerate(tokens):
-        if token == dot:
-            places.append([])
-        elif token not in special:
-            places[-1].append(place)
-    return [*places, *([] for _ in range(num_queries))][:num_queries]
-
-
-def query_scores(probability: np.ndarray, places: Sequence[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """For each of N boxes, the score of the query that fits it best, and that query's index, the first of equal ones.
-
-    probability: [N, tokens], that a box shows a token. places: each query's tokens, from `query_places`.
-    """
-    # A query scores as its best token does, as in the detector's own post-processing.
-    of_query = [probability[:, each].max(axis=1) if each else np.zeros(len(probability)) for each in places]
-    scores = np.stack(of_query, axis=1)
-    return scores.max(axis=1), scores.argmax(axis=1)
-
-
-def best_box(scores: np.ndarray, boxes: np.ndarray, labels: list[str], size: tuple[int, int]) -> np.ndarray | None:
-    """The box of the highest score, clipped to the image; None: no box has both words and an area.
-
-    scores: [N]. boxes: [N, 4] left, top, right, bottom in pixels. labels: each box's words above the text threshold.
-    size: width and height of the image.
-    """
-    for index in np.argsort(-scores, kind="stable"):
-        box: np.ndarray = np.clip(boxes[index], 0, [*size, *size]).astype(np.float32)
-        if str(labels[index]).strip() and box[2] - box[0] >= 1 and box[3] - box[1] >= 1:
-            return box
-    return None
-
-
-def _load_detector(address: str) -> tuple[Any, Any]:
-    """Grounding DINO's processor and model from a folder or hub id. Raises: ValueError, also for missing weights."""
-    from transformers import AutoConfig, AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    field = f"segmentation.grounding_dino={address!r}"
-    try:
-        kind = AutoConfig.from_pretrained(address).model_type
-        if kind not in DETECTORS:
-            raise ValueError(f"is a {kind} model, must be one of {', '.join(DETECTORS)}")
-        processor = AutoProcessor.from_pretrained(address)
-        model, report = AutoModelForZeroShotObjectDetection.from_pretrained(
-            address, dtype=torch.float32, output_loading_info=True
+    def _disagreement(self, alphas: Sequence[np.ndarray], agreement: float) -> str:
+        shares = ", ".join(
+            f"{each.field} sees the product on {(alpha > 127).mean():.1%} of the image"
+            for each, alpha in zip(self._segmenters, alphas, strict=True)
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{field}: cannot be loaded: {error}") from error
-    require_all_weights(field, report)
-    return processor, model
+        return (
+            f"{shares}; the masks of no two have an IoU above {agreement:.2f}, at least {self._min_agreement:g} is "
+            "needed (segmentation.min_agreement); give a mask of its own"
+        )
 
 
-def _load_sam2(config_name: str, checkpoint: str, device: torch.device) -> Any:
-    """Loads SAM2's image predictor from a configuration of the sam2 package and a weights file. Raises: ValueError."""
-    from hydra.errors import HydraException
-    from sam2.build_sam import build_sam2
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
+def load_networks(config: SegmentationConfig, *, gpu_expected: bool, num_threads: int) -> Networks:
+    """Loads the networks that are set; `config.has_networks` says whether there are any.
 
-    if not Path(checkpoint).is_file():
-        raise ValueError(f"segmentation.sam2_checkpoint={checkpoint!r}: there is no such file")
+    gpu_expected: the cluster gave this process a GPU. num_threads: of ONNX Runtime.
+    Raises: ValueError naming the field whose network, weights or device are not usable.
+    """
+    segmenters: list[Segmenter] = []
+    if config.saliency_model is not None:
+        segmenters.append(SaliencySegmenter(config, gpu_expected=gpu_expected, num_threads=num_threads))
+    if config.sam3 is not None:
+        segmenters.append(Sam3Segmenter(config, gpu_expected=gpu_expected))
+    if config.grounding_dino is not None:
+        segmenters.append(GroundedSegmenter(config, gpu_expected=gpu_expected))
+    return Networks(segmenters, config.min_agreement)
+
+
+def _ask(segmenter: Segmenter, image_u8: np.ndarray, name: str | None) -> tuple[np.ndarray, float]:
+    """The answer of one network. Raises: RowError, also for what the network's library raises."""
     try:
-        model = build_sam2(config_name, checkpoint, device=str(device))
-    except HydraException as error:
-        raise ValueError(f"segmentation.sam2_config={config_name!r}: the sam2 package has none of that name") from error
-    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(
-            f"segmentation.sam2_checkpoint={checkpoint!r}: is not a SAM2 checkpoint of {config_name} "
-            f"(segmentation.sam2_config): {error}"
+        return segmenter.segment(image_u8, name)
+    except (RuntimeError, ValueError, MemoryError) as error:
+        # Too little GPU memory is a RuntimeError, too. The photograph costs its row, not the stage.
+        raise RowError(
+            "network_failed",
+            f"{segmenter.field} failed for this photograph: {type(error).__name__}: {str(error)[:200]}",
         ) from error
-    return SAM2ImagePredictor(model)

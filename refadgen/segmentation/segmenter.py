@@ -1,11 +1,11 @@
 """Product image to product mask, by a chain: the row's own mask, alpha channel, plain background, networks.
 
-The first link that applies decides. Without a plain background, or where triage finds its mask weak, Grounding DINO and
-SAM2 decide if they are configured. Else the row is rejected, and the message says what to configure.
+The first link that applies decides. Without a plain background, or where triage finds its mask weak, the networks
+decide that are configured. Else the row is rejected, and the message says what to configure.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,10 +19,12 @@ from refadgen.segmentation.specks import without_specks
 from refadgen.segmentation.triage import Measurements, find_weakness, measure
 
 if TYPE_CHECKING:
-    from refadgen.segmentation.networks import GroundedSegmenter
+    from refadgen.segmentation.networks import Networks
 
-Source = Literal["own_mask", "alpha", "plain_background", "sam2", "review"]
-CONFIGURE = "give a mask of its own, or set segmentation.grounding_dino and segmentation.sam2_checkpoint"
+CONFIGURE = (
+    "give a mask of its own, or set segmentation.saliency_model, segmentation.sam3, or segmentation.grounding_dino and "
+    "segmentation.sam2_checkpoint"
+)
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Segmentation:
     """A product mask that passed triage.
 
     mask: uint8 HW, 0 or 255. alpha: uint8 HW, the same with a soft edge: the share of product in each pixel, also where
-    the product is translucent. source: the link of the chain that made it.
-    score: 0 to 1; 1 for a mask that was given, else SAM2's predicted IoU or the plain background's edge support.
+    the product is translucent. source: the link of the chain that made it: own_mask, alpha, plain_background, or that
+    of the networks (`Networks.source`). score: 0 to 1; 1 for a mask that was given, else the networks' or the plain
+    background's edge support.
     """
 
     mask: np.ndarray
     alpha: np.ndarray
-    source: Source
+    source: str
     score: float
     measurements: Measurements
 
@@ -44,17 +47,19 @@ class Segmentation:
 class ProductMasker:
     """The chain. Loads the networks' weights once, in the constructor, if they are configured."""
 
-    def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False) -> None:
+    def __init__(self, config: SegmentationConfig, *, gpu_expected: bool = False, num_cpus: float = 1) -> None:
         """gpu_expected: the cluster gave this process a GPU, so that `segmentation.device=auto` must find one.
 
-        Raises: ValueError naming the field of a weights file or device that is not there.
+        num_cpus: those that the cluster gave it; less than one is one thread.
+        Raises: ValueError naming the field of a network, weights file or device that is not there or not usable.
         """
         self.config = config
-        self.networks: GroundedSegmenter | None = None
-        if config.grounding_dino is not None:
+        self.networks: Networks | None = None
+        if config.has_networks:
             from refadgen.segmentation import networks  # imports torch, which the plain links do without
 
-            self.networks = networks.GroundedSegmenter(config, gpu_expected=gpu_expected)
+            num_threads = max(1, int(num_cpus))
+            self.networks = networks.load_networks(config, gpu_expected=gpu_expected, num_threads=num_threads)
 
     def segment(self, image: Image.Image, name: str | None, own_mask: np.ndarray | None = None) -> Segmentation:
         """Finds the mask of the product in `image` (RGB or RGBA).
@@ -85,21 +90,22 @@ class ProductMasker:
             if self.networks is None:
                 raise RowError(error.reason, f"{error.problem}; {CONFIGURE}") from error
         alpha, score = self.networks.segment(image_u8, name)
-        return self._checked(alpha, "sam2", score)
+        return self._checked(alpha, self.networks.source, score)
 
-    def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
+    def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray | None:
         """Finds the product by the networks, which must be configured: uint8 HW, all 0 where they find none.
 
-        For a generated ad, which has neither an alpha channel nor a plain background.
+        None: they fail or disagree, so that nothing is known. For a generated ad, which has neither an alpha channel
+        nor a plain background.
         """
         assert self.networks is not None
         try:
             alpha: np.ndarray = self.networks.segment(image_u8, name)[0]
-        except RowError:
-            return np.zeros(image_u8.shape[:2], np.uint8)
+        except RowError as error:
+            return np.zeros(image_u8.shape[:2], np.uint8) if error.reason == "product_not_found" else None
         return alpha
 
-    def _checked(self, alpha: np.ndarray, source: Source, score: float) -> Segmentation:
+    def _checked(self, alpha: np.ndarray, source: str, score: float) -> Segmentation:
         """Returns the segmentation if triage finds nothing wrong. Raises: DoubtfulMask."""
         alpha, specks = without_specks(alpha)
         mask = np.where(alpha > 127, 255, 0).astype(np.uint8)

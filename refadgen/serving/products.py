@@ -52,8 +52,8 @@ class ProductPlacer:
         cv2.setNumThreads(1)  # parallelism comes from several products at once, not from within one
         self._fetch = config.fetch
         self._web = WebReader(config.fetch)
-        gpu_expected = config.deployments.segmentation.num_gpus > 0
-        self._masker = ProductMasker(config.segmentation, gpu_expected=gpu_expected)
+        replica = config.deployments.segmentation
+        self._masker = ProductMasker(config.segmentation, gpu_expected=replica.num_gpus > 0, num_cpus=replica.num_cpus)
         self._turn = threading.Lock()  # SAM2's predictor keeps the current image as its state
 
     def place(

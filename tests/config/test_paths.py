@@ -28,6 +28,24 @@ def test_places_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert absolute_paths(trained) == trained
 
 
+def test_an_onnx_file_is_a_path_though_it_looks_like_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for name in ("isnet.onnx", "isnet.bin"):
+        (tmp_path / "models" / name).touch()
+        config = load_config(GenerateConfig, None, [f"segmentation.saliency_model=models/{name}"])
+        # The segmenter refuses isnet.bin, and names the complete path.
+        assert absolute_paths(config).segmentation.saliency_model == str(tmp_path / "models" / name)
+    for name in ("models/none.onnx", "./models/none"):
+        with pytest.raises(
+            ValueError, match=rf"^segmentation\.saliency_model='{name}': there is no.*{tmp_path}/models"
+        ):
+            absolute_paths(load_config(GenerateConfig, None, [f"segmentation.saliency_model={name}"]))
+    words = ["segmentation.saliency_model=org/network", "segmentation.sam3=models"]
+    found = absolute_paths(load_config(GenerateConfig, None, words)).segmentation
+    assert (found.saliency_model, found.sam3) == ("org/network", str(tmp_path / "models"))
+
+
 def test_addresses_in_stores_stay_as_they_are() -> None:
     words = ["data.path=s3://shop/triplets", "data.cache=s3://shop/cache"]
     found = absolute_paths(load_config(TrainConfig, None, words)).data

@@ -1,5 +1,6 @@
 """Grounding DINO and SAM2 for real: smallest configurations, random weights, loaded through the code path of a job."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
 from refadgen.segmentation import ProductMasker
-from refadgen.segmentation.networks import GroundedSegmenter, as_query, best_box, query_places, query_scores
+from refadgen.segmentation.grounded import GroundedSegmenter, as_query, best_box, query_places, query_scores
 
 SAM2_CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "product", "shoes", "mug", "a", "##s"]
@@ -185,6 +186,8 @@ def test_the_chain_ends_in_sam2(
     class Recording:
         """The loaded networks; keeps what they made: random weights may mask nothing, which triage would refuse."""
 
+        source, field = GroundedSegmenter.source, GroundedSegmenter.field
+
         def segment(self, image_u8: np.ndarray, category: str | None) -> tuple[np.ndarray, float]:
             made.append(networks.segment(image_u8, category))
             return made[-1]
@@ -229,6 +232,34 @@ def test_what_is_missing_is_named(detector: str, sam2_checkpoint: str, tmp_path:
     broken.write_bytes(b"no weights")
     with pytest.raises(ValueError, match=r"segmentation\.sam2_checkpoint"):
         GroundedSegmenter(_config(detector, str(broken)))
+
+
+def _with_nan(file: Path) -> None:
+    """Writes NaN into the first floating-point weights of a checkpoint of torch or safetensors."""
+    if file.suffix == ".pt":
+        state = torch.load(file)
+        next(iter(state["model"].values())).fill_(float("nan"))
+        torch.save(state, file)
+    else:
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(file)
+        for name in weights:
+            if "bbox_embed" in name or "class_embed" in name:
+                weights[name] = torch.full_like(weights[name], float("nan"))
+        save_file(weights, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("broken", ["grounding_dino", "sam2_checkpoint"])
+def test_broken_weights_are_refused_by_name(broken: str, detector: str, sam2_checkpoint: str, tmp_path: Path) -> None:
+    if broken == "grounding_dino":
+        detector = str(shutil.copytree(detector, tmp_path / "detector"))
+        _with_nan(Path(detector) / "model.safetensors")
+    else:
+        sam2_checkpoint = str(shutil.copy(sam2_checkpoint, tmp_path / "sam2.pt"))
+        _with_nan(Path(sam2_checkpoint))
+    with pytest.raises(ValueError, match=rf"^segmentation\.{broken}='.*': (answers with|has) NaN"):
+        GroundedSegmenter(_config(detector, sam2_checkpoint))
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "gpu"])

@@ -21,7 +21,9 @@ ELSEWHERE = disk(center=(150, 150), radius=70)
 
 
 class StubNetworks:
-    """Stands where GroundedSegmenter does; the real one is tried in test_grounding.py."""
+    """Stands where the networks do; real ones are tried in test_grounding.py, test_saliency.py and test_sam3.py."""
+
+    source = "sam2"
 
     def __init__(self, alpha: np.ndarray) -> None:
         self.alpha = alpha

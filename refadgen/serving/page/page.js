@@ -9,7 +9,8 @@ const NUM_PREVIEWS = 7; // about, for each image
 const KEPT_RUNS = 6; // on the page
 const MAX_VALUES = 8; // λ values in one comparison
 const ANCHORS = ["top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right"];
-const MASK_SOURCES = {own_mask: "your own", alpha: "alpha channel", plain_background: "plain background", sam2: "SAM2"};
+const MASK_SOURCES = {own_mask: "your own", alpha: "alpha channel", plain_background: "plain background",
+  saliency_model: "saliency model", sam3: "SAM 3", sam2: "SAM2", vote: "networks that agree"};
 const SENT_AS_THEY_ARE = ["negative_prompt", "seed", "guidance_scale", "num_inference_steps", "fusion_scale", "format", "size"];
 
 const $ = id => document.getElementById(id);
