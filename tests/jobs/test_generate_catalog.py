@@ -95,6 +95,38 @@ def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: 
     assert changed == {table["sku"].to_pylist()[1]}
 
 
+@pytest.mark.long
+def test_a_run_after_a_review_uses_the_decisions(random_model: Path, tmp_path: Path) -> None:
+    output, words = tmp_path / "out", ["--limit", "3", "segmentation.max_area=0.02", *job_runs.QUICK]
+
+    def run(*more: str) -> str:
+        finished = job_runs.run(job_runs.CATALOG, output, random_model, *words, *more)
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        return finished.stdout
+
+    assert f"3 doubtful masks: decide in {output}/review.html" in run()
+    masks = json.loads((output / "review.html").read_text().split('id="data">')[1].split("</script")[0])
+    shared = ("sku", "input_sha256", "photo_width_px", "photo_height_px", "mask_width_px", "mask_height_px")
+    entries = [{name: mask[name] for name in shared} for mask in masks["masks"]]
+    for entry, mask, decision in zip(entries, masks["masks"], ("accept", "paint", "refuse"), strict=True):
+        entry |= {"decision": decision, "mask_png": mask["mask"].partition(",")[2]}
+    file = tmp_path / "decisions.json"
+    file.write_text(
+        json.dumps({name: masks[name] for name in ("format", "version", "catalog")} | {"decisions": entries})
+    )
+
+    told = run("--review", str(file))
+    assert "done 4, failed 0, rejected 0, skipped 2" in told
+    assert "6 images of earlier runs refused or replaced by review" in told
+    assert "doubtful masks" not in told
+    rows = job_runs.latest(output).values()
+    found = {entry["sku"]: [(r["status"], r["reason"]) for r in rows if r["sku"] == entry["sku"]] for entry in entries}
+    used = sorted(2 * [("done", ""), ("rejected", "replaced_by_review")])
+    assert [sorted(each) for each in found.values()] == [used, used, 2 * [("rejected", "refused_by_review")]]
+    assert {row["mask_source"] for row in rows if row["status"] == "done"} == {"review"}
+    assert "done 0, failed 0, rejected 0, skipped 6" in run("--review", str(file))
+
+
 @pytest.mark.parametrize(
     "share", [0.5, pytest.param(0.25, marks=pytest.mark.long), pytest.param(0.75, marks=pytest.mark.long)]
 )
