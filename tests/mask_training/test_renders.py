@@ -58,6 +58,8 @@ def test_held_out_families_never_mix_with_the_others(tmp_path: Path) -> None:
         rng = np.random.default_rng(0)
         drawn = {Stock(held_out=held_out).draw(rng)[0] for _ in range(200)}
         assert drawn == ({*HELD_OUT} if held_out else {*NOUNS} - HELD_OUT)
+    for name in ("headphones", "cup-coffee", "Sneaker"):
+        assert renders.is_held_out(Path(f"{name}.glb"))
     for number in range(40):
         (tmp_path / f"thing-{number}.glb").touch()
         (tmp_path / f"place-{number}.hdr").touch()
