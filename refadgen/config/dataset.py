@@ -32,6 +32,9 @@ class FilterConfig(Section, name="filter"):
     duplicate_color: float = setting(12.0, _TRIPLETS, least=0, most=255)
     """Largest mean difference of near-duplicates' 4×4 thumbnails, in grey levels of 255. Ads that are alike in shape
     but not in colour show different products."""
+    duplicate_product_color: float = setting(5.0, Decides.TRIPLETS, least=0, most=200)
+    """Largest difference of near-duplicates' product colours in any of 4×4 fields (CIE94 for textiles, ΔE), after the
+    shift that the two backdrops show. It tells a gold ring from a silver one, which hardly change the thumbnail."""
     text: bool = setting(False, _TRIPLETS)
     """Whether RapidOCR looks for embedded text and watermarks (the extra `ocr`)."""
     max_text_area: float = setting(0.02, _TRIPLETS, least=0, most=1)

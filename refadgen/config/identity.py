@@ -18,7 +18,7 @@ ALGORITHM_VERSIONS = {
     "segmentation": 2,  # product image to product mask
     "layout": 2,  # mask and placement to canvas and M′
     "fidelity": 1,  # the scores that the gate compares
-    "screening": 1,  # which ads are kept
+    "screening": 2,  # which ads are kept
     "novel_view": 1,  # multi-view augmentation
     "degradation": 1,  # degradation augmentation
 }

@@ -46,6 +46,8 @@ class ScreeningRow(_AdOutcome):
     """None where the ad could not be read."""
     thumbnail: bytes | None
     """4×4 RGB."""
+    product_colors: bytes | None
+    """Backdrop and product in 4×4 fields. None also in ledgers of version 0.1.0."""
     screen_s: Float32 | None
 
 

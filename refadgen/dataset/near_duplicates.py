@@ -1,7 +1,8 @@
 """Near-duplicates: the hash and the thumbnail of an ad, and an exact search among those of all ads.
 
-`perceptual_hash` tells shapes apart, `thumbnail` colours: the same bottle in another colour is another product. Both
-take an image. `find_near_duplicates` takes the columns of all ads and returns for each ad the one that it duplicates.
+`perceptual_hash` tells shapes apart, `thumbnail` the picture's colours, and `product_colors` (in a module of its own)
+those of the product: the same bottle in another colour is another product. Each takes an image. `find_near_duplicates`
+takes the columns of all ads and returns for each ad the one that it duplicates.
 
 The search is multi-index hashing. The 64 bits of a hash are divided into k bands. Two hashes that differ in at most d
 bits differ in at most d bands, so they agree in k − d others. With one table for each choice of k − d bands, every near
@@ -12,12 +13,15 @@ buckets are small.
 import itertools
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from refadgen.dataset.product_colors import NUM_BYTES, product_color_differences
 
 Hashes = npt.NDArray[np.uint64]
 Colors = npt.NDArray[np.uint8]
@@ -31,6 +35,9 @@ _FLAT = 2.0
 picture of 256×256 has in the 32×32 orthonormal DCT."""
 _THUMBNAIL_SIDE = 4
 _THUMBNAIL_BYTES = 3 * _THUMBNAIL_SIDE**2
+_COLOR_BYTES = -(-(_THUMBNAIL_BYTES + NUM_BYTES) // 8) * 8
+"""Bytes of an ad's colours in the search: thumbnail, product colours, and zeros up to whole 64-bit words."""
+_OF_PRODUCT = slice(_THUMBNAIL_BYTES, _THUMBNAIL_BYTES + NUM_BYTES)
 
 _SLICE = 2**16
 """Rows per step, so that a step's arrays stay in the processor's cache."""
@@ -81,35 +88,43 @@ def find_near_duplicates(
     ids: pa.Array | pa.ChunkedArray,
     hashes: Hashes,
     thumbnails: pa.Array | pa.ChunkedArray,
+    product_colors: pa.Array | pa.ChunkedArray,
     *,
     max_distance: int,
     max_color_difference: float,
+    max_product_difference: float,
 ) -> Indices:
     """Returns int64 [N]: for each row the index of the row that it duplicates, or −1 where it is kept.
 
     A row is a duplicate if a row of smaller id is near. Two rows are near if their hashes differ in at most
-    `max_distance` bits (0 to 8) and their thumbnails by at most `max_color_difference` on average (grey levels, 0 to
-    255). Of several near rows the one of the smallest id is returned. The order of the rows has no influence.
+    `max_distance` bits (0 to 8), their thumbnails by at most `max_color_difference` on average (grey levels, 0 to 255),
+    and their product colours by at most `max_product_difference` (ΔE, see `product_color_differences`). Of several near
+    rows the one of the smallest id is returned. The order of the rows has no influence.
 
     Nearness is not transitive here. In a chain a–b–c whose ends are not near, b duplicates a and c duplicates b;
     without b, c is kept. So a returned row is always near. Groups grown along chains would end with unlike pictures.
 
-    ids: strings, unique, compared by code points; hashes: uint64; thumbnails: binary, 48 bytes each; all of one length
-    and without nulls. Arrow columns, because ten million Python strings would take a gigabyte.
+    ids: strings, unique, compared by code points; hashes: uint64; thumbnails: binary, 48 bytes each; product_colors:
+    binary, 68 bytes each, null where they were never measured, which is near to all. All are of one length, the others
+    without nulls. Arrow columns, because ten million Python strings would take a gigabyte.
     """
     num = len(ids)
-    assert len(hashes) == len(thumbnails) == num < 2**31, (num, len(hashes), len(thumbnails))
+    lengths = (num, len(hashes), len(thumbnails), len(product_colors))
+    assert set(lengths) == {num}, lengths
+    assert num < 2**31, num
     assert hashes.dtype == np.uint64, hashes.dtype
     assert ids.null_count == thumbnails.null_count == 0, (ids.null_count, thumbnails.null_count)
     assert 0 <= max_distance <= 8, max_distance
     assert max_color_difference >= 0, max_color_difference
-    colors = _colors(thumbnails)
+    assert max_product_difference >= 0, max_product_difference
+    colors = _colors(thumbnails, product_colors)
     # From here on a row's number is its rank among the sorted ids: a smaller number is a smaller id.
     order = pc.sort_indices(ids).to_numpy().astype(np.int32)
     first = _first_equals(hashes, colors, order)
     is_first = first == np.arange(num, dtype=np.int32)
     searched = np.flatnonzero(is_first).astype(np.int32)
-    search = _Search(hashes, colors, order[searched], max_distance, max_color_difference)
+    limits = _Limits(max_distance, max_color_difference, max_product_difference)
+    search = _Search(hashes, colors, order[searched], limits)
     search.run()
     # Only the first of equal rows was searched for: the others are near the same rows, and near it.
     nearest = searched[search.nearest[(np.cumsum(is_first, dtype=np.int32) - 1)[first]]]
@@ -119,20 +134,28 @@ def find_near_duplicates(
     return keepers
 
 
-def _colors(thumbnails: pa.Array | pa.ChunkedArray) -> Colors:
-    """Returns uint8 N×48. Raises: ArrowInvalid where a thumbnail is not 48 bytes long."""
-    colors = np.empty((len(thumbnails), _THUMBNAIL_BYTES), np.uint8)
-    start = 0
-    for batch in pa.table({"thumbnail": thumbnails}).to_batches(max_chunksize=_SLICE):
-        fixed = batch.column(0).cast(pa.binary(_THUMBNAIL_BYTES))
-        values = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, _THUMBNAIL_BYTES)
-        colors[start : start + len(fixed)] = values[fixed.offset : fixed.offset + len(fixed)]
-        start += len(fixed)
+def _colors(*columns: pa.Array | pa.ChunkedArray) -> Colors:
+    """Returns uint8 N×120: thumbnails and product colours; zeros for nulls, and behind.
+
+    Raises: ArrowInvalid where a value has another length.
+    """
+    colors = np.zeros((len(columns[0]), _COLOR_BYTES), np.uint8)
+    left = 0
+    for column, width in zip(columns, (_THUMBNAIL_BYTES, NUM_BYTES), strict=True):
+        start = 0
+        for batch in pa.table({"column": column}).to_batches(max_chunksize=_SLICE):
+            binary = batch.column(0)
+            filled = pc.fill_null(binary, pa.scalar(bytes(width), binary.type)) if binary.null_count else binary
+            fixed = filled.cast(pa.binary(width))
+            values = np.frombuffer(fixed.buffers()[1], np.uint8).reshape(-1, width)
+            colors[start : start + len(fixed), left : left + width] = values[fixed.offset : fixed.offset + len(fixed)]
+            start += len(fixed)
+        left += width
     return colors
 
 
 def _first_equals(hashes: Hashes, colors: Colors, order: CompactIndices) -> CompactIndices:
-    """Returns int32 [N]: for each row, by its number, the first row with the same hash and the same thumbnail.
+    """Returns int32 [N]: for each row, by its number, the first row with the same hash and the same colours.
 
     Shops share placeholder pictures. One that occurs a hundred thousand times is searched for once.
     """
@@ -179,20 +202,27 @@ def _buckets(values: Hashes) -> Iterator[tuple[Indices, Indices]]:
         start = stop
 
 
+class _Limits(NamedTuple):
+    """What near rows differ in at most."""
+
+    distance: int
+    color: float
+    product: float
+
+
 class _Search:
     """Finds the smallest near row of each row; a smaller row number is a smaller id."""
 
-    def __init__(
-        self, hashes: Hashes, colors: Colors, places: CompactIndices, max_distance: int, max_color_difference: float
-    ) -> None:
+    def __init__(self, hashes: Hashes, colors: Colors, places: CompactIndices, limits: _Limits) -> None:
         """places: int32 [N], the index of each row in `hashes` and `colors`."""
         self.nearest: CompactIndices = np.arange(len(places), dtype=np.int32)
         """int32 [N]: the smallest near row found so far; the row itself where none was found."""
         self._hashes = hashes[places]
         self._colors = colors
         self._places = places
-        self._max_distance = max_distance
-        self._max_sum = _THUMBNAIL_BYTES * max_color_difference
+        self._max_distance = limits.distance
+        self._max_sum = _THUMBNAIL_BYTES * limits.color
+        self._max_product = limits.product
 
     def run(self) -> None:
         """Writes the result to `nearest`."""
@@ -255,9 +285,12 @@ class _Search:
             some, smaller = some[counts], smaller[counts]
             colors = self._colors.take(self._places[some], axis=0)
             others = self._colors.take(self._places[smaller], axis=0)
+            mean, other_mean = colors[:, :_THUMBNAIL_BYTES], others[:, :_THUMBNAIL_BYTES]
             # Maximum minus minimum, as differences of uint8 would wrap around.
-            apart = (np.maximum(colors, others) - np.minimum(colors, others)).sum(axis=1, dtype=np.uint16)
-            near = apart <= self._max_sum
+            apart = (np.maximum(mean, other_mean) - np.minimum(mean, other_mean)).sum(axis=1, dtype=np.uint16)
+            near = np.flatnonzero(apart <= self._max_sum)
+            product, other_product = colors[near, _OF_PRODUCT], others[near, _OF_PRODUCT]
+            near = near[product_color_differences(product, other_product) <= self._max_product]
             np.minimum.at(self.nearest, some[near], smaller[near].astype(np.int32))
 
 

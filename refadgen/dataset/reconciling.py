@@ -18,7 +18,7 @@ from refadgen.dataset.near_duplicates import find_near_duplicates
 from refadgen.dataset.planning import Keys
 from refadgen.storage.store import Storage
 
-_SIGNATURES = ("perceptual_hash", "thumbnail")
+_SIGNATURES = ("perceptual_hash", "thumbnail", "product_colors")
 _LIFTED = (NEAR_DUPLICATE, REPLACED)
 """Rejections that a change of the input lifts: the ad of smaller id is gone, or the row is as it was before."""
 
@@ -78,8 +78,10 @@ def _with_near_duplicates(screened: pa.Table, rules: FilterConfig) -> pa.Table:
             among["ad_id"],
             among["perceptual_hash"].to_numpy(),
             among["thumbnail"],
+            among["product_colors"],
             max_distance=rules.duplicate_distance,
             max_color_difference=rules.duplicate_color,
+            max_product_difference=rules.duplicate_product_color,
         )
         keeper[fit] = np.where(found >= 0, fit[found], -1)
     is_duplicate = pa.array(keeper >= 0)

@@ -57,6 +57,8 @@ class Screened:
     perceptual_hash: UInt64 | None = None
     thumbnail: bytes | None = None
     """4×4 RGB."""
+    product_colors: bytes | None = None
+    """From `product_colors.product_colors`: 68 bytes."""
     error: RowFailure | None = None
     """Why an ad that could be read is rejected."""
 
@@ -71,6 +73,7 @@ class ScreenedAd(AdRow):
     height_px: Int32 | None
     perceptual_hash: UInt64 | None
     thumbnail: bytes | None
+    product_colors: bytes | None
     screen_s: Float32
 
 

@@ -26,6 +26,7 @@ from refadgen.config import DatasetConfig
 from refadgen.dataset.files import triplets_key
 from refadgen.dataset.ledgers import AdLedgerRow, ScreeningRow
 from refadgen.dataset.near_duplicates import perceptual_hash, thumbnail
+from refadgen.dataset.product_colors import product_colors
 from refadgen.dataset.rows import (
     Built,
     BuiltAd,
@@ -49,7 +50,7 @@ _FETCHING_THREADS = 8
 
 
 class AdScreener(RowStage[PlannedAd, Screened, ScreenedAd]):
-    """Fetches and decodes an ad, checks its size, and computes the hash and thumbnail that near-duplicates share.
+    """Fetches and decodes an ad, checks its size, and computes the hash and colours that near-duplicates share.
 
     INPUT: PlannedAd. OUTPUT: ScreeningRow. Reads the network; needs no GPU.
     """
@@ -73,7 +74,7 @@ class AdScreener(RowStage[PlannedAd, Screened, ScreenedAd]):
         data = self._fetcher.fetch(row.image or row.image_bytes)
         ad_u8 = as_rgb(decode_image(data, self._config.fetch))
         height, width = ad_u8.shape[:2]
-        small = fitted(ad_u8, 256)  # enough for hash and thumbnail, which average over large fields
+        small = fitted(ad_u8, 256)  # enough for hash and colours, which average over large fields
         problem = self._problem(width, height)
         return Screened(
             input_sha256=hashlib.sha256(data).hexdigest(),
@@ -81,6 +82,7 @@ class AdScreener(RowStage[PlannedAd, Screened, ScreenedAd]):
             height_px=height,
             perceptual_hash=perceptual_hash(small),
             thumbnail=thumbnail(small),
+            product_colors=product_colors(small),
             error=RowFailure.of(problem) if problem else None,
         )
 
@@ -113,6 +115,7 @@ class AdScreener(RowStage[PlannedAd, Screened, ScreenedAd]):
             height_px=ad.height_px,
             perceptual_hash=ad.perceptual_hash,
             thumbnail=ad.thumbnail,
+            product_colors=ad.product_colors,
             screen_s=ad.screen_s,
         )
 

@@ -165,4 +165,5 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
                 if hashed and Decides.ALWAYS_HASHED not in mark.decides:
                     later.append(f"{name}.{each.name}")
     added = ("saliency_model", "saliency_normalization", "sam3", "sam3_threshold", "min_agreement")
-    assert later == [f"segmentation.{name}" for name in added] * 2
+    of_segmentation = [f"segmentation.{name}" for name in added]
+    assert later == [*of_segmentation, "filter.duplicate_product_color", *of_segmentation]

@@ -13,6 +13,7 @@ from refadgen.dataset.near_duplicates import find_near_duplicates, perceptual_ha
 WIDTH, HEIGHT = 200, 240
 COLOR = 12.0
 """Largest mean difference of thumbnails in these tests, the configuration's default."""
+LIMITS = {"max_distance": 4, "max_color_difference": COLOR, "max_product_difference": 5.0}
 GREY = np.full(48, 128, np.uint8)
 
 Edit = Callable[[np.ndarray], np.ndarray]
@@ -202,8 +203,10 @@ def _find(
         pa.array(ids, pa.string()),
         hashes,
         thumbnails,
+        pa.nulls(len(ids), pa.binary()),
         max_distance=max_distance,
         max_color_difference=max_color_difference,
+        max_product_difference=0,
     )
 
 
@@ -396,7 +399,8 @@ def test_columns_come_in_any_layout_of_arrow() -> None:
     thumbnails = [row.tobytes() for row in colors]
 
     def find(id_column: pa.Array, thumbnail_column: pa.Array) -> list[int]:
-        found = find_near_duplicates(id_column, hashes, thumbnail_column, max_distance=4, max_color_difference=COLOR)
+        products = pa.nulls(len(hashes), pa.binary())
+        found = find_near_duplicates(id_column, hashes, thumbnail_column, products, **LIMITS)
         return found.tolist()
 
     plain = pa.table({"id": ids, "thumbnail": pa.array(thumbnails, pa.binary())})
@@ -410,7 +414,7 @@ def test_columns_come_in_any_layout_of_arrow() -> None:
     hashes.flags.writeable = False
     assert find(plain["id"], plain["thumbnail"]) == expected
     empty = pa.chunked_array([], pa.string()), np.zeros(0, np.uint64), pa.chunked_array([], pa.binary())
-    assert find_near_duplicates(*empty, max_distance=4, max_color_difference=COLOR).tolist() == []
+    assert find_near_duplicates(*empty, empty[-1], **LIMITS).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -422,6 +426,9 @@ def test_columns_come_in_any_layout_of_arrow() -> None:
         ({"hashes": np.zeros(3, np.uint64)}, AssertionError),
         ({"thumbnails": pa.array([bytes(48), None])}, AssertionError),
         ({"thumbnails": pa.array([bytes(48), bytes(47)])}, pa.ArrowInvalid),
+        ({"product_colors": pa.array([bytes(68)])}, AssertionError),
+        ({"product_colors": pa.array([bytes(68), bytes(67)])}, pa.ArrowInvalid),
+        ({"max_product_difference": -0.1}, AssertionError),
         ({"max_distance": 9}, AssertionError),
         ({"max_distance": -1}, AssertionError),
         ({"max_color_difference": -0.1}, AssertionError),
@@ -433,8 +440,8 @@ def test_wrong_arguments_are_refused(changes: dict[str, object], error: type[Exc
         "ids": pa.array(["a", "b"]),
         "hashes": np.zeros(2, np.uint64),
         "thumbnails": pa.array([bytes(48)] * 2),
-        "max_distance": 4,
-        "max_color_difference": COLOR,
+        "product_colors": pa.array([bytes(68), None]),
+        **LIMITS,
     }
     assert find_near_duplicates(**arguments).tolist() == [-1, 0]
     with pytest.raises(error):
