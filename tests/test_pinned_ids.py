@@ -142,4 +142,4 @@ def test_ids_of_today() -> None:
         "4e44661e228f270813efb48b944bd902",
         "6e4f7efdfaf506b87e5e522bbfbddf87",
     ]
-    assert _dataset_settings() == "c5adc29effef57a4"
+    assert _dataset_settings() == "09cfccd95e1ac3c2"
