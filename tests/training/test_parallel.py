@@ -89,22 +89,15 @@ def _changes(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
     return torch.cat([(after[name] - before[name]).flatten() for name in before]).double()
 
 
-def _worker(rank: int, base: Path, strategy: str, place: Path, synchronise: bool) -> None:
-    """One of two; the first one saves the changes."""
+def _worker(rank: int, base: Path, place: Path) -> None:
+    """One of two; the first one saves the changes by strategy, and those of workers that do not synchronise."""
     _join(rank, 2, place)
-    if not synchronise:
-        loop.wrap = lambda module, *_: module
-    changes = _changes(_config(base, strategy, 2))
+    changes = {strategy: _changes(_config(base, strategy, 2)) for strategy in ("ddp", "fsdp")}
+    loop.wrap = lambda module, *_: module
+    changes["apart"] = _changes(_config(base, "ddp", 2))
     if rank == 0:
         torch.save(changes, place / "changes.pt")
     dist.destroy_process_group()
-
-
-def _trained_changes(base: Path, strategy: str, place: Path, synchronise: bool = True) -> Tensor:
-    place.mkdir()
-    mp.spawn(_worker, (base, strategy, place, synchronise), nprocs=2)
-    changes: Tensor = torch.load(place / "changes.pt", weights_only=True)
-    return changes
 
 
 def _distance(one: Tensor, two: Tensor) -> float:
@@ -117,16 +110,24 @@ def alone(random_model: Path) -> Tensor:
     return _changes(_config(random_model, "ddp", 1))
 
 
+@pytest.fixture(scope="module")
+def together(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What two workers change, see `_worker`. One start of both for all: it takes longer than their steps."""
+    place = tmp_path_factory.mktemp("together")
+    mp.spawn(_worker, (random_model, place), nprocs=2)
+    changes: dict[str, Tensor] = torch.load(place / "changes.pt", weights_only=True)
+    return changes
+
+
 TOLERANCE = 1e-2
 """Sums of gradients round differently in another order, and AdamW takes a full step for a gradient that is almost 0."""
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_workers_at_half_the_batch_are_one_at_the_full_batch(
-    strategy: str, random_model: Path, alone: Tensor, tmp_path: Path
+    strategy: str, alone: Tensor, together: dict[str, Tensor]
 ) -> None:
-    together = _trained_changes(random_model, strategy, tmp_path / strategy)
-    distance = _distance(alone, together)
+    distance = _distance(alone, together[strategy])
     print(f"{strategy}: {distance:.2e}")
     assert distance < TOLERANCE
 
@@ -178,8 +179,7 @@ def test_fsdp_adds_noise_in_float32(refadgen_base: Path, tmp_path: Path) -> None
     assert loss > 0
 
 
-def test_unsynchronised_gradients_are_seen(random_model: Path, alone: Tensor, tmp_path: Path) -> None:
-    apart = _trained_changes(random_model, "ddp", tmp_path / "apart", synchronise=False)
-    distance = _distance(alone, apart)
+def test_unsynchronised_gradients_are_seen(alone: Tensor, together: dict[str, Tensor]) -> None:
+    distance = _distance(alone, together["apart"])
     print(f"unsynchronised: {distance:.2e}")
     assert distance > 10 * TOLERANCE
