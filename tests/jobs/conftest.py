@@ -1,6 +1,7 @@
-"""Puts the helpers of this folder on the path, and makes one uninterrupted run that others are compared with."""
+"""Puts the helpers of this folder on the path; one uninterrupted run for comparison; a Ray that runs share."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,10 @@ def whole_run(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     finished = job_runs.run(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
     assert finished.returncode == 0, finished.stderr[-3000:]
     return output
+
+
+@pytest.fixture(scope="module")
+def shared_ray() -> Iterator[None]:
+    """The Ray of a file's runs in this process."""
+    with job_runs.local_ray():
+        yield

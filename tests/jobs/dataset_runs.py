@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import job_runs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = job_runs.PROJECT
 SMALL = ("filter.min_side_px=64", "triplet.rows_per_file=4")
 VOLATILE = ("run_id", "recorded_at", "file", "screen_s", "fetch_s", "extract_s", "describe_s", "augment_s")
 """Times and run, and the file: its name depends on the rows that were made together."""
@@ -25,6 +26,13 @@ def run(ads: Path | str, output: Path | str, *words: str) -> subprocess.Complete
     return subprocess.run(
         command(ads, output, *words), capture_output=True, text=True, timeout=500, cwd=PROJECT, check=False
     )
+
+
+def run_here(ads: Path | str, output: Path | str, *words: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process; see `job_runs`."""
+    import build_dataset  # in jobs/
+
+    return job_runs.call(build_dataset.main, command(ads, output, *words)[2:])
 
 
 def start(ads: Path | str, output: Path | str, *words: str) -> subprocess.Popen[bytes]:

@@ -1,22 +1,57 @@
-"""Runs of the main job as a user starts them: a process of its own, with a Ray of its own."""
+"""Runs of the main job: as a user starts them, in a process with a Ray of its own, or in this process.
 
+Of a short run nearly all the time is the start of Python and Ray. So a process of its own is for what needs one:
+whole runs that others are compared with, kills, and logs of workers. Other runs share a Ray (fixture `shared_ray`).
+"""
+
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import ray
+
+from refadgen.batch import ray_connection
 
 PROJECT = Path(__file__).resolve().parents[2]
+sys.path.append(str(PROJECT / "jobs"))
 CATALOG = PROJECT / "catalogs" / "demo.parquet"
 VOLATILE = ("run_id", "recorded_at", "attempts", "fetch_s", "segment_s", "generate_s", "publish_s")
 QUICK = ("sampling.num_inference_steps=2", "sampling.batch_size=2", "catalog.rows_per_block=1")
 """Small batches and blocks: many points at which a crash can hit."""
+
+
+@contextlib.contextmanager
+def local_ray(*, dashboard: bool = False) -> Iterator[None]:
+    """A Ray of this process, with room for the actors of every job."""
+    ray_connection.connect(8, dashboard=dashboard)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def call(main: Callable[[list[str]], int], words: list[str]) -> subprocess.CompletedProcess[str]:
+    """A job's `main` in this process, as if it had been a process. What workers log is not in its output."""
+    said, complained = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+        code = main(words)
+    return subprocess.CompletedProcess(words, code, said.getvalue(), complained.getvalue())
+
+
+def run_here(catalog: Path | str, output: Path | str, model: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process."""
+    import generate_catalog  # in jobs/
+
+    return call(generate_catalog.main, command(catalog, output, model, *words)[2:])
 
 
 def command(catalog: Path | str, output: Path | str, model: Path, *words: str) -> list[str]:

@@ -235,12 +235,3 @@ def test_an_output_that_cannot_be_written_is_named(random_model: Path, tmp_path:
     config = load_config(GenerateConfig, None, [f"model.path={random_model}"])
     with pytest.raises(ValueError, match=r"--output .*file/out: cannot be written"):
         CatalogJob(config, str(job_runs.CATALOG), str(tmp_path / "file" / "out"))
-
-
-@pytest.mark.slow
-def test_an_empty_catalogue_is_done_at_once(random_model: Path, tmp_path: Path) -> None:
-    catalog = write(tmp_path / "c.parquet", sku=pa.array([], pa.string()), image=pa.array([], pa.string()))
-    ended = job_runs.run(catalog, tmp_path / "out", random_model)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert "done 0, failed 0, rejected 0, skipped 0" in ended.stdout
-    assert (tmp_path / "out" / "report.html").exists()

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import job_runs
@@ -46,9 +45,9 @@ def test_an_image_says_what_it_is_and_how_it_was_made(whole_run: Path) -> None:
         assert image.size == (row["width_px"], row["height_px"])
 
 
-def test_the_same_command_again_does_nothing(whole_run: Path, random_model: Path) -> None:
+def test_the_same_command_again_does_nothing(whole_run: Path, random_model: Path, shared_ray: None) -> None:
     before = job_runs.ledger_rows(whole_run)
-    again = job_runs.run(job_runs.CATALOG, whole_run, random_model, *job_runs.QUICK)
+    again = job_runs.run_here(job_runs.CATALOG, whole_run, random_model, *job_runs.QUICK)
     assert again.returncode == 0
     assert f"skipped {NUM_IMAGES}" in again.stdout
     assert len(job_runs.ledger_rows(whole_run)) == len(before)
@@ -71,7 +70,9 @@ def test_a_fault_in_a_stage_is_logged_once_with_its_row_and_the_job_goes_on(rand
     assert "in _publish" in traceback
 
 
-def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: Path, tmp_path: Path) -> None:
+def test_a_changed_product_image_is_found_when_inputs_are_checked(
+    random_model: Path, shared_ray: None, tmp_path: Path
+) -> None:
     table = pq.read_table(job_runs.CATALOG).slice(0, 2)
     pq.write_table(table, tmp_path / "two.parquet")
     (tmp_path / "images").mkdir()
@@ -79,7 +80,7 @@ def test_a_changed_product_image_is_found_when_inputs_are_checked(random_model: 
         (tmp_path / name).write_bytes((job_runs.CATALOG.parent / name).read_bytes())
 
     def run(*more: str) -> str:
-        finished = job_runs.run(tmp_path / "two.parquet", tmp_path / "out", random_model, *job_runs.QUICK, *more)
+        finished = job_runs.run_here(tmp_path / "two.parquet", tmp_path / "out", random_model, *job_runs.QUICK, *more)
         assert finished.returncode == 0, finished.stderr[-3000:]
         return finished.stdout
 
@@ -131,7 +132,7 @@ def test_a_run_after_a_review_uses_the_decisions(random_model: Path, tmp_path: P
     "share", [0.5, pytest.param(0.25, marks=pytest.mark.long), pytest.param(0.75, marks=pytest.mark.long)]
 )
 def test_a_killed_driver_costs_only_the_batches_in_flight(
-    share: float, whole_run: Path, random_model: Path, tmp_path: Path
+    share: float, whole_run: Path, random_model: Path, shared_ray: None, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
     process = job_runs.start(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
@@ -141,7 +142,7 @@ def test_a_killed_driver_costs_only_the_batches_in_flight(
     published = {Path(name).stem for name in job_runs.images(output)}
     assert first <= published  # an image is there before its row
     assert first
-    again = job_runs.run(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
+    again = job_runs.run_here(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
     assert again.returncode == 0, again.stderr[-3000:]
     assert job_runs.images(output) == job_runs.images(whole_run)
     assert job_runs.latest(output) == job_runs.latest(whole_run)
@@ -165,7 +166,7 @@ def test_a_killed_actor_costs_nothing(whole_run: Path, random_model: Path, tmp_p
 
 
 def test_order_company_and_number_of_actors_do_not_change_a_byte(
-    whole_run: Path, random_model: Path, tmp_path: Path
+    whole_run: Path, random_model: Path, shared_ray: None, tmp_path: Path
 ) -> None:
     table = pq.read_table(job_runs.CATALOG)
     folder = tmp_path / "catalogue"
@@ -175,15 +176,11 @@ def test_order_company_and_number_of_actors_do_not_change_a_byte(
     pq.write_table(table.slice(4, 1), folder / "alone.parquet")
     expected = job_runs.images(whole_run)
     roots = f"fetch.file_roots=[{job_runs.CATALOG.parent}]"
-    three = ("stages.generate.num_actors=3", "stages.generate.num_cpus=0.5")
+    two = ("stages.generate.num_actors=2", "stages.generate.num_cpus=0.5")
     words = (random_model, *job_runs.QUICK, roots)
-    with ThreadPoolExecutor(2) as both:
-        runs = [
-            both.submit(job_runs.run, folder / "shuffled.parquet", tmp_path / "out-shuffled", *words, *three),
-            both.submit(job_runs.run, folder / "alone.parquet", tmp_path / "out-alone", *words),
-        ]
-        for finished in (each.result() for each in runs):
-            assert finished.returncode == 0, finished.stderr[-3000:]
+    shuffled = job_runs.run_here(folder / "shuffled.parquet", tmp_path / "out-shuffled", *words, *two)
+    alone = job_runs.run_here(folder / "alone.parquet", tmp_path / "out-alone", *words)
+    assert (shuffled.returncode, alone.returncode) == (0, 0), shuffled.stderr[-3000:] + alone.stderr[-3000:]
     assert job_runs.images(tmp_path / "out-shuffled") == expected
     found = job_runs.images(tmp_path / "out-alone")
     assert len(found) == 2
@@ -221,8 +218,8 @@ def test_gpus_are_counted_by_ray(random_model: Path, tmp_path: Path) -> None:
     assert "4 GPUs, Ray has 2" in too_many.stderr
 
 
-def test_a_dry_run_tells_and_makes_nothing(random_model: Path, tmp_path: Path) -> None:
-    told = job_runs.run(job_runs.CATALOG, tmp_path / "out", random_model, "--dry-run", "--limit", "5")
+def test_a_dry_run_tells_and_makes_nothing(random_model: Path, shared_ray: None, tmp_path: Path) -> None:
+    told = job_runs.run_here(job_runs.CATALOG, tmp_path / "out", random_model, "--dry-run", "--limit", "5")
     assert told.returncode == 0, told.stderr[-3000:]
     assert "images wanted: 10, to make: 10, skipped (reconciled): 0" in told.stdout
     assert "num_inference_steps: 20" in told.stdout
@@ -244,7 +241,24 @@ def test_a_dry_run_tells_and_makes_nothing(random_model: Path, tmp_path: Path) -
 def test_a_wrong_setting_stops_the_job_before_it_starts(
     words: list[str], message: str, random_model: Path, tmp_path: Path
 ) -> None:
-    stopped = job_runs.run(job_runs.CATALOG, tmp_path / "out", random_model, *words)
+    stopped = job_runs.run_here(job_runs.CATALOG, tmp_path / "out", random_model, *words)
     assert stopped.returncode == 2
     assert message in stopped.stderr
-    assert "Traceback" not in stopped.stderr
+
+
+@pytest.mark.parametrize("job", ["generate_catalog", "build_dataset", "train"])
+def test_a_wrong_setting_ends_the_process_with_2(job: str) -> None:
+    words = [job_runs.sys.executable, f"jobs/{job}.py", *(["in"] if job != "train" else []), "colour.red=1"]
+    stopped = subprocess.run(words, capture_output=True, text=True, cwd=job_runs.PROJECT, check=False)
+    assert stopped.returncode == 2
+    assert stopped.stderr.startswith(f"{job}: unknown setting colour")
+    assert stopped.stderr.count("\n") == 1
+
+
+def test_an_empty_catalogue_is_done_at_once(random_model: Path, shared_ray: None, tmp_path: Path) -> None:
+    catalog = tmp_path / "c.parquet"
+    pq.write_table(pa.table({"sku": pa.array([], pa.string()), "image": pa.array([], pa.string())}), catalog)
+    ended = job_runs.run_here(catalog, tmp_path / "out", random_model)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "done 0, failed 0, rejected 0, skipped 0" in ended.stdout
+    assert (tmp_path / "out" / "report.html").exists()

@@ -32,6 +32,13 @@ def run(
     )
 
 
+def run_here(output: Path | str, base: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process; see `job_runs`."""
+    import train  # in jobs/
+
+    return job_runs.call(train.main, command(output, base, *words)[2:])
+
+
 def start(output: Path | str, base: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command(output, base, *words),

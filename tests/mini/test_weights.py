@@ -1,12 +1,11 @@
 """The shipped weights: small, and true to product and scene. The floors lie well below the model card's figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from refadgen.catalog.images import decode_image
 from refadgen.catalog.layout import PlacedProduct, place
@@ -18,15 +17,6 @@ from refadgen.segmentation import ProductMasker
 
 CATALOG = Path(__file__).parents[2] / "catalogs" / "demo.parquet"
 PROMPT = "a product on concrete in front of a grey wall, soft studio light"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_threads() -> Iterator[None]:
-    """Real images gain by a second thread; the tiny matrices of the tests after these would lose by it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
