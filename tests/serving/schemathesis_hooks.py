@@ -13,6 +13,8 @@ BEYOND_A_SCHEMA = {
     "missing_image",  # a form needs a file or an address
     "two_images",
     "unknown_scene",  # depends on the category
+    "inverted_mask",  # a mask of any pixels is valid
+    "alpha_not_cutout",
     "too_many_images",  # scenes × variants
     "prompt_too_long",  # counted in the model's tokens
     "bad_address",  # checked beyond the pattern
