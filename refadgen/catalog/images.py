@@ -44,15 +44,7 @@ def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.n
     `MASK_ASPECT_TOLERANCE`) is resized, nearest. With transparency its alpha channel counts, else its brightness.
     Raises: RowError (rejected): those of `decode_image`, `mask_size_mismatch`, `empty_mask`.
     """
-    image = _decode(data, config, "mask")
-    # Compared by shape first: a mask of another photograph would be stretched over this one unseen.
-    aspect = (image.width * size[1]) / (image.height * size[0])
-    if abs(aspect - 1) > MASK_ASPECT_TOLERANCE:
-        raise RowError(
-            "mask_size_mismatch",
-            f"mask: is {image.width}×{image.height} px, the image {size[0]}×{size[1]}: must have the same shape",
-        )
-    channel = image.getchannel("A") if image.mode == "RGBA" else image.convert("L")
+    channel = _mask_channel(data, config, size)
     if channel.size != size:
         channel = channel.resize(size, Image.Resampling.NEAREST)
     values = np.asarray(channel)
@@ -65,9 +57,30 @@ def decode_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.n
     return mask
 
 
+def decode_soft_mask(data: bytes, config: FetchConfig, size: tuple[int, int]) -> np.ndarray:
+    """Decodes a mask with its soft edge: uint8 HW of the mask's own size, 255 is product.
+
+    size, Raises: as in `decode_mask`, but an empty mask is returned as it is.
+    """
+    return np.asarray(_mask_channel(data, config, size))
+
+
 def encode_png(image: Image.Image | np.ndarray) -> bytes:
     """PNG bytes at the lowest compression: they only travel between stages."""
     return to_png(image, compress_level=1)
+
+
+def _mask_channel(data: bytes, config: FetchConfig, size: tuple[int, int]) -> Image.Image:
+    """The channel of a mask that counts: L, of the mask's own size. Raises: RowError."""
+    image = _decode(data, config, "mask")
+    # Compared by shape first: a mask of another photograph would be stretched over this one unseen.
+    aspect = (image.width * size[1]) / (image.height * size[0])
+    if abs(aspect - 1) > MASK_ASPECT_TOLERANCE:
+        raise RowError(
+            "mask_size_mismatch",
+            f"mask: is {image.width}×{image.height} px, the image {size[0]}×{size[1]}: must have the same shape",
+        )
+    return image.getchannel("A") if image.mode == "RGBA" else image.convert("L")
 
 
 def _decode(data: bytes, config: FetchConfig, field: str) -> Image.Image:

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -18,9 +18,10 @@ from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_image
 from refadgen.serving import metrics
 from refadgen.serving.errors import ApiError
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
-from refadgen.serving.products import PlacedAd
+from refadgen.serving.products import FoundMask, PlacedAd
 from refadgen.serving.requests import ProductInput
-from refadgen.serving.schema import AdFields, AdImage
+from refadgen.serving.schema import AdFields, AdImage, MaskFields
+from refadgen.storage.addresses import image_identity
 
 T = TypeVar("T")
 _ALL_SCENES = 100
@@ -36,6 +37,9 @@ class Backend(Protocol):
 
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
         """The product, segmented and placed. Raises: ApiError."""
+
+    async def find_mask(self, given: ProductInput, category: str | None) -> FoundMask:
+        """The product's mask, or the doubtful one. Raises: ApiError."""
 
     def generate(self, order: ImageOrder) -> AsyncGenerator[StepDone | AdResult, None]:
         """Yields steps, then one result. Closing the generator cancels the image. Raises: ApiError."""
@@ -115,9 +119,7 @@ class AdService:
     def requested_images(self, fields: AdFields, given: ProductInput) -> RequestedImages:
         """The wanted images of a request, with their ids. Raises: ApiError naming the field."""
         config = self._overridden(fields)
-        if isinstance(given.image, str) and not self.config.access.allow_image_urls:
-            message = "image_url: this server does not fetch images (access.allow_image_urls); send the image itself"
-            raise ApiError(422, "urls_off", message, param="image_url")
+        self._check_address(given)
         source = given.image.encode() if isinstance(given.image, str) else given.image
         prompts = (fields.prompt,) if isinstance(fields.prompt, str) else tuple(fields.prompt or ())
         if prompts and fields.scene is not None:
@@ -138,7 +140,8 @@ class AdService:
             every = dataclasses.replace(config.catalog, scenes_per_product=_ALL_SCENES)
             config = dataclasses.replace(config, catalog=every)
         # The catalogue job's own function: the same product and settings have the same image_id in both.
-        images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint))
+        decision = image_identity(given.mask) if given.mask is not None and given.decided else ""
+        images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint), decision)
         if fields.scene is not None:
             names = list(dict.fromkeys(image.scene for image in images))
             images = tuple(image for image in images if image.scene == fields.scene)
@@ -150,6 +153,18 @@ class AdService:
             message = f"num_variants: {len(images)} images (scenes × variants); at most {limit}, see limits.max_images"
             raise ApiError(422, "too_many_images", message, param="num_variants")
         return RequestedImages(row=row, images=images, config=config)
+
+    def _check_address(self, given: ProductInput) -> None:
+        """Raises: ApiError where the request names an address and this server fetches none."""
+        if isinstance(given.image, str) and not self.config.access.allow_image_urls:
+            message = "image_url: this server does not fetch images (access.allow_image_urls); send the image itself"
+            raise ApiError(422, "urls_off", message, param="image_url")
+
+    async def find_mask(self, fields: MaskFields, given: ProductInput) -> FoundMask:
+        """The mask that an ad of this product would have, or the doubtful one. Raises: ApiError, 504 as `collect`."""
+        self._check_address(given)
+        async with self._time_limit():
+            return await self._backend.find_mask(given, fields.category)
 
     def _overridden(self, fields: AdFields) -> GenerateConfig:
         """The server's settings with the request's over them. Raises: ApiError naming the field."""
@@ -223,7 +238,8 @@ class AdService:
         if isinstance(given.image, bytes):
             config, category = requested.config, requested.row.category
             mask = None if given.mask is None else hashlib.sha256(given.mask).digest()
-            key = (hashlib.sha256(given.image).digest(), mask, category, config.layout, canvas_size(config))
+            image = hashlib.sha256(given.image).digest()
+            key = (image, mask, given.decided, category, config.layout, canvas_size(config))
             placed = self._products.get(key)
             metrics.count("product_cache", hit=placed is not None)
             if placed is not None:
@@ -283,19 +299,25 @@ class AdService:
         """The placed product and all images in their order. Raises: ApiError, 504 after `limits.timeout_s`."""
         placed: PlacedAd | None = None
         images: dict[int, ServedImage] = {}  # they finish in any order
+        async with self._time_limit(), contextlib.aclosing(self.make(requested, given)) as updates:
+            async for update in updates:
+                if isinstance(update, ProductUpdate):
+                    placed = update.placed
+                elif isinstance(update, ImageUpdate):
+                    images[update.index] = update.image
+        assert placed is not None
+        return placed, [images[index] for index in range(len(requested.images))]
+
+    @contextlib.asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        """Raises: ApiError, 504, where the body takes longer than `limits.timeout_s`."""
         limit_s = self.config.limits.timeout_s
         try:
-            async with asyncio.timeout(limit_s), contextlib.aclosing(self.make(requested, given)) as updates:
-                async for update in updates:
-                    if isinstance(update, ProductUpdate):
-                        placed = update.placed
-                    elif isinstance(update, ImageUpdate):
-                        images[update.index] = update.image
+            async with asyncio.timeout(limit_s):
+                yield
         except TimeoutError:
             message = f"no answer within {limit_s:g} s (limits.timeout_s)"
             raise ApiError(504, "timeout", message, retry_after_s=5) from None
-        assert placed is not None
-        return placed, [images[index] for index in range(len(requested.images))]
 
     def describe(self, requested: RequestedImages, placed: PlacedAd, image: ServedImage) -> AdImage:
         """One image as clients get it."""

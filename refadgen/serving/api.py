@@ -27,7 +27,7 @@ from refadgen.serving.errors import ApiError, server_fault
 from refadgen.serving.events import event_stream
 from refadgen.serving.guard import Guard
 from refadgen.serving.products import PlacedAd
-from refadgen.serving.requests import parse_json, read_ad_request
+from refadgen.serving.requests import parse_json, read_ad_request, read_mask_request
 from refadgen.serving.schema import (
     AdResponse,
     ErrorResponse,
@@ -35,6 +35,7 @@ from refadgen.serving.schema import (
     JobList,
     JobRequest,
     Layout,
+    MaskResponse,
     ModelCard,
     ModelList,
     Options,
@@ -45,6 +46,7 @@ _PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/mask.js": ("mask.js", "text/javascript"),
 }
 # data: and blob: are previews and finished images; nothing is loaded from elsewhere.
 _PAGE_POLICY = (
@@ -91,6 +93,7 @@ def make_app(service: AdService, runs: CatalogRuns | None = None, *, tag_answers
     )
     _add_error_handlers(app)
     _add_ads(app, service)
+    _add_masks(app, service)
     openai_images.add_routes(app, service, responses=_responses(*_ANY_ERROR))
     _add_jobs(app, runs or CatalogRuns(config))
     _add_descriptions(app, service)
@@ -159,6 +162,42 @@ def _add_ads(app: FastAPI, service: AdService) -> None:
             product_base64=base64.b64encode(placed.product).decode(),
         )
         # A finished response: FastAPI would check and copy the images once more.
+        return JSONResponse(answer.model_dump())
+
+
+def _add_masks(app: FastAPI, service: AdService) -> None:
+    schemas = {"application/json": "MaskRequest", "multipart/form-data": "MaskForm"}
+
+    @app.post(
+        "/v1/masks",
+        response_model=MaskResponse,
+        responses=_responses(*_ANY_ERROR),
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    kind: {"schema": {"$ref": f"#/components/schemas/{name}"}} for kind, name in schemas.items()
+                },
+            }
+        },
+    )
+    async def find_mask(request: Request) -> Response:
+        """Finds the product's mask, and makes nothing. A doubtful mask comes with what is doubted."""
+        fields, given = await read_mask_request(request)
+        found = await service.find_mask(fields, given)
+        answer = MaskResponse(
+            request_id=request.state.request_id,
+            status="rejected" if found.reason else "done",
+            reason=found.reason,
+            detail=found.detail,
+            input_sha256=found.input_sha256,
+            width_px=found.width_px,
+            height_px=found.height_px,
+            mask_source=found.mask_source,
+            mask_score=found.mask_score,
+            mask_area=found.mask_area,
+            mask_base64=None if found.mask is None else base64.b64encode(found.mask).decode(),
+        )
         return JSONResponse(answer.model_dump())
 
 

@@ -33,7 +33,7 @@ from refadgen.serving.ads import AdService, canvas_size
 from refadgen.serving.errors import ApiError, from_row_error, server_fault
 from refadgen.serving.fault_log import log_fault
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
-from refadgen.serving.products import PlacedAd, ProductPlacer
+from refadgen.serving.products import FoundMask, PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
 
 if TYPE_CHECKING:
@@ -83,6 +83,12 @@ class ProductSegmentation:
         loop = asyncio.get_running_loop()
         with _contained("segmentation"):
             return await loop.run_in_executor(self._threads, self._placer.place, given, category, layout, size)
+
+    async def find_mask(self, given: ProductInput, category: str | None) -> FoundMask | RowError:
+        """See `ProductPlacer.find_mask`."""
+        loop = asyncio.get_running_loop()
+        with _contained("segmentation"):
+            return await loop.run_in_executor(self._threads, self._placer.find_mask, given, category)
 
 
 class AdGeneration:
@@ -250,6 +256,14 @@ class DeploymentBackend:
             found: PlacedAd | RowError = await self._segmentation.place.remote(
                 given, category, config.layout, canvas_size(config)
             )
+        if isinstance(found, RowError):
+            raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
+        return found
+
+    async def find_mask(self, given: ProductInput, category: str | None) -> FoundMask:
+        """See `Backend.find_mask`."""
+        with self._answers():
+            found: FoundMask | RowError = await self._segmentation.find_mask.remote(given, category)
         if isinstance(found, RowError):
             raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
         return found

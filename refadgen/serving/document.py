@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from refadgen.serving.ads import AdService
 from refadgen.serving.openai_images import EditForm
-from refadgen.serving.schema import AdForm, AdRequest, JobRequest
+from refadgen.serving.schema import AdForm, AdRequest, JobRequest, MaskForm, MaskRequest
 
 
 def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     schemas = document["components"]["schemas"]
     sizes = [f"{width}x{height}" for width, height in service.sizes]
-    for model in (AdRequest, AdForm, JobRequest, EditForm):
+    for model in (AdRequest, AdForm, MaskRequest, MaskForm, JobRequest, EditForm):
         _add(schemas, model)
     for name in ("AdRequest", "AdForm"):
         fields = schemas[name]["properties"]
@@ -25,17 +25,19 @@ def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
         fields["num_variants"]["maximum"] = config.limits.max_images
         fields["num_inference_steps"]["anyOf"][0]["maximum"] = config.limits.max_steps
     # The classes allow null where a field may be left out; a field of a form cannot be null.
-    for form in ("AdForm", "EditForm"):
+    for form in ("AdForm", "MaskForm", "EditForm"):
         for field, rule in schemas[form]["properties"].items():
             schemas[form]["properties"][field] = _not_null(rule)
     if config.access.allow_image_urls:
         # Exactly one of the two: a rule between two fields, which the classes do not express.
-        schemas["AdRequest"]["oneOf"] = [
-            {"required": [one], "properties": {one: {"type": "string"}, other: {"type": "null"}}}
-            for one, other in (("image_base64", "image_url"), ("image_url", "image_base64"))
-        ]
+        for name in ("AdRequest", "MaskRequest"):
+            schemas[name]["oneOf"] = [
+                {"required": [one], "properties": {one: {"type": "string"}, other: {"type": "null"}}}
+                for one, other in (("image_base64", "image_url"), ("image_url", "image_base64"))
+            ]
     else:
-        for name, field in (("AdRequest", "image_base64"), ("AdForm", "image")):
+        fields_of = {"AdRequest": "image_base64", "AdForm": "image", "MaskRequest": "image_base64", "MaskForm": "image"}
+        for name, field in fields_of.items():
             del schemas[name]["properties"]["image_url"]
             schemas[name]["properties"][field] = _not_null(schemas[name]["properties"][field])
             schemas[name]["required"] = [field]

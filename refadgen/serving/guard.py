@@ -20,7 +20,7 @@ from refadgen.serving.fault_log import log_fault
 _log = logging.getLogger("ray.serve")
 # A client's own id goes into headers and log lines: no line breaks, no lengths of its choice.
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9_.-]{1,64}$")
-OPEN_PATHS = ("/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json", "/docs")
+OPEN_PATHS = ("/", "/page.css", "/page.js", "/mask.js", "/healthz", "/readyz", "/openapi.json", "/docs")
 """Paths that need no token: they hold no user's data."""
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -1,4 +1,4 @@
-"""The segmentation deployment's work: fetch, decode, mask and place one product image."""
+"""The segmentation deployment's work: fetch, decode, mask and place one product image; or find its mask alone."""
 
 import hashlib
 import threading
@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from refadgen.catalog.categories import last_element
-from refadgen.catalog.images import decode_image, decode_mask
+from refadgen.catalog.images import decode_image, decode_mask, decode_soft_mask
 from refadgen.catalog.layout import place
 from refadgen.catalog.web import WebReader
 from refadgen.config import LayoutConfig, ServeConfig
-from refadgen.errors import RowError
+from refadgen.errors import DOUBTS, RowError
+from refadgen.generation.doubtful import bounded_size
 from refadgen.generation.encoding import encode_product
 from refadgen.segmentation import ProductMasker
+from refadgen.segmentation.decided import decided
+from refadgen.segmentation.doubt import DoubtfulMask
 from refadgen.serving.requests import ProductInput
+from refadgen.storage.pictures import to_png
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,25 @@ class PlacedAd:
         return self.canvas.nbytes + self.mask.nbytes + len(self.product)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoundMask:
+    """A product's mask before anything is made, or the doubtful one; names and units as in the ledger."""
+
+    reason: str
+    """A key of `REASONS`: why a person should look at it. Empty: the mask is accepted."""
+    detail: str
+    input_sha256: str
+    width_px: int
+    """The photograph's, upright."""
+    height_px: int
+    mask_source: str
+    """Empty: nothing proposed a mask."""
+    mask_score: float | None
+    mask_area: float | None
+    mask: bytes | None
+    """PNG, L: of the photograph's size or of `bounded_size`. None: nothing proposed one."""
+
+
 class ProductPlacer:
     """Places products by the same functions as the catalogue job's stages. Safe to share between threads."""
 
@@ -65,12 +89,14 @@ class ProductPlacer:
         """
         started = time.monotonic()
         try:
-            data = self._web.read(given.image) if isinstance(given.image, str) else given.image
-            photo = decode_image(data, self._fetch)
-            own_mask = None if given.mask is None else decode_mask(given.mask, self._fetch, photo.size)
+            data, photo, own_mask = self._read(given)
             fetched = time.monotonic()
-            with self._turn:
-                found = self._masker.segment(photo, last_element(category), own_mask)
+            if given.decided:
+                assert own_mask is not None
+                found = decided(own_mask, photo.size, self._masker.config.min_piece)
+            else:
+                with self._turn:
+                    found = self._masker.segment(photo, last_element(category), own_mask)
             placed = place(photo, found.alpha, layout, *size)
         except RowError as error:
             return error
@@ -88,3 +114,58 @@ class ProductPlacer:
             fetch_s=fetched - started,
             segment_s=time.monotonic() - fetched,
         )
+
+    def find_mask(self, given: ProductInput, category: str | None) -> FoundMask | RowError:
+        """The mask that `place` would use, or the one that it would refuse as doubtful.
+
+        Returns a RowError where the product image itself is wrong, for the reason that `place` returns it.
+        """
+        try:
+            data, photo, own_mask = self._read(given)
+        except RowError as error:
+            return error
+        alpha: npt.NDArray[np.uint8] | None = None
+        source, score, reason, detail = "", None, "", ""
+        try:
+            with self._turn:
+                found = self._masker.segment(photo, last_element(category), own_mask)
+            alpha, source, score = found.alpha, found.source, found.score
+        except DoubtfulMask as error:
+            alpha, source, score, reason, detail = error.alpha, error.source, error.score, error.reason, error.problem
+        except RowError as error:
+            if error.reason not in DOUBTS:
+                return error
+            reason, detail = error.reason, error.problem
+        return FoundMask(
+            reason=reason,
+            detail=detail,
+            input_sha256=hashlib.sha256(data).hexdigest(),
+            width_px=photo.width,
+            height_px=photo.height,
+            mask_source=source,
+            mask_score=score,
+            mask_area=None if alpha is None else float((alpha > 127).mean()),
+            mask=None if alpha is None else _mask_png(alpha),
+        )
+
+    def _read(self, given: ProductInput) -> tuple[bytes, Image.Image, npt.NDArray[np.uint8] | None]:
+        """The encoded photograph, the decoded one, and its own mask (uint8 H×W), as `segment` or `decided` takes it.
+
+        Raises: RowError.
+        """
+        data = self._web.read(given.image) if isinstance(given.image, str) else given.image
+        photo = decode_image(data, self._fetch)
+        if given.mask is None:
+            return data, photo, None
+        # The batch job, too, keeps the soft edge of a mask that a person decided on, and no other.
+        decode = decode_soft_mask if given.decided else decode_mask
+        own_mask = decode(given.mask, self._fetch, photo.size)
+        return data, photo, own_mask
+
+
+def _mask_png(alpha: npt.NDArray[np.uint8]) -> bytes:
+    height, width = alpha.shape
+    size = bounded_size((width, height))
+    if size != (width, height):
+        alpha = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return to_png(alpha, compress_level=6)

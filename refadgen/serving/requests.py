@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from refadgen.serving.errors import ApiError
-from refadgen.serving.schema import AdFields, AdForm, AdRequest
+from refadgen.serving.schema import AdFields, AdForm, AdRequest, MaskFields, MaskForm, MaskRequest
 
 T = TypeVar("T", bound=BaseModel)
 _MAX_PARTS = 150
@@ -30,6 +31,8 @@ class ProductInput:
     image: bytes | str
     """An encoded image, or its http(s) address."""
     mask: bytes | None = None
+    decided: bool = False
+    """Whether a person decided on the mask, so that nothing doubts it."""
 
     @property
     def image_field(self) -> str:
@@ -39,24 +42,53 @@ class ProductInput:
 
 async def read_ad_request(request: Request) -> tuple[AdFields, ProductInput]:
     """The fields and the product image of `POST /v1/ads`. Raises: ApiError naming the field."""
-    kind = _content_type(request)
-    fields: AdFields
-    if kind == "application/json":
-        fields = json_fields = parse_json(AdRequest, await request.body())
-        name = "image_base64"
-        image, mask = _decoded(json_fields.image_base64, name), _decoded(json_fields.mask_base64, "mask_base64")
-    elif kind == "multipart/form-data":
-        form = await read_form(request)
-        name = "image"
-        image, mask = take_file(form, "image"), take_file(form, "mask")
-        fields = parse_form(AdForm, form, lists=("prompt",), documents=("layout",), files=("image", "mask"))
-    else:
+    if _is_json(request):
+        fields = parse_json(AdRequest, await request.body())
+        return fields, _decided(fields, _json_product(fields))
+    form = await read_form(request)
+    image, mask = take_file(form, "image"), take_file(form, "mask")
+    ad = parse_form(AdForm, form, lists=("prompt",), documents=("layout",), files=("image", "mask"))
+    return ad, _decided(ad, _product(ad.image_url, image, mask, "image"))
+
+
+async def read_mask_request(request: Request) -> tuple[MaskFields, ProductInput]:
+    """The fields and the product image of `POST /v1/masks`. Raises: ApiError naming the field."""
+    if _is_json(request):
+        fields = parse_json(MaskRequest, await request.body())
+        return fields, _json_product(fields)
+    form = await read_form(request)
+    image, mask = take_file(form, "image"), take_file(form, "mask")
+    wanted = parse_form(MaskForm, form, files=("image", "mask"))
+    return wanted, _product(wanted.image_url, image, mask, "image")
+
+
+def _decided(fields: AdFields, given: ProductInput) -> ProductInput:
+    """The product image with `mask_decided`. Raises: ApiError where there is no mask to decide on."""
+    if fields.mask_decided and given.mask is None:
+        raise ApiError(422, "missing_mask", "mask_decided: is about `mask`; give one", param="mask_decided")
+    return dataclasses.replace(given, decided=fields.mask_decided)
+
+
+def _is_json(request: Request) -> bool:
+    """Whether the body is JSON; else it is a multipart form. Raises: ApiError where it is neither."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
         raise ApiError(415, "unsupported_media_type", f"Content-Type {kind!r}: must be multipart/form-data or JSON")
-    source = fields.image_url if image is None else image
-    if source is None or (image is not None and fields.image_url is not None):
+    return kind == "application/json"
+
+
+def _json_product(fields: AdRequest | MaskRequest) -> ProductInput:
+    image, mask = _decoded(fields.image_base64, "image_base64"), _decoded(fields.mask_base64, "mask_base64")
+    return _product(fields.image_url, image, mask, "image_base64")
+
+
+def _product(url: str | None, image: bytes | None, mask: bytes | None, name: str) -> ProductInput:
+    """The product image of a request. name: the field that would hold the image. Raises: ApiError."""
+    source = url if image is None else image
+    if source is None or (image is not None and url is not None):
         code = "missing_image" if source is None else "two_images"
         raise ApiError(422, code, f"image: give exactly one of {name} or image_url", param="image")
-    return fields, ProductInput(image=source, mask=mask)
+    return ProductInput(image=source, mask=mask)
 
 
 async def read_form(request: Request) -> FormData:
@@ -162,7 +194,3 @@ def _decoded(text: str | None, field: str) -> bytes | None:
     if not data:
         raise ApiError(422, "not_an_image", f"{field}: is empty", param=field)
     return data
-
-
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -36,6 +36,14 @@ def _range_of(section: type[Section], name: str) -> FieldInfo:
 # `byte` is OpenAPI's word for base64.
 _Base64 = Annotated[str, Field(min_length=1, json_schema_extra={"format": "byte"})]
 File = Field(default=None, json_schema_extra={"format": "binary"})
+ImageUrl = Annotated[
+    str | None,
+    Field(
+        max_length=2000,
+        pattern=r"^https?://\S+$",
+        description="Address of the product image, where the server allows it.",
+    ),
+]
 
 
 class Layout(BaseModel):
@@ -59,12 +67,7 @@ class AdFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    image_url: str | None = Field(
-        default=None,
-        max_length=2000,
-        pattern=r"^https?://\S+$",
-        description="Address of the product image, where the server allows it.",
-    )
+    image_url: ImageUrl = None
     sku: Annotated[str, Field(min_length=1, max_length=MAX_SKU_CHARS, pattern=r"\S")] | None = Field(
         default=None,
         description="The product's id. The catalogue's sku gives the image of the catalogue run. None: a hash of the "
@@ -100,6 +103,9 @@ class AdFields(BaseModel):
     quality: Annotated[int, _range_of(OutputConfig, "quality"), WHOLE_FLOATS] | None = Field(
         default=None, description="Quality of JPEG and WebP."
     )
+    mask_decided: bool = Field(
+        default=False, description="Whether a person looked at `mask`: it is then used as it is, and never doubted."
+    )
     preview_every: Annotated[int, Field(ge=0, le=1000), WHOLE_FLOATS] = Field(
         default=0, description="Steps between previews of an event stream; 0: none."
     )
@@ -120,6 +126,48 @@ class AdForm(AdFields):
 
     image: bytes | None = File
     mask: bytes | None = File
+
+
+class MaskFields(BaseModel):
+    """The fields of a request for a mask beside the product image itself, with the meaning they have for ads."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_url: ImageUrl = None
+    category: Text | None = Field(default=None, description="The word that segmentation looks for.")
+
+
+class MaskRequest(MaskFields):
+    """A request for a mask as JSON. The product image is exactly one of `image_base64` and `image_url`."""
+
+    image_base64: _Base64 | None = Field(default=None, description="The product image as a file (JPEG, PNG, WebP, …).")
+    mask_base64: _Base64 | None = Field(default=None, description="A mask of one's own, to be checked.")
+
+
+class MaskForm(MaskFields):
+    """A request for a mask as multipart/form-data: `image` (a file) or `image_url`."""
+
+    image: bytes | None = File
+    mask: bytes | None = File
+
+
+class MaskResponse(BaseModel):
+    """The mask that an ad of this product would have, or the mask that is doubted, and why."""
+
+    request_id: str
+    status: Literal["done", "rejected"]
+    reason: str = Field(description="Why the mask is doubted, as in the ledger; empty when done.")
+    detail: str
+    input_sha256: str
+    width_px: int = Field(description="The product image's, upright.")
+    height_px: int
+    mask_source: str = Field(description="What proposed the mask; empty: nothing did.")
+    mask_score: float | None
+    mask_area: float | None = Field(description="Share of the product image.")
+    mask_base64: str | None = Field(
+        description="PNG, the product is white; of the image's shape, at most 2048 px long. It can be sent as `mask`, "
+        "painted over or not. None: nothing was proposed."
+    )
 
 
 class AdImage(BaseModel):

@@ -21,7 +21,7 @@ from refadgen.serving.api import make_app
 from refadgen.serving.deployments import AdGeneration
 from refadgen.serving.errors import ApiError, from_row_error
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
-from refadgen.serving.products import PlacedAd, ProductPlacer
+from refadgen.serving.products import FoundMask, PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -83,6 +83,12 @@ class LocalBackend:
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
         size = (config.sampling.width_px, config.sampling.height_px)
         found = await asyncio.to_thread(self._placer.place, given, category, config.layout, size)
+        if isinstance(found, RowError):
+            raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
+        return found
+
+    async def find_mask(self, given: ProductInput, category: str | None) -> FoundMask:
+        found = await asyncio.to_thread(self._placer.find_mask, given, category)
         if isinstance(found, RowError):
             raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
         return found

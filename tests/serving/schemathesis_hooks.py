@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 BEYOND_A_SCHEMA = {
     "prompt_and_scene",  # at most one of the two
     "missing_image",  # a form needs a file or an address
+    "missing_mask",  # mask_decided is about a mask
     "two_images",
     "unknown_scene",  # depends on the category
     "inverted_mask",  # a mask of any pixels is valid

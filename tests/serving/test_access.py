@@ -124,6 +124,7 @@ def test_a_token_in_the_query_or_a_cookie_does_not_count(keyed):
     ("method", "path"),
     [
         ("POST", "/v1/ads"),
+        ("POST", "/v1/masks"),
         ("POST", "/v1/images/edits"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/x"),
@@ -143,7 +144,7 @@ def test_every_path_of_the_interface_needs_a_token(keyed, method, path):
     assert keyed.problem(keyed.ask(method, path), 401)["code"] == "missing_token"
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/healthz", "/readyz", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/mask.js", "/healthz", "/readyz", "/openapi.json"])
 def test_what_holds_nothing_of_anybody_needs_none(keyed, path):
     assert keyed.ask("GET", path).status == 200
 
@@ -368,9 +369,10 @@ def test_every_answer_has_the_security_headers(client, keyed, path):
 # Bodies
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(locked):
+@pytest.mark.parametrize("path", ["/v1/ads", "/v1/masks"])
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(locked, path):
     with talk(locked) as line:
-        line.sendall(head("POST", "/v1/ads", "Content-Length: 4001"))
+        line.sendall(head("POST", path, "Content-Length: 4001"))
         assert code_of(everything(line), 413) == "body_too_large"
 
 
@@ -381,12 +383,13 @@ def test_a_body_of_the_largest_size_is_read(keyed):
         assert keyed.problem(keyed.ask("POST", "/v1/ads", body=sent, headers=headers), status)
 
 
+@pytest.mark.parametrize("path", ["/v1/ads", "/v1/masks"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_body_that_does_not_say_its_size_is_cut_off(locked, kind):
+def test_a_body_that_does_not_say_its_size_is_cut_off(locked, kind, path):
     with talk(locked) as line:
         chunk = b"3e8\r\n" + b"x" * 1000 + b"\r\n"
         begun = b"%x\r\n%s\r\n" % (len(KINDS[kind]), KINDS[kind])
-        line.sendall(head("POST", "/v1/ads", f"Content-Type: {kind}", "Transfer-Encoding: chunked") + begun + 4 * chunk)
+        line.sendall(head("POST", path, f"Content-Type: {kind}", "Transfer-Encoding: chunked") + begun + 4 * chunk)
         assert code_of(everything(line), 413) == "body_too_large"
 
 

@@ -239,7 +239,7 @@ def test_broken_base64_is_named(client, photo, name, text, code):
     ],
     ids=lambda value: str(value[:20]) if isinstance(value, bytes) else str(value),
 )
-@pytest.mark.parametrize("path", ["/v1/ads", "/v1/jobs"])
+@pytest.mark.parametrize("path", ["/v1/ads", "/v1/masks", "/v1/jobs"])
 def test_what_is_no_json_object_is_refused(client, path, body, status):
     answer = client.ask("POST", path, body=body, headers={"Content-Type": "application/json"})
     assert client.problem(answer, status)["type"] == "invalid_request_error"
@@ -253,7 +253,7 @@ def test_a_huge_text_is_refused_at_once(client, photo):
     "kind",
     [None, "", "text/plain", "application/x-www-form-urlencoded", "application/jsonp", "image/png", "multipart"],
 )
-@pytest.mark.parametrize("path", ["/v1/ads", "/v1/images/edits", "/v1/jobs"])
+@pytest.mark.parametrize("path", ["/v1/ads", "/v1/masks", "/v1/images/edits", "/v1/jobs"])
 def test_other_content_types_are_refused(client, path, kind):
     headers = {} if kind is None else {"Content-Type": kind}
     answer = client.ask("POST", path, body=b"prompt=a%20cup", headers=headers)
@@ -327,13 +327,13 @@ PART = b'--X\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na cup\r\n'
         ("multipart/form-data; boundary=X; charset=utf-16", PART + b"--X--\r\n", 415),
     ],
 )
-@pytest.mark.parametrize("path", ["/v1/ads", "/v1/images/edits"])
+@pytest.mark.parametrize("path", ["/v1/ads", "/v1/masks", "/v1/images/edits"])
 def test_what_is_no_form_is_refused(client, path, kind, body, status):
     client.problem(client.ask("POST", path, body=body, headers={"Content-Type": kind}), status)
 
 
 @pytest.mark.parametrize("body", [b"", b"\r\n", b"--X", b"--X\r\n", PART[:-8], PART])
-@pytest.mark.parametrize("path", ["/v1/ads", "/v1/images/edits"])
+@pytest.mark.parametrize("path", ["/v1/ads", "/v1/masks", "/v1/images/edits"])
 def test_a_form_that_breaks_off_is_refused(client, path, body):
     answer = client.ask("POST", path, body=body, headers={"Content-Type": "multipart/form-data; boundary=X"})
     client.problem(answer, 400, 422)

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import http.server
+import json
 import socket
 import socketserver
 import threading
@@ -249,9 +250,14 @@ def test_what_only_this_server_can_reach_is_refused_and_not_fetched(public, name
     assert door.knocks() == 0
 
 
-def test_a_form_is_no_way_around(public, names, door):
-    answer = public.form("/v1/ads", ("image_url", f"http://127.0.0.1:{door.port}/a.png"), ("prompt", "a cup"))
-    assert public.problem(answer, 422)["code"] == "private_address"
+def test_forms_and_masks_are_no_way_around(public, names, door):
+    address = f"http://127.0.0.1:{door.port}/a.png"
+    for answer in (
+        public.form("/v1/ads", ("image_url", address), ("prompt", "a cup")),
+        public.form("/v1/masks", ("image_url", address)),
+        public.ask("POST", "/v1/masks", json={"image_url": address}),
+    ):
+        assert public.problem(answer, 422)["code"] == "private_address"
     assert door.knocks() == 0
 
 
@@ -332,7 +338,8 @@ def test_an_image_behind_an_address_is_used(private, web, photo):
     made = private.made(image_url=f"http://127.0.0.1:{web.port}/a.png", prompt="a cup")
     (image,) = made["images"]
     assert image["status"] == "done"
-    assert image["input_sha256"] == hashlib.sha256(photo).hexdigest()
+    found = private.ask("POST", "/v1/masks", json={"image_url": f"http://127.0.0.1:{web.port}/a.png"})
+    assert image["input_sha256"] == json.loads(found.data)["input_sha256"] == hashlib.sha256(photo).hexdigest()
 
 
 def test_what_the_client_sent_stays_here(private, web):

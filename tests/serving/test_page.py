@@ -72,7 +72,8 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         def failed(request: Any) -> None:
             # Chromium reports this for streams that were read to their end too (microsoft/playwright#42742). The page
             # itself shows whether all events arrived.
-            if not (request.url.endswith("/v1/ads") and request.failure == "net::ERR_ABORTED"):
+            # A search for a mask is given up where another photograph or category is chosen.
+            if not (request.url.endswith(("/v1/ads", "/v1/masks")) and request.failure == "net::ERR_ABORTED"):
                 troubles.append(f"failed: {request.url} {request.failure}")
 
         def requested(request: Any) -> None:
@@ -215,7 +216,7 @@ def test_comparing_fusion_scales(visit, quick):
 
 
 def test_errors_stand_at_their_fields(visit, quick, tmp_path):
-    page = visit(quick)
+    page = visit(quick, known=("422",))  # of the search for a mask
     page.click("#generate")
     expect(page.locator("#image-problem")).to_contain_text("Choose a photograph")
 
@@ -223,6 +224,8 @@ def test_errors_stand_at_their_fields(visit, quick, tmp_path):
     text.write_text("not a picture")
     choose_photo(page, text)
     expect(page.locator("#image-problem")).to_be_empty()
+    expect(page.locator("#mask-summary")).to_contain_text("No mask: image")
+    expect(page.locator("#mask-card")).to_be_hidden()
     page.click("#generate")
     expect(page.locator("#alert")).to_contain_text("image")
     assert page.locator("#image-problem").inner_text() == page.locator("#alert").inner_text()
@@ -266,7 +269,7 @@ def test_busy_says_when_to_come_again(visit, quick):
 
 
 def test_dropped_and_pasted(visit, quick):
-    page = visit(quick)
+    page = visit(quick, known=("422",))  # the files are no pictures
     bring = """(kind, name) => {
         const data = new DataTransfer();
         data.items.add(new File(["x"], name, {type: "image/png"}));
@@ -277,6 +280,150 @@ def test_dropped_and_pasted(visit, quick):
     for kind, name in (("drop", "dropped.png"), ("paste", "pasted.png")):
         page.evaluate(f"([kind, name]) => ({bring})(kind, name)", [kind, name])
         expect(page.locator("#photo-name")).to_have_text(name)
+
+
+def state(page: Any, text: str) -> None:
+    """Waits until the mask's badge says `text`."""
+    expect(page.locator("#mask-state")).to_have_text(text)
+
+
+def saved_mask(page: Any) -> np.ndarray:
+    """The mask at hand: uint8 H×W."""
+    with page.expect_download() as download:
+        page.locator("#mask-save").click()
+    return np.asarray(Image.open(download.value.path()).convert("L"))
+
+
+@pytest.fixture
+def sent_masks(quick: LocalServer, monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray | None]:
+    """Grows with the decided mask of each request for ads: uint8 H×W; None: the request has none."""
+    masks: list[np.ndarray | None] = []
+    real = quick.service.requested_images
+
+    def look(fields: Any, given: Any) -> Any:
+        assert given.decided == (given.mask is not None)
+        masks.append(None if given.mask is None else np.asarray(Image.open(io.BytesIO(given.mask)).convert("L")))
+        return real(fields, given)
+
+    monkeypatch.setattr(quick.service, "requested_images", look)
+    return masks
+
+
+def generate_one(page: Any) -> None:
+    page.fill("#num_variants", "1")
+    page.click("#generate")
+    wait_for_images(page, 1)
+
+
+def test_a_painted_correction_is_sent_as_the_mask(visit, quick, sent_masks):
+    """By mouse: what is erased is missing in the mask that is sent, and in the product as placed."""
+    page = visit(quick)
+    choose_photo(page)
+    state(page, "found")
+    expect(page.locator("#mask-summary")).to_contain_text("plain background")
+    before = saved_mask(page)
+    generate_one(page)
+    assert sent_masks == [None]  # the server finds the same one
+
+    page.locator("#mask-erase").click()
+    pane = page.locator("#mask-product-pane canvas").bounding_box()
+    x, y = pane["x"] + 0.5 * pane["width"], pane["y"] + 0.6 * pane["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x, y - 0.2 * pane["height"], steps=4)
+    page.mouse.up()
+    state(page, "painted")
+    erased = saved_mask(page)
+    assert erased.shape == before.shape
+    assert 0.001 < np.mean(before.astype(int) - erased > 127) < 0.2
+    assert (erased <= before).all()
+    generate_one(page)
+    np.testing.assert_array_equal(sent_masks[1], erased)
+    expect(card(page, "Product as placed")).to_contain_text("decided by a person")
+
+    page.locator("#mask-undo").click()
+    state(page, "found")
+    np.testing.assert_array_equal(saved_mask(page), before)
+    page.locator("#mask-paint").click()
+    page.locator("#mask-product-pane canvas").click(position={"x": 20, "y": 20})
+    assert saved_mask(page).mean() > before.mean()
+    choose_photo(page, PHOTO.with_name("star-cup.jpg"))  # the correction belonged to the other photograph
+    state(page, "found")
+    generate_one(page)
+    assert sent_masks[2] is None
+
+
+def test_a_finger_paints_and_else_scrolls(browser, quick):
+    context = browser.new_context(viewport=PHONE, has_touch=True)
+    page = context.new_page()
+    page.goto(quick.url)
+    choose_photo(page)
+    state(page, "found")
+    canvas = page.locator("#mask-product-pane canvas")
+    canvas.tap()
+    state(page, "found")  # no tool is chosen
+    page.locator("#mask-erase").tap()
+    canvas.tap()
+    state(page, "painted")
+    context.close()
+
+
+def test_a_mask_is_decided_by_keyboard_alone(visit, quick, sent_masks, tmp_path):
+    """A doubtful mask is accepted as it is; flip, empty, take back, brush and arrows change it."""
+    pieces = np.full((128, 96, 3), 255, np.uint8)
+    for row in range(3):
+        for column in range(3):
+            pieces[10 + 40 * row : 30 + 40 * row, 8 + 30 * column : 24 + 30 * column] = (200, 30, 40)
+    photo = tmp_path / "pieces.png"
+    Image.fromarray(pieces).save(photo)
+    page = visit(quick)
+    choose_photo(page, photo)
+    state(page, "doubtful")
+    expect(page.locator("#mask-why")).to_contain_text("mask_in_pieces")
+    expect(page.locator("#mask-summary")).to_contain_text("accept it or paint it")
+    page.click("#generate")
+    expect(page.locator("#alert")).to_contain_text("pieces")  # nobody decided
+    page.locator("#mask-link").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#mask-card")).to_be_focused()
+    page.keyboard.press("a")
+    state(page, "accepted")
+    generate_one(page)
+    product = np.where((pieces == 255).all(axis=2), 0, 255)
+    assert sent_masks[0] is None
+    assert np.mean(np.abs(sent_masks[1].astype(int) - product) > 127) < 0.02
+
+    page.locator("#mask-card").focus()
+    page.keyboard.press("f")
+    state(page, "painted")
+    np.testing.assert_array_equal(saved_mask(page) > 127, sent_masks[1] <= 127)
+    page.keyboard.press("u")
+    state(page, "doubtful")
+    page.locator("#mask-card").focus()
+    page.keyboard.press("x")
+    assert saved_mask(page).max() == 0
+    page.keyboard.press("a")
+    expect(page.locator("#mask-status")).to_contain_text("is empty")
+    state(page, "painted")
+    page.keyboard.press("p")
+    expect(page.locator("#mask-product-pane")).to_be_focused()
+    size = page.locator("#mask-size").inner_text()
+    page.keyboard.press("]")
+    assert page.locator("#mask-size").inner_text() != size
+    page.keyboard.press("ArrowUp")
+    assert saved_mask(page).max() == 0  # moved, not painted
+    page.locator("#mask-product-pane").focus()
+    page.keyboard.press("Space")
+    spot = np.count_nonzero(saved_mask(page))
+    assert spot > 0
+    page.locator("#mask-product-pane").focus()
+    page.keyboard.press("Shift+ArrowDown")
+    assert np.count_nonzero(saved_mask(page)) > spot
+    page.keyboard.press("c")
+    state(page, "doubtful")
+    page.locator("#prompt").focus()
+    page.keyboard.type("a")  # letters elsewhere are letters
+    state(page, "doubtful")
 
 
 def test_by_keyboard_alone(visit, quick):
@@ -368,6 +515,10 @@ def test_accessible_on_every_screen(visit, quick):
     page.get_by_text("Access").click()
     check("before")
     choose_photo(page)
+    page.locator("#mask-card").wait_for()
+    page.locator("#mask-erase").click()
+    page.keyboard.press("Space")
+    check("painting")
     page.get_by_text("More settings").click()
     page.locator("#layout-size").fill("0.5")
     page.click("#generate")
@@ -382,6 +533,9 @@ def test_with_a_token(visit):
         page = visit(guarded, known=("401",), ready=False)
         expect(page.locator("#token-problem")).to_contain_text("A token is needed")
         expect(page.locator("#token")).to_be_focused()
+        choose_photo(page)
+        expect(page.locator("#mask-summary")).to_contain_text("No mask")
+        page.locator("#token").focus()
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
         expect(page.locator("#token-problem")).to_contain_text("not one of access.tokens")
@@ -390,8 +544,8 @@ def test_with_a_token(visit):
         page.keyboard.press("Enter")
         expect(page.locator("#model")).to_contain_text("mini@")
         expect(page.locator("#alert")).to_be_empty()
+        state(page, "found")
 
-        choose_photo(page)
         page.fill("#num_variants", "1")
         page.click("#generate")
         wait_for_images(page, 1)

@@ -219,3 +219,19 @@ def test_metrics_are_exported_where_ray_exports_them(endpoint):
     names = ("requests", "request_seconds", "images", "cache_lookups", "waiting_images", "batch_rows", "step_seconds")
     wait_for(lambda: all(f"ray_refadgen_{name}" in exported() for name in names), timeout_s=60)
     assert 'route="/v1/ads"' in exported()
+
+
+def test_masks_are_found_and_decided_on(endpoint):
+    def ask(image: bytes) -> tuple[int, dict]:
+        answer = endpoint.http.request("POST", f"{endpoint.url}/v1/masks", fields={"image": ("a.jpg", image)})
+        return answer.status, json.loads(answer.data)
+
+    status, found = ask(PRODUCT)
+    assert (status, found["status"], found["mask_source"]) == (200, "done", "plain_background")
+    fields = {"mask_base64": found["mask_base64"], "mask_decided": True, "prompt": SCENE, "num_inference_steps": 1}
+    fields["image_base64"] = base64.b64encode(PRODUCT).decode()
+    made = retried(lambda: endpoint.http.request("POST", f"{endpoint.url}/v1/ads", json=fields))
+    assert made.status == 200, made.data
+    assert json.loads(made.data)["images"][0]["mask_source"] == "review"
+    status, problem = ask(b"no image")
+    assert (status, problem["error"]["param"]) == (422, "image")

@@ -1,16 +1,19 @@
-"use strict";
 // The endpoint's page. Fields have the API's names. Only the token is stored, in this tab's session storage.
 //
+//   photo ─► findMask: POST /v1/masks ─► mask.js, where a person may correct it
 //   form ─► wantedFields ─► follow: POST /v1/ads ─► readEvents ─► cards
 //
 // A run is one press of Generate: one request for all variants, or one for each λ.
+
+import * as maskCard from "./mask.js";
 
 const NUM_PREVIEWS = 7; // about, for each image
 const KEPT_RUNS = 6; // on the page
 const MAX_VALUES = 8; // λ values in one comparison
 const ANCHORS = ["top-left", "top", "top-right", "left", "center", "right", "bottom-left", "bottom", "bottom-right"];
 const MASK_SOURCES = {own_mask: "your own", alpha: "alpha channel", plain_background: "plain background",
-  saliency_model: "saliency model", sam3: "SAM 3", sam2: "SAM2", vote: "networks that agree"};
+  saliency_model: "saliency model", sam3: "SAM 3", sam2: "SAM2", vote: "networks that agree",
+  review: "decided by a person"};
 const SENT_AS_THEY_ARE = ["negative_prompt", "seed", "guidance_scale", "num_inference_steps", "fusion_scale", "format", "size"];
 
 const $ = id => document.getElementById(id);
@@ -19,6 +22,7 @@ const own = name => form.elements[name].value.trim();
 let options = null; // GET /v1/options
 let photo = null; // File
 let running = null; // AbortController of the current run
+let finding = null; // AbortController of the current search for the mask
 
 // ---- Elements: texts and attributes only. Markup would let a file name or an error inject script.
 function h(tag, attributes = {}, ...children) {
@@ -155,6 +159,44 @@ function usePhoto(file) {
   $("photo-name").textContent = file.name;
   $("photo-hint").textContent = `${Math.ceil(file.size / 1000)} kB. Choose, drop or paste another to replace it`;
   $("mask").value = ""; // it belonged to the earlier photograph
+  findMask();
+}
+
+/** Asks for the mask of the chosen photograph, and shows it. Its errors stand beside the photograph. */
+async function findMask() {
+  if (!photo) return;
+  finding?.abort();
+  const {signal} = (finding = new AbortController());
+  maskCard.hide();
+  showSummary("Looking for the product.");
+  const body = new FormData();
+  body.append("image", photo);
+  if (own("category")) body.append("category", own("category"));
+  if ($("mask").files[0]) body.append("mask", $("mask").files[0]);
+  try {
+    const found = await (await call("v1/masks", {method: "POST", body, signal})).json();
+    const shown = await $("photo").decode().then(() => $("photo"), () => null); // null: a format the browser lacks
+    if (signal.aborted) return;
+    const source = MASK_SOURCES[found.mask_source] ?? found.mask_source;
+    await maskCard.show(shown, found, source);
+    if (signal.aborted) return;
+    $("empty").hidden = true;
+    if (!found.mask_base64) showSummary(`No mask (${found.reason}): paint the product.`, true);
+    else if (found.reason) showSummary(`The mask is doubtful (${found.reason}): accept it or paint it.`, true);
+    else showSummary(`Mask: ${source}, score ${found.mask_score.toFixed(2)}.`, true);
+  } catch (problem) {
+    if (!signal.aborted) showSummary(`No mask: ${problem.message}`);
+  }
+}
+
+function showSummary(text, withMask = false) {
+  $("mask-summary").textContent = text;
+  $("mask-link").hidden = !withMask;
+}
+
+/** After a change that could give another mask; one that a person painted stays. */
+function findMaskAgain() {
+  if (!maskCard.isEdited()) findMask();
 }
 
 /** A slider has the server's default until the user moves it. */
@@ -210,9 +252,12 @@ function wantedValues() {
 }
 
 /** The requests of a run: `files`, `fields`, and a card for each image. Raises: Problem. */
-function wantedRequests() {
+async function wantedRequests() {
   const fields = wantedFields();
-  const files = {image: photo, ...($("mask").files[0] && {mask: $("mask").files[0]})};
+  const decided = await maskCard.file();
+  if (decided) fields.mask_decided = "true";
+  const mask = decided ?? $("mask").files[0];
+  const files = {image: photo, ...(mask && {mask})};
   if (own("mode") === "compare") {
     return wantedValues().map(value => {
       return {files, fields: {...fields, fusion_scale: String(value)}, cards: [makeCard(`λ ${value}`)]};
@@ -229,14 +274,15 @@ async function generate() {
   clearProblems();
   if (!options) await loadOptions();
   if (!options) return;
+  const controller = (running = new AbortController());
   let requests;
   try {
-    requests = wantedRequests();
+    requests = await wantedRequests();
   } catch (problem) {
+    running = null;
     showProblem(problem);
     return;
   }
-  const controller = (running = new AbortController());
   const cards = requests.flatMap(request => request.cards);
   const product = makeCard("Product as placed", {seeThrough: true});
   const run = showRun(requests, product, cards);
@@ -441,7 +487,11 @@ function start() {
     });
   }
   $("layout-reset").addEventListener("click", resetLayout);
-  $("category").addEventListener("change", showScenes);
+  $("category").addEventListener("change", () => {
+    showScenes();
+    findMaskAgain();
+  });
+  $("mask").addEventListener("change", findMask);
   $("scene").addEventListener("change", showPrompt);
   $("prompt").addEventListener("input", () => ($("scene").value = ""));
   for (const element of form.elements.mode) element.addEventListener("change", showMode);
@@ -464,6 +514,7 @@ function start() {
     sessionStorage.setItem("refadgen-token", $("token").value.trim());
     clearProblems();
     loadOptions();
+    findMaskAgain();
   });
   showMode();
   showLayout();
