@@ -40,7 +40,8 @@ ImageUrl = Annotated[
     str | None,
     Field(
         max_length=2000,
-        pattern=r"^https?://\S+$",
+        # The two named characters are spaces in some dialects of regular expressions only.
+        pattern=r"^https?://[^\s\u0085\ufeff]+$",
         description="Address of the product image, where the server allows it.",
     ),
 ]

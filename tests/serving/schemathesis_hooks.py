@@ -44,6 +44,13 @@ schemathesis.openapi.format("binary", st.sampled_from(_products()))
 schemathesis.openapi.format("byte", st.sampled_from([base64.b64encode(data).decode() for data in _products()]))
 
 
+@schemathesis.hook
+def filter_case(context, case):
+    """A form has no null: schemathesis would send the word "null", which is a valid text, and expect a refusal."""
+    form = case.media_type == "multipart/form-data" and isinstance(case.body, dict)
+    return not (form and None in case.body.values())
+
+
 @schemathesis.check
 def refusals_of_valid_requests_have_a_known_reason(ctx, response, case):
     """schemathesis's positive_data_acceptance lets any 422 pass. Here only the codes above may pass."""
