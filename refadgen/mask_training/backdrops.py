@@ -123,9 +123,9 @@ def _texture(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
     for octave in range(rng.integers(2, 6)):
         cells = 2 ** (octave + rng.integers(1, 4))
         stretched = (max(2, int(cells * rng.choice([0.15, 1, 1]))), max(2, int(cells)))
-        mix += cv2.resize(rng.normal(0, 1, stretched).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC) / (
-            1 + 0.6 * octave
-        )
+        mix += cv2.resize(
+            rng.normal(0, 1, stretched).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
+        ) / (1 + 0.6 * octave)
     kind = rng.integers(4)
     if kind == 1:  # boards or tiles
         y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(size)

@@ -7,29 +7,70 @@ from refadgen.mask_training.pen import Pen, Role, curve_through, oval
 
 def tee(pen: Pen) -> None:
     sleeve, body = pen.between(0.15, 0.6), pen.between(0.35, 0.5)
-    outline = [(-0.2, -0.8), (0.2, -0.8), (body, -0.7), (0.95, -0.7 + sleeve), (0.75, -0.55 + sleeve), (body, -0.3),
-               (body, 0.9), (-body, 0.9), (-body, -0.3), (-0.75, -0.55 + sleeve), (-0.95, -0.7 + sleeve), (-body, -0.7)]
+    outline = [
+        (-0.2, -0.8),
+        (0.2, -0.8),
+        (body, -0.7),
+        (0.95, -0.7 + sleeve),
+        (0.75, -0.55 + sleeve),
+        (body, -0.3),
+        (body, 0.9),
+        (-body, 0.9),
+        (-body, -0.3),
+        (-0.75, -0.55 + sleeve),
+        (-0.95, -0.7 + sleeve),
+        (-body, -0.7),
+    ]
     _garment(pen, outline, -0.7, 0.9)
     pen.ellipse(0, -0.8, 0.2, 0.08, "dark" if pen.chance(0.5) else "accent")
 
 
 def hoodie(pen: Pen) -> None:
-    outline = [(-0.25, -0.75), (0.25, -0.75), (0.5, -0.55), (0.9, 0.6), (0.65, 0.7), (0.45, 0.0), (0.48, 0.92),
-               (-0.48, 0.92), (-0.45, 0.0), (-0.65, 0.7), (-0.9, 0.6), (-0.5, -0.55)]
+    outline = [
+        (-0.25, -0.75),
+        (0.25, -0.75),
+        (0.5, -0.55),
+        (0.9, 0.6),
+        (0.65, 0.7),
+        (0.45, 0.0),
+        (0.48, 0.92),
+        (-0.48, 0.92),
+        (-0.45, 0.0),
+        (-0.65, 0.7),
+        (-0.9, 0.6),
+        (-0.5, -0.55),
+    ]
     _garment(pen, outline, -0.5, 0.9)
     pen.smooth([(-0.3, -0.7), (0, -0.98), (0.3, -0.7), (0, -0.5)], "accent" if pen.chance(0.5) else "pale")
 
 
 def dress(pen: Pen) -> None:
     waist, hem = pen.between(0.18, 0.28), pen.between(0.4, 0.8)
-    outline = [(-0.25, -0.95), (-0.15, -0.95), (0, -0.75), (0.15, -0.95), (0.25, -0.95), (waist, -0.2), (hem, 0.95),
-               (-hem, 0.95), (-waist, -0.2)]
+    outline = [
+        (-0.25, -0.95),
+        (-0.15, -0.95),
+        (0, -0.75),
+        (0.15, -0.95),
+        (0.25, -0.95),
+        (waist, -0.2),
+        (hem, 0.95),
+        (-hem, 0.95),
+        (-waist, -0.2),
+    ]
     _garment(pen, outline, -0.7, 0.95)
 
 
 def trousers(pen: Pen) -> None:
     gap, hem = pen.between(0.04, 0.2), pen.between(0.2, 0.4)
-    outline = [(-0.42, -0.95), (0.42, -0.95), (gap + hem, 0.95), (gap, 0.95), (0, -0.25), (-gap, 0.95), (-gap - hem, 0.95)]
+    outline = [
+        (-0.42, -0.95),
+        (0.42, -0.95),
+        (gap + hem, 0.95),
+        (gap, 0.95),
+        (0, -0.25),
+        (-gap, 0.95),
+        (-gap - hem, 0.95),
+    ]
     _garment(pen, outline, -0.9, 0.95)
 
 
@@ -47,22 +88,28 @@ def sneaker(pen: Pen) -> None:
     sole = pen.between(0.1, 0.25)
     upper = [(-0.9, 0.3), (-0.85, -0.35), (-0.5, -0.45), (-0.1, -0.15), (0.45, 0.05), (0.85, 0.2), (0.92, 0.35)]
     pen.polygon(curve_through([*upper, (0, 0.45)], closed=True), pattern=pen.chance(0.4))
-    pen.smooth([(-0.95, 0.32), (0, 0.38), (0.95, 0.3), (0.97, 0.32 + sole), (0, 0.36 + sole), (-0.93, 0.34 + sole)], "pale")
+    pen.smooth(
+        [(-0.95, 0.32), (0, 0.38), (0.95, 0.3), (0.97, 0.32 + sole), (0, 0.36 + sole), (-0.93, 0.34 + sole)], "pale"
+    )
     for x in np.linspace(-0.35, 0.1, pen.rng.integers(3, 6)):
         pen.stroke([(x, -0.25 + 0.4 * (x + 0.4)), (x + 0.15, -0.05 + 0.4 * (x + 0.4))], 0.04, "accent")
 
 
 def boot(pen: Pen) -> None:
     shaft = pen.between(0.25, 0.4)
-    pen.polygon([(-0.6, -0.95), (-0.6 + 2 * shaft, -0.95), (-0.55 + 2 * shaft, 0.2), (0.8, 0.45), (0.85, 0.7), (-0.6, 0.7)],
-                pattern=pen.chance(0.3))
+    pen.polygon(
+        [(-0.6, -0.95), (-0.6 + 2 * shaft, -0.95), (-0.55 + 2 * shaft, 0.2), (0.8, 0.45), (0.85, 0.7), (-0.6, 0.7)],
+        pattern=pen.chance(0.3),
+    )
     pen.rectangle(-0.62, 0.7, 0.88, pen.between(0.78, 0.95), "pale", corner=0.03)
     if pen.chance(0.5):
         pen.rectangle(-0.62, -0.97, -0.58 + 2 * shaft, -0.75, "pale")
 
 
 def clog(pen: Pen) -> None:
-    pen.smooth([(-0.9, 0.25), (-0.7, -0.1), (-0.3, 0.0), (0.1, -0.45), (0.7, -0.2), (0.95, 0.25)], pattern=pen.chance(0.3))
+    pen.smooth(
+        [(-0.9, 0.25), (-0.7, -0.1), (-0.3, 0.0), (0.1, -0.45), (0.7, -0.2), (0.95, 0.25)], pattern=pen.chance(0.3)
+    )
     pen.smooth([(-0.95, 0.22), (0.0, 0.3), (0.97, 0.2), (0.95, 0.45), (0, 0.5), (-0.9, 0.5)], "pale")
 
 
@@ -181,14 +228,18 @@ def fork(pen: Pen) -> None:
 def scissors(pen: Pen) -> None:
     opening = pen.between(0.05, 0.3)
     for side in (-1, 1):
-        pen.polygon([(side * opening, -0.95), (side * opening - 0.1, -0.9), (-side * 0.05, 0.25), (-side * 0.18, 0.2)], "body")
+        pen.polygon(
+            [(side * opening, -0.95), (side * opening - 0.1, -0.9), (-side * 0.05, 0.25), (-side * 0.18, 0.2)], "body"
+        )
         x = -side * 0.3
         pen.ring(oval(x, 0.6, 0.25, 0.34), oval(x, 0.6, 0.15, 0.23), "accent")
 
 
 def screwdriver(pen: Pen) -> None:
     pen.rectangle(-0.03, -0.95, 0.03, 0.1, "pale")
-    pen.smooth([(-0.13, 0.1), (0.13, 0.1), (0.17, 0.5), (0.13, 0.95), (-0.13, 0.95), (-0.17, 0.5)], pattern=pen.chance(0.4))
+    pen.smooth(
+        [(-0.13, 0.1), (0.13, 0.1), (0.17, 0.5), (0.13, 0.95), (-0.13, 0.95), (-0.17, 0.5)], pattern=pen.chance(0.4)
+    )
 
 
 def lamp(pen: Pen) -> None:
@@ -201,8 +252,14 @@ def bag(pen: Pen) -> None:
     tall = pen.between(0.4, 0.65)
     t = np.linspace(np.pi, 2 * np.pi, 24)
     for lift in (0.0, pen.between(-0.15, 0.1)):
-        pen.stroke(np.stack([0.4 * np.cos(t), 0.9 - 2 * tall + 0.1 + (0.5 + lift) * np.sin(t)], 1), pen.between(0.03, 0.08), "accent")
-    pen.smooth([(-0.75, 0.9 - 2 * tall), (0.75, 0.9 - 2 * tall), (0.9, 0.85), (0, 0.92), (-0.9, 0.85)], pattern=pen.chance(0.6))
+        pen.stroke(
+            np.stack([0.4 * np.cos(t), 0.9 - 2 * tall + 0.1 + (0.5 + lift) * np.sin(t)], 1),
+            pen.between(0.03, 0.08),
+            "accent",
+        )
+    pen.smooth(
+        [(-0.75, 0.9 - 2 * tall), (0.75, 0.9 - 2 * tall), (0.9, 0.85), (0, 0.92), (-0.9, 0.85)], pattern=pen.chance(0.6)
+    )
 
 
 def headphones(pen: Pen) -> None:
@@ -233,14 +290,33 @@ def plant(pen: Pen) -> None:
         t, length = pen.between(-2.6, -0.5), pen.between(0.5, 1.1)
         tip = (length * np.cos(t) * 0.8, 0.3 + length * np.sin(t))
         side = (0.12 * np.sin(t), -0.12 * np.cos(t))
-        pen.smooth([(0, 0.3), (tip[0] / 2 + side[0], 0.15 + tip[1] / 2 + side[1]), tip,
-                    (tip[0] / 2 - side[0], 0.15 + tip[1] / 2 - side[1])], "body" if pen.chance(0.6) else "accent")
+        pen.smooth(
+            [
+                (0, 0.3),
+                (tip[0] / 2 + side[0], 0.15 + tip[1] / 2 + side[1]),
+                tip,
+                (tip[0] / 2 - side[0], 0.15 + tip[1] / 2 - side[1]),
+            ],
+            "body" if pen.chance(0.6) else "accent",
+        )
     pen.polygon([(-0.35, 0.3), (0.35, 0.3), (0.25, 0.95), (-0.25, 0.95)], "pale")
 
 
 def guitar(pen: Pen) -> None:
-    pen.smooth([(-0.4, 0.9), (0.4, 0.9), (0.45, 0.5), (0.25, 0.25), (0.32, 0), (0, -0.1), (-0.32, 0), (-0.25, 0.25),
-                (-0.45, 0.5)], pattern=pen.chance(0.3))
+    pen.smooth(
+        [
+            (-0.4, 0.9),
+            (0.4, 0.9),
+            (0.45, 0.5),
+            (0.25, 0.25),
+            (0.32, 0),
+            (0, -0.1),
+            (-0.32, 0),
+            (-0.25, 0.25),
+            (-0.45, 0.5),
+        ],
+        pattern=pen.chance(0.3),
+    )
     pen.ellipse(0, 0.3, 0.12, 0.12, "dark")
     pen.rectangle(-0.05, -0.95, 0.05, 0.3, "accent")
 
@@ -258,8 +334,13 @@ def blob(pen: Pen) -> None:
     outline = np.stack([radius * np.cos(t), radius * np.sin(t)], 1)
     pen.smooth(outline, "pale" if pen.chance(0.3) else "body", pattern=pen.chance(0.6))
     for _ in range(pen.rng.integers(0, 4)):
-        pen.ellipse(pen.between(-0.3, 0.3), pen.between(-0.3, 0.3), pen.between(0.05, 0.25), pen.between(0.05, 0.25),
-                    "pale" if pen.chance(0.4) else "accent")
+        pen.ellipse(
+            pen.between(-0.3, 0.3),
+            pen.between(-0.3, 0.3),
+            pen.between(0.05, 0.25),
+            pen.between(0.05, 0.25),
+            "pale" if pen.chance(0.4) else "accent",
+        )
 
 
 def composite(pen: Pen) -> None:
@@ -277,4 +358,6 @@ def composite(pen: Pen) -> None:
         else:
             pen.smooth(pen.rng.uniform(-0.8, 0.8, (5, 2)), role, pattern=pen.chance(0.4))
     if pen.chance(0.25):
-        pen.erase(oval(pen.between(-0.3, 0.3), pen.between(-0.3, 0.3), pen.between(0.08, 0.25), pen.between(0.08, 0.25)))
+        pen.erase(
+            oval(pen.between(-0.3, 0.3), pen.between(-0.3, 0.3), pen.between(0.08, 0.25), pen.between(0.08, 0.25))
+        )

@@ -9,7 +9,9 @@ def bottle(pen: Pen) -> None:
     wide, neck = pen.between(0.2, 0.42), pen.between(0.08, 0.16)
     shoulder = pen.between(-0.5, -0.15)
     heights = [-0.72, shoulder - 0.12, shoulder + 0.1, 0.5, 0.95]
-    pen.polygon(turned_profile(heights, [neck, neck, wide, wide * pen.between(0.85, 1.1), wide]), pattern=pen.chance(0.3))
+    pen.polygon(
+        turned_profile(heights, [neck, neck, wide, wide * pen.between(0.85, 1.1), wide]), pattern=pen.chance(0.3)
+    )
     if pen.chance(0.7):
         top = pen.between(shoulder + 0.15, 0.2)
         pen.rectangle(-wide, top, wide, pen.between(top + 0.2, 0.75), "pale", pattern=pen.chance(0.6))
@@ -20,14 +22,18 @@ def can(pen: Pen) -> None:
     wide, tall = pen.between(0.3, 0.6), pen.between(0.45, 0.9)
     role = "pale" if pen.chance(0.4) else "accent"
     pen.rectangle(-wide, -tall, wide, tall, corner=0.08, pattern=pen.chance(0.6))
-    pen.rectangle(-wide, -tall * pen.between(0.2, 0.7), wide, tall * pen.between(0.1, 0.7), role, pattern=pen.chance(0.5))
+    pen.rectangle(
+        -wide, -tall * pen.between(0.2, 0.7), wide, tall * pen.between(0.1, 0.7), role, pattern=pen.chance(0.5)
+    )
     pen.ellipse(0, -tall, wide, pen.between(0.06, 0.16), "pale" if pen.chance(0.3) else "dark")
 
 
 def jar(pen: Pen) -> None:
     wide, tall, lid = pen.between(0.45, 0.75), pen.between(0.35, 0.7), pen.between(0.12, 0.3)
     pen.rectangle(-wide, -tall, wide, tall, corner=pen.between(0.03, 0.3), pattern=pen.chance(0.4))
-    pen.rectangle(-wide * 0.95, -tall - lid, wide * 0.95, -tall + 0.03, "pale" if pen.chance(0.6) else "accent", corner=0.04)
+    pen.rectangle(
+        -wide * 0.95, -tall - lid, wide * 0.95, -tall + 0.03, "pale" if pen.chance(0.6) else "accent", corner=0.04
+    )
     if pen.chance(0.6):
         pen.rectangle(-wide, -0.3 * tall, wide, 0.6 * tall, "pale", pattern=pen.chance(0.6))
 
@@ -52,7 +58,9 @@ def mug(pen: Pen) -> None:
 def kettle(pen: Pen) -> None:
     pen.polygon(turned_profile([-0.4, 0, 0.5, 0.85], [0.25, 0.5, pen.between(0.55, 0.7), 0.5]))
     pen.polygon([(0.45, 0.3), (0.95, -0.25), (0.85, -0.35), (0.35, 0.05)], "accent")
-    pen.stroke([(-0.35, -0.3), (-0.45, -0.75), (0, pen.between(-0.95, -0.85)), (0.45, -0.75), (0.35, -0.3)], 0.1, "dark")
+    pen.stroke(
+        [(-0.35, -0.3), (-0.45, -0.75), (0, pen.between(-0.95, -0.85)), (0.45, -0.75), (0.35, -0.3)], 0.1, "dark"
+    )
     pen.rectangle(-0.22, -0.5, 0.22, -0.36, "pale", corner=0.04)
 
 
@@ -69,7 +77,9 @@ def bowl(pen: Pen) -> None:
 def wine_glass(pen: Pen) -> None:
     clear = pen.between(0.12, 0.6) if pen.chance(0.7) else 1.0
     wide = pen.between(0.3, 0.45)
-    pen.polygon(turned_profile([-0.95, -0.5, -0.1, 0.05], [wide * 0.8, wide, wide * 0.6, 0.03]), "accent", opacity=clear)
+    pen.polygon(
+        turned_profile([-0.95, -0.5, -0.1, 0.05], [wide * 0.8, wide, wide * 0.6, 0.03]), "accent", opacity=clear
+    )
     pen.rectangle(-0.03, 0, 0.03, 0.85, "body", opacity=max(0.6, clear))
     pen.ellipse(0, 0.88, pen.between(0.22, 0.35), 0.07, "body", opacity=max(0.4, clear))
     pen.stroke(oval(0, -0.95, wide * 0.8, 0.04), 0.012, "dark", closed=True)
@@ -82,7 +92,12 @@ def tumbler(pen: Pen) -> None:
     clear = pen.between(0.1, 0.5)
     pen.polygon([(-top, -tall), (top, -tall), (foot, tall), (-foot, tall)], "accent", opacity=clear)
     for inset in (0.0, 0.04):
-        edge = [(-top + inset, -tall), (-foot + inset, tall - inset), (foot - inset, tall - inset), (top - inset, -tall)]
+        edge = [
+            (-top + inset, -tall),
+            (-foot + inset, tall - inset),
+            (foot - inset, tall - inset),
+            (top - inset, -tall),
+        ]
         pen.stroke(edge, 0.015, "dark" if pen.chance(0.5) else "body")
     pen.stroke(oval(0, -tall, top, 0.08), 0.015, "dark", closed=True)
 
@@ -91,14 +106,24 @@ def box(pen: Pen) -> None:
     x, y, slant = pen.between(0.1, 0.5), pen.between(0.15, 0.4), pen.between(0.5, 0.8)
     pen.polygon([(-0.8, -slant + y), (x, -slant), (x, 0.9), (-0.8, 0.9 - y / 2)], pattern=pen.chance(0.7))
     pen.polygon([(x, -slant), (0.85, -slant + y), (0.85, 0.9 - y), (x, 0.9)], "pale" if pen.chance(0.4) else "accent")
-    pen.polygon([(-0.8, -slant + y), (x, -slant), (0.85, -slant + y), (0.85 - x - 0.4, -slant + 1.6 * y)],
-                "pale" if pen.chance(0.4) else "body")
+    pen.polygon(
+        [(-0.8, -slant + y), (x, -slant), (0.85, -slant + y), (0.85 - x - 0.4, -slant + 1.6 * y)],
+        "pale" if pen.chance(0.4) else "body",
+    )
 
 
 def cushion(pen: Pen) -> None:
     sag = pen.between(0.02, 0.2)
-    corners = [(-0.9, -0.9), (0, -0.9 + sag), (0.9, -0.9), (0.9 - sag, 0), (0.9, 0.9), (0, 0.9 - sag), (-0.9, 0.9),
-               (-0.9 + sag, 0)]
+    corners = [
+        (-0.9, -0.9),
+        (0, -0.9 + sag),
+        (0.9, -0.9),
+        (0.9 - sag, 0),
+        (0.9, 0.9),
+        (0, 0.9 - sag),
+        (-0.9, 0.9),
+        (-0.9 + sag, 0),
+    ]
     pen.smooth(corners, "pale" if pen.chance(0.3) else "body", pattern=pen.chance(0.7))
 
 
@@ -113,8 +138,15 @@ def television(pen: Pen) -> None:
 def tablet(pen: Pen) -> None:
     wide, frame = pen.between(0.5, 0.75), pen.between(0.015, 0.09)
     pen.rectangle(-wide, -0.95, wide, 0.95, "dark" if pen.chance(0.7) else "accent", corner=pen.between(0.02, 0.2))
-    pen.rectangle(-wide + frame, -0.95 + frame, wide - frame, 0.95 - frame, "face", corner=pen.between(0, 0.08),
-                  pattern=pen.chance(0.4))
+    pen.rectangle(
+        -wide + frame,
+        -0.95 + frame,
+        wide - frame,
+        0.95 - frame,
+        "face",
+        corner=pen.between(0, 0.08),
+        pattern=pen.chance(0.4),
+    )
     if pen.chance(0.5):
         pen.ellipse(0, 0.95 - frame / 2, frame / 3, frame / 3, "pale")
 
@@ -122,8 +154,16 @@ def tablet(pen: Pen) -> None:
 def laptop(pen: Pen) -> None:
     frame = pen.between(0.015, 0.06)
     pen.polygon([(-0.65, -0.8), (0.65, -0.8), (0.7, 0.25), (-0.7, 0.25)], "dark")
-    pen.polygon([(-0.65 + frame, -0.8 + frame), (0.65 - frame, -0.8 + frame), (0.7 - frame, 0.25 - frame),
-                 (-0.7 + frame, 0.25 - frame)], "face", pattern=pen.chance(0.3))
+    pen.polygon(
+        [
+            (-0.65 + frame, -0.8 + frame),
+            (0.65 - frame, -0.8 + frame),
+            (0.7 - frame, 0.25 - frame),
+            (-0.7 + frame, 0.25 - frame),
+        ],
+        "face",
+        pattern=pen.chance(0.3),
+    )
     pen.polygon([(-0.7, 0.25), (0.7, 0.25), (0.95, 0.7), (-0.95, 0.7)], "accent" if pen.chance(0.6) else "pale")
     pen.polygon([(-0.62, 0.3), (0.62, 0.3), (0.72, 0.5), (-0.72, 0.5)], "dark")
 
@@ -167,7 +207,9 @@ def lipstick(pen: Pen) -> None:
     wide = pen.between(0.12, 0.22)
     pen.rectangle(-wide, 0.05, wide, 0.95, "dark" if pen.chance(0.5) else "pale", corner=0.02)
     pen.rectangle(-wide * 0.85, -0.25, wide * 0.85, 0.08, "accent")
-    pen.polygon([(-wide * 0.7, -0.25), (-wide * 0.7, -0.6), (wide * 0.5, -0.9), (wide * 0.7, -0.8), (wide * 0.7, -0.25)])
+    pen.polygon(
+        [(-wide * 0.7, -0.25), (-wide * 0.7, -0.6), (wide * 0.5, -0.9), (wide * 0.7, -0.8), (wide * 0.7, -0.25)]
+    )
 
 
 def spray(pen: Pen) -> None:
@@ -181,7 +223,9 @@ def spray(pen: Pen) -> None:
 def bucket(pen: Pen) -> None:
     top, foot = pen.between(0.5, 0.7), pen.between(0.35, 0.5)
     t = np.linspace(np.pi, 2 * np.pi, 24)
-    pen.stroke(np.stack([top * np.cos(t), -0.3 + pen.between(0.4, 0.65) * np.sin(t)], 1), pen.between(0.02, 0.06), "dark")
+    pen.stroke(
+        np.stack([top * np.cos(t), -0.3 + pen.between(0.4, 0.65) * np.sin(t)], 1), pen.between(0.02, 0.06), "dark"
+    )
     pen.polygon([(-top, -0.3), (top, -0.3), (foot, 0.9), (-foot, 0.9)], pattern=pen.chance(0.4))
     pen.ellipse(0, -0.3, top, pen.between(0.06, 0.16), "pale" if pen.chance(0.5) else "dark")
 

@@ -7,8 +7,26 @@ import numpy.typing as npt
 from refadgen.mask_training.pen import Color, Floats, random_color
 from refadgen.segmentation.classes import MARK
 
-WORDS = ("SALE", "NEW", "-20%", "BEST SELLER", "24 cm", "2 in 1", "FREE", "ECO", "99.90", "brand", "Limited", "12 pcs",
-         "size M", "www.shop.example", "Top", "1.5 L", "Made with care", "8 x 12 cm")
+WORDS = (
+    "SALE",
+    "NEW",
+    "-20%",
+    "BEST SELLER",
+    "24 cm",
+    "2 in 1",
+    "FREE",
+    "ECO",
+    "99.90",
+    "brand",
+    "Limited",
+    "12 pcs",
+    "size M",
+    "www.shop.example",
+    "Top",
+    "1.5 L",
+    "Made with care",
+    "8 x 12 cm",
+)
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
 Classes = npt.NDArray[np.uint8]
 
@@ -61,12 +79,16 @@ def _corner(rng: np.random.Generator, shape: tuple[int, ...], r: int) -> tuple[i
     x = gap if rng.random() < 0.5 else shape[1] - gap
     y = gap if rng.random() < 0.6 else shape[0] - gap
     if rng.random() < 0.25:
-        x, y = int(rng.integers(gap, max(gap + 1, shape[1] - gap))), int(rng.integers(gap, max(gap + 1, shape[0] - gap)))
+        x, y = (
+            int(rng.integers(gap, max(gap + 1, shape[1] - gap))),
+            int(rng.integers(gap, max(gap + 1, shape[0] - gap))),
+        )
     return x, y
 
 
-def _write(rng: np.random.Generator, target: Floats, center: tuple[int, int], wide: int,
-           color: tuple[float, ...] | float) -> None:
+def _write(
+    rng: np.random.Generator, target: Floats, center: tuple[int, int], wide: int, color: tuple[float, ...] | float
+) -> None:
     word, font = str(rng.choice(WORDS)), int(rng.choice(_FONTS))
     (w, h), _ = cv2.getTextSize(word, font, 1.0, 1)
     scale = max(0.25, wide / w)
@@ -142,8 +164,9 @@ def _watermark(rng: np.random.Generator, shape: tuple[int, ...], coverage: Float
     return np.asarray(alpha * rng.uniform(0.1, 0.45), np.float32), rgb
 
 
-def framed(rng: np.random.Generator, image: Floats, coverage: Floats, classes: Classes,
-           frame_class: int) -> tuple[Floats, Floats, Classes]:
+def framed(
+    rng: np.random.Generator, image: Floats, coverage: Floats, classes: Classes, frame_class: int
+) -> tuple[Floats, Floats, Classes]:
     """Puts a frame around a picture: a border, a thin line near the edge, or a padding with another colour."""
     height, width = coverage.shape
     kind = rng.integers(4)
@@ -174,7 +197,11 @@ def framed(rng: np.random.Generator, image: Floats, coverage: Floats, classes: C
         wide_classes[inside] = classes
         return full, wide_coverage, wide_classes
     image = np.where(frame[..., None], color, image).astype(np.float32)
-    return image, np.where(frame, 0, coverage).astype(np.float32), np.where(frame, frame_class, classes).astype(np.uint8)
+    return (
+        image,
+        np.where(frame, 0, coverage).astype(np.float32),
+        np.where(frame, frame_class, classes).astype(np.uint8),
+    )
 
 
 def add_dust(rng: np.random.Generator, image: Floats, coverage: Floats) -> None:
@@ -184,7 +211,9 @@ def add_dust(rng: np.random.Generator, image: Floats, coverage: Floats) -> None:
     for _ in range(rng.integers(2, 50)):
         at = (int(rng.integers(width)), int(rng.integers(height)))
         if rng.random() < 0.9:
-            cv2.circle(alpha, at, int(rng.integers(0, max(2, max(height, width) // 250))), float(rng.uniform(0.3, 1)), -1)
+            cv2.circle(
+                alpha, at, int(rng.integers(0, max(2, max(height, width) // 250))), float(rng.uniform(0.3, 1)), -1
+            )
         else:
             end = (at[0] + int(rng.normal(0, 0.03 * width)), at[1] + int(rng.normal(0, 0.03 * height)))
             cv2.line(alpha, at, end, float(rng.uniform(0.3, 1)), 1, cv2.LINE_AA)
@@ -199,10 +228,14 @@ def photographed(rng: np.random.Generator, image: Floats, *, jpeg: float) -> npt
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2)))
     if rng.random() < 0.15:  # enlarged by the shop
         scale = rng.uniform(0.45, 0.9)
-        small = cv2.resize(image, (max(8, int(width * scale)), max(8, int(height * scale))), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(
+            image, (max(8, int(width * scale)), max(8, int(height * scale))), interpolation=cv2.INTER_AREA
+        )
         image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.4:
-        image = image + rng.normal(0, rng.uniform(0.3, 4), (height, width, 1 if rng.random() < 0.5 else 3)).astype(np.float32)
+        image = image + rng.normal(0, rng.uniform(0.3, 4), (height, width, 1 if rng.random() < 0.5 else 3)).astype(
+            np.float32
+        )
     pixels = np.clip(np.round(image), 0, 255).astype(np.uint8)
     if rng.random() < jpeg:
         quality = int(rng.uniform(60, 97))

@@ -54,7 +54,9 @@ class Pen:
         self.rng = rng
         self.size_px = size_px
         self.near = near
-        self.colors: dict[Role, Color] = {role: self._color(role) for role in ("body", "accent", "pale", "dark", "face")}
+        self.colors: dict[Role, Color] = {
+            role: self._color(role) for role in ("body", "accent", "pale", "dark", "face")
+        }
         self._rgb = np.zeros((size_px, size_px, 3), np.float32)
         self._opacity = np.zeros((size_px, size_px), np.float32)
         self._coverage = np.zeros((size_px, size_px), np.float32)
@@ -80,13 +82,32 @@ class Pen:
         """Fills the closed curve through `points` (Catmull-Rom)."""
         self.polygon(curve_through(points, closed=True), role, opacity=opacity, pattern=pattern)
 
-    def rectangle(self, left: float, top: float, right: float, bottom: float, role: Role = "body", *,
-                  corner: float = 0.0, opacity: float = 1.0, pattern: bool = False) -> None:
+    def rectangle(
+        self,
+        left: float,
+        top: float,
+        right: float,
+        bottom: float,
+        role: Role = "body",
+        *,
+        corner: float = 0.0,
+        opacity: float = 1.0,
+        pattern: bool = False,
+    ) -> None:
         """Fills a rectangle with corners of radius `corner`."""
         self.polygon(rounded(left, top, right, bottom, corner), role, opacity=opacity, pattern=pattern)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, role: Role = "body", *, opacity: float = 1.0,
-                pattern: bool = False) -> None:
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        role: Role = "body",
+        *,
+        opacity: float = 1.0,
+        pattern: bool = False,
+    ) -> None:
         self.polygon(oval(x, y, rx, ry), role, opacity=opacity, pattern=pattern)
 
     def ring(self, outer: Points, inner: Points, role: Role = "body") -> None:
@@ -195,7 +216,9 @@ def _patterned(rng: np.random.Generator, base: Floats, ink: Color) -> Floats:
         on = np.hypot((u / period) % 1 - 0.5, (v / period) % 1 - 0.5) < rng.uniform(0.15, 0.42)
     elif kind == 3:
         line = y / (0.3 * period) + phase
-        on = (line % 1 < 0.5) & (np.sin(90 * x + 7 * np.floor(line)) > -0.3) & (np.abs(x - 0.5) < rng.uniform(0.2, 0.45))
+        on = (
+            (line % 1 < 0.5) & (np.sin(90 * x + 7 * np.floor(line)) > -0.3) & (np.abs(x - 0.5) < rng.uniform(0.2, 0.45))
+        )
     elif kind == 4:
         coarse = rng.random((rng.integers(3, 9), rng.integers(3, 9))).astype(np.float32)
         on = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) > 0.55
@@ -217,8 +240,10 @@ def rounded(left: float, top: float, right: float, bottom: float, corner: float)
     r = min(corner, (right - left) / 2, (bottom - top) / 2)
     centers = ((right - r, bottom - r), (left + r, bottom - r), (left + r, top + r), (right - r, top + r))
     t = np.linspace(0, np.pi / 2, 8)
-    arcs = [np.stack([x + r * np.cos(t + i * np.pi / 2), y + r * np.sin(t + i * np.pi / 2)], 1)
-            for i, (x, y) in enumerate(centers)]
+    arcs = [
+        np.stack([x + r * np.cos(t + i * np.pi / 2), y + r * np.sin(t + i * np.pi / 2)], 1)
+        for i, (x, y) in enumerate(centers)
+    ]
     return np.concatenate(arcs).astype(np.float32)
 
 

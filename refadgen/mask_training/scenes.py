@@ -26,8 +26,20 @@ from refadgen.mask_training.pen import Cutout, Floats
 from refadgen.segmentation.classes import BACKDROP, FRAME, MARK, PRODUCT, SHADOW
 
 KINDS = {
-    "white": 2.0, "coloured": 2.0, "gradient": 1.0, "white_part": 2.5, "white_face": 1.5, "slats": 1.2, "lattice": 1.0,
-    "framed": 1.5, "marks": 2.0, "dust": 0.6, "white_on_white": 1.2, "shadow": 1.6, "reflection": 0.8, "glass": 0.8,
+    "white": 2.0,
+    "coloured": 2.0,
+    "gradient": 1.0,
+    "white_part": 2.5,
+    "white_face": 1.5,
+    "slats": 1.2,
+    "lattice": 1.0,
+    "framed": 1.5,
+    "marks": 2.0,
+    "dust": 0.6,
+    "white_on_white": 1.2,
+    "shadow": 1.6,
+    "reflection": 0.8,
+    "glass": 0.8,
     "scene": 5.0,
 }
 """Kinds of photographs, and how often each is drawn for training."""
@@ -99,13 +111,22 @@ def make_scene(rng: np.random.Generator, kind: str, split: Split, longest_px: in
     return _finished(rng, kind, family, stage.image, stage.coverage, stage.classes)
 
 
-def _finished(rng: np.random.Generator, kind: str, family: str, image: Floats, coverage: Floats,
-              classes: npt.NDArray[np.uint8]) -> Scene:
-    return Scene(kind, family, overlays.photographed(rng, image, jpeg=0.9 if kind == "slats" else 0.75), coverage, classes)
+def _finished(
+    rng: np.random.Generator, kind: str, family: str, image: Floats, coverage: Floats, classes: npt.NDArray[np.uint8]
+) -> Scene:
+    return Scene(
+        kind, family, overlays.photographed(rng, image, jpeg=0.9 if kind == "slats" else 0.75), coverage, classes
+    )
 
 
-def _product(rng: np.random.Generator, split: Split, bank: Bank | None, size_px: int,
-             among: tuple[str, ...] | None = None, near: npt.NDArray[np.float32] | None = None) -> tuple[str, Cutout]:
+def _product(
+    rng: np.random.Generator,
+    split: Split,
+    bank: Bank | None,
+    size_px: int,
+    among: tuple[str, ...] | None = None,
+    near: npt.NDArray[np.float32] | None = None,
+) -> tuple[str, Cutout]:
     if bank is not None and among is None and rng.random() < 0.5:
         found = bank.cutout(rng)
         if found is not None:
@@ -113,10 +134,15 @@ def _product(rng: np.random.Generator, split: Split, bank: Bank | None, size_px:
     return draw_product(rng, split, size_px, among=among, near=near)
 
 
-def _plain(rng: np.random.Generator, kind: str, split: Split, size: tuple[int, int], bank: Bank | None) -> tuple[str, _Stage]:
+def _plain(
+    rng: np.random.Generator, kind: str, split: Split, size: tuple[int, int], bank: Bank | None
+) -> tuple[str, _Stage]:
     """A product on a plain backdrop: white, coloured, graded; with a shadow or a reflection at times."""
     among: tuple[str, ...] | None = {
-        "white_part": WITH_PALE_PARTS, "white_face": WITH_FACE, "slats": WITH_SLATS, "lattice": LATTICES,
+        "white_part": WITH_PALE_PARTS,
+        "white_face": WITH_FACE,
+        "slats": WITH_SLATS,
+        "lattice": LATTICES,
         "glass": TRANSLUCENT,
     }.get(kind)
     tone = backdrops.tone(rng, "coloured" if kind in ("coloured", "glass") and rng.random() < 0.7 else "white")
@@ -133,13 +159,14 @@ def _plain(rng: np.random.Generator, kind: str, split: Split, size: tuple[int, i
     return family, stage
 
 
-def _white_on_white(rng: np.random.Generator, kind: str, split: Split, size: tuple[int, int],
-                    bank: Bank | None) -> tuple[str, _Stage]:
+def _white_on_white(
+    rng: np.random.Generator, kind: str, split: Split, size: tuple[int, int], bank: Bank | None
+) -> tuple[str, _Stage]:
     """A white product on white: only its shading shows it."""
     family, cutout = _product(rng, split, bank, round(0.9 * max(size)))
     gray = cutout.rgb.mean(axis=-1, keepdims=True)
     inside = gray[cutout.coverage > 0.5]
-    low, high = (np.percentile(inside, [3, 97]) if inside.size else (0.0, 255.0))
+    low, high = np.percentile(inside, [3, 97]) if inside.size else (0.0, 255.0)
     flat = 255 - (high - gray) / max(high - low, 1) * rng.uniform(12, 60) - rng.uniform(0, 8)
     white = np.clip(flat + rng.normal(0, 1.5, 3), 0, 255).astype(np.float32)
     stage = _Stage(rng, backdrops.plain(rng, backdrops.tone(rng, "white"), size, graded=rng.random() < 0.3))
@@ -147,7 +174,9 @@ def _white_on_white(rng: np.random.Generator, kind: str, split: Split, size: tup
     return family, stage
 
 
-def _scene(rng: np.random.Generator, kind: str, split: Split, size: tuple[int, int], bank: Bank | None) -> tuple[str, _Stage]:
+def _scene(
+    rng: np.random.Generator, kind: str, split: Split, size: tuple[int, int], bank: Bank | None
+) -> tuple[str, _Stage]:
     """A product in front of a textured surrounding, with other things behind it."""
     stage = _Stage(rng, backdrops.surrounding(rng, size, bank))
     for _ in range(rng.integers(0, 4)):
@@ -171,7 +200,9 @@ def _framed(rng: np.random.Generator, split: Split, longest_px: int, bank: Bank 
     """A photograph within a frame, a line or a padding. The product's mask is the product's, not the photograph's."""
     kind = str(rng.choice(["coloured", "white", "gradient", "scene"], p=[0.35, 0.3, 0.15, 0.2]))
     inner = make_scene(rng, kind, split, longest_px, bank)
-    image, coverage, classes = overlays.framed(rng, inner.image.astype(np.float32), inner.coverage, inner.classes, FRAME)
+    image, coverage, classes = overlays.framed(
+        rng, inner.image.astype(np.float32), inner.coverage, inner.classes, FRAME
+    )
     return _finished(rng, "framed", inner.family, image, coverage, classes)
 
 
@@ -180,7 +211,9 @@ def _placed(rng: np.random.Generator, cutout: Cutout, shape: tuple[int, ...], le
     height, width = shape[:2]
     x, y, w, h = cv2.boundingRect((cutout.coverage > 0.02).astype(np.uint8))
     if w == 0:
-        return Cutout(np.zeros((height, width, 3), np.float32), *(np.zeros((height, width), np.float32) for _ in range(2)))
+        return Cutout(
+            np.zeros((height, width, 3), np.float32), *(np.zeros((height, width), np.float32) for _ in range(2))
+        )
     share = rng.uniform(least, 0.93)
     scale = share * min(width / w, height / h)
     new = (max(2, round(w * scale)), max(2, round(h * scale)))

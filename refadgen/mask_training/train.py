@@ -37,8 +37,10 @@ def sample_of(scene: Scene, side_px: int) -> "Sample":
     size = (side_px, side_px)
     coverage = cv2.resize(scene.coverage, size, interpolation=cv2.INTER_AREA)
     # Area-averaged for each class, so that lines of one pixel do not vanish by chance.
-    shares = [cv2.resize((scene.classes == c).astype(np.float32), size, interpolation=cv2.INTER_AREA)
-              for c in range(NUM_CLASSES)]
+    shares = [
+        cv2.resize((scene.classes == c).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        for c in range(NUM_CLASSES)
+    ]
     shares[PRODUCT] = coverage
     classes = np.argmax(shares, axis=0).astype(np.uint8)
     return network_input(scene.image, side_px).astype(np.float16), np.round(255 * coverage).astype(np.uint8), classes
@@ -111,8 +113,18 @@ def quality(network: MaskNetwork, scenes: list[tuple[str, np.ndarray, np.ndarray
     return {kind: round(float(np.mean(values)), 3) for kind, values in found.items()}
 
 
-def train(output: Path, *, minutes: float, side_px: int, bank: Bank | None, held_out: Bank | None, batch_size: int,
-          learning_rate: float, num_workers: int, threads: int) -> None:
+def train(
+    output: Path,
+    *,
+    minutes: float,
+    side_px: int,
+    bank: Bank | None,
+    held_out: Bank | None,
+    batch_size: int,
+    learning_rate: float,
+    num_workers: int,
+    threads: int,
+) -> None:
     """Trains for `minutes` of wall time in all, counted over restarts; the learning rate falls along a cosine."""
     torch.set_num_threads(threads)
     output.mkdir(parents=True, exist_ok=True)
@@ -145,7 +157,9 @@ def train(output: Path, *, minutes: float, side_px: int, bank: Bank | None, held
             memory.add(samples.get())
         share = state["seconds"] / total
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (state["step"] + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * share))
+            group["lr"] = float(
+                learning_rate * min(1.0, (state["step"] + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * share))
+            )
         inputs, coverage, classes = memory.draw(rng, batch_size)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(inputs.contiguous(memory_format=torch.channels_last))
@@ -162,15 +176,21 @@ def train(output: Path, *, minutes: float, side_px: int, bank: Bank | None, held
         loss_mean += (loss.item() - loss_mean) / min(state["step"], 100)
         if now - last_report > 120:
             last_report = now
-            line = {"step": state["step"], "minutes": round(state["seconds"] / 60, 1), "loss": round(loss_mean, 4),
-                    "kept": len(memory)}
+            line = {
+                "step": state["step"],
+                "minutes": round(state["seconds"] / 60, 1),
+                "loss": round(loss_mean, 4),
+                "kept": len(memory),
+            }
             if state["step"] > 100:
                 line |= {"iou": quality(average, checks)}
             print(json.dumps(line), flush=True)
             _save(checkpoint, network, average, optimizer, state, side_px)
             before = time.monotonic()
     _save(checkpoint, network, average, optimizer, state, side_px)
-    weights = {name: value.half() if value.is_floating_point() else value for name, value in average.state_dict().items()}
+    weights = {
+        name: value.half() if value.is_floating_point() else value for name, value in average.state_dict().items()
+    }
     save_file({name: value.contiguous() for name, value in weights.items()}, output / "mask_network.safetensors")
 
 
@@ -183,10 +203,21 @@ def _follow(average: MaskNetwork, network: MaskNetwork, decay: float) -> None:
                 kept.copy_(value)
 
 
-def _save(path: Path, network: MaskNetwork, average: MaskNetwork, optimizer: torch.optim.Optimizer,
-          state: dict[str, Any], side_px: int) -> None:
-    kept = {"network": network.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-            "state": state, "side_px": side_px}
+def _save(
+    path: Path,
+    network: MaskNetwork,
+    average: MaskNetwork,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    side_px: int,
+) -> None:
+    kept = {
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "state": state,
+        "side_px": side_px,
+    }
     torch.save(kept, path.with_suffix(".new"))
     path.with_suffix(".new").replace(path)
 
@@ -219,9 +250,17 @@ def main() -> None:
     views = read_views(arguments.maps) if arguments.maps else []
     bank = Bank(arguments.renders, views) if arguments.renders or views else None
     held_out = Bank(arguments.held_out) if arguments.held_out else None
-    train(arguments.output, minutes=arguments.minutes, side_px=arguments.side_px, bank=bank, held_out=held_out,
-          batch_size=arguments.batch_size, learning_rate=arguments.learning_rate, num_workers=arguments.workers,
-          threads=arguments.threads)
+    train(
+        arguments.output,
+        minutes=arguments.minutes,
+        side_px=arguments.side_px,
+        bank=bank,
+        held_out=held_out,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        num_workers=arguments.workers,
+        threads=arguments.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The mask of a product in front of a plain backdrop, without a network: the third link of the chain.
 
-`cut_out` fits a smooth backdrop (white, one colour, a studio gradient) to the image's border in CIE Lab. It floods the
+`propose` fits a smooth backdrop (white, one colour, a studio gradient) to the image's border in CIE Lab. It floods the
 backdrop inwards from the border, so that white inside the product stays product. It then opens holes that show the
 backdrop (the handle of a mug), removes soft ground shadows and unmixes the edge into an alpha. A photograph without a
 plain backdrop is rejected as `no_plain_background`. Works on `WORK_SIDE_PX` at most and scales the alpha back.
@@ -13,6 +13,7 @@ import numpy as np
 
 from refadgen.errors import RowError
 from refadgen.segmentation.shadows import ground_shadows
+from refadgen.segmentation.surface import border_of, fit_surface
 
 WORK_SIDE_PX = 1024
 MIN_PLAIN_BORDER = 0.7
@@ -45,28 +46,42 @@ class Backdrop:
 
 
 @dataclass(frozen=True)
-class BackgroundCut:
-    """alpha: uint8 HW, 255 on the product. score: 0 to 1, how much of the contour divides two colours."""
+class Proposal:
+    """A product cut out in front of a plain backdrop, at `WORK_SIDE_PX` at most.
 
-    alpha: np.ndarray
+    product: bool HW. score: 0 to 1, how much of the contour divides two colours. candidate: bool HW, pixels of the
+    backdrop's colour, also enclosed ones. distance: float32 HW, ΔE*ab to the backdrop. raw: float32 HW3, the photograph
+    in CIE Lab. shape: height and width of the photograph.
+    """
+
+    product: np.ndarray
     score: float
+    candidate: np.ndarray
+    distance: np.ndarray
+    raw: np.ndarray
+    backdrop: Backdrop
+    shape: tuple[int, int]
+
+    def alpha(self, product: np.ndarray) -> np.ndarray:
+        """uint8 HW of the photograph's size: the mask `product` (bool, at the working size) with a soft edge."""
+        alpha = _without_rim_pieces(_soft_edge(product, self.raw, self.backdrop))
+        height, width = self.shape
+        return (
+            alpha if alpha.shape == self.shape else cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
+        )
 
 
-def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
+def propose(image_u8: np.ndarray, tolerance: float) -> Proposal:
     """Cuts out the product in front of a plain backdrop.
 
     image_u8: uint8 HW3, RGB. tolerance: segmentation.background_tolerance, in ΔE*ab.
     Raises: RowError, rejected `no_plain_background`.
     """
-    height, width = image_u8.shape[:2]
-    scale = min(1.0, WORK_SIDE_PX / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = image_u8 if scale == 1 else cv2.resize(image_u8, size, interpolation=cv2.INTER_AREA)
+    small = at_work_size(image_u8)
     raw = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab = cv2.medianBlur(raw, 3)  # removes compression noise; a median keeps edges in place, a blur would not
 
-    border = _border(lab.shape[:2])
-    backdrop = _fit_backdrop(lab, border, tolerance)
+    backdrop = _fit_backdrop(lab, border_of(lab.shape), tolerance)
     threshold = float(np.clip(4 * backdrop.noise, 3.5, tolerance))
     background = _flood(_distance(lab, backdrop) < threshold, radius=2)
     if np.count_nonzero(background) > 0.05 * background.size:
@@ -74,44 +89,33 @@ def cut_out(image_u8: np.ndarray, tolerance: float) -> BackgroundCut:
         backdrop = _fit_backdrop(lab, background, tolerance)
     if backdrop.noise > 1:  # grainy: smoothed, so that grain and compression do not cling to the contour
         lab = cv2.GaussianBlur(cv2.medianBlur(lab, 5), (0, 0), 1.0)
-    best = _cut(raw, lab, backdrop, threshold)
-    if best.score < SURE_SCORE:
+    best, score = _cut(lab, backdrop, threshold)
+    if score < SURE_SCORE:
         # White on white: smoothed more, so that a much finer step still stands above the noise.
         smooth = cv2.GaussianBlur(cv2.medianBlur(lab, 5), (0, 0), 1.5)
         fine = float(np.clip(2.5 * backdrop.noise, 0.8, threshold / 2))
-        second = _cut(raw, smooth, backdrop, fine)
-        if second.score > best.score:
-            best = second
-    if _crossing_lines(best.alpha > 127) > 1:
+        second, second_score = _cut(smooth, backdrop, fine)
+        if second_score > score:
+            best, score, lab, threshold = second, second_score, smooth, fine
+    if _crossing_lines(best) > 1:
         raise _refusal("lines run across it to the image's border")
-    alpha = _without_rim_pieces(best.alpha)
-    if scale != 1:
-        alpha = cv2.resize(alpha, (width, height), interpolation=cv2.INTER_LINEAR)
-    return BackgroundCut(alpha, best.score)
+    distance = _distance(lab, backdrop)
+    shape = (image_u8.shape[0], image_u8.shape[1])
+    return Proposal(best, score, _candidates(distance, threshold), distance, raw, backdrop, shape)
 
 
-def _border(shape: tuple[int, int]) -> np.ndarray:
-    """Bool HW: a band along the image's border, 1.5 % of the shorter side wide."""
-    band = max(2, round(0.015 * min(shape)))
-    border = np.ones(shape, bool)
-    border[band:-band, band:-band] = False
-    return border
+def at_work_size(image_u8: np.ndarray) -> np.ndarray:
+    """The photograph (uint8 HW3) with its longer side at `WORK_SIDE_PX`, if it is longer."""
+    height, width = image_u8.shape[:2]
+    scale = min(1.0, WORK_SIDE_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return image_u8 if scale == 1 else cv2.resize(image_u8, size, interpolation=cv2.INTER_AREA)
 
 
-def _terms(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """float64 N6: the terms of a quadratic surface at N pixels. Coordinates run from -1 to 1 over the image."""
-    y, x = 2 * rows / max(1, shape[0] - 1) - 1, 2 * columns / max(1, shape[1] - 1) - 1
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-
-
-def _surface(coefficients: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """float32 HW3: the quadratic surface of `coefficients` (6 by 3, in the order of `_terms`) over the image."""
-    one, x, y, xx, xy, yy = coefficients.astype(np.float32)
-    rows = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
-    columns = np.linspace(-1, 1, shape[1], dtype=np.float32)[:, None]
-    along_rows, along_columns = y * rows + yy * rows**2, one + x * columns + xx * columns**2
-    surface: np.ndarray = along_rows[:, None] + along_columns[None] + rows[:, None] * (xy * columns)[None]
-    return surface
+def _candidates(distance: np.ndarray, threshold: float) -> np.ndarray:
+    """Bool HW: pixels of the backdrop's colour; beside strong edges, compression may have moved it further."""
+    halo = HALO * cv2.dilate(distance, np.ones((17, 17), np.uint8))
+    return np.asarray(distance < np.maximum(threshold, halo))
 
 
 def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backdrop:
@@ -120,35 +124,17 @@ def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backd
     Robust: a product that touches the border does not bend it.
     Raises: RowError where the pixels do not follow one smooth surface.
     """
-    # 20,000 pixels determine six coefficients; a flooded background has up to a million.
-    pixels = np.flatnonzero(where)[:: max(1, np.count_nonzero(where) // 20_000)]
-    rows, columns = np.divmod(pixels, where.shape[1])
-    colors, basis = lab[rows, columns].astype(np.float64), _terms(rows, columns, where.shape)
-    center = np.median(colors, axis=0)
-    residual = np.linalg.norm(colors - center, axis=1)
-    coefficients = np.zeros((basis.shape[1], 3))
-    coefficients[0] = center
-    # Iteratively reweighted: the reach shrinks, so that far colours (the product) lose their weight step by step.
-    for reach in (30.0, 20.0, tolerance, tolerance, tolerance / 2, tolerance / 2):
-        weight = 1 / (1 + (residual / (reach / 2)) ** 2)[:, None]
-        ridge = 1e-3 * len(basis) * np.diag([0, 1, 1, 3, 3, 3])  # flat where the pixels leave the surface open
-        normal = basis.T @ (weight * basis) + ridge
-        coefficients = np.linalg.solve(normal, basis.T @ (weight * colors))
-        residual = np.linalg.norm(colors - basis @ coefficients, axis=1)
-    plain = residual < tolerance
-    share = float(plain.mean())
-    # 1.4826 times the median deviation estimates a standard deviation that outliers do not move.
-    noise = 1.4826 * float(np.median(residual[plain])) if plain.any() else tolerance
+    surface = fit_surface(lab, tolerance, where)
+    share, noise = surface.plain, surface.noise
     if share < MIN_PLAIN_BORDER:
         raise _refusal(f"only {share:.0%} of the border has one smooth colour within {tolerance:g} ΔE")
     if noise > tolerance / 4:
         raise _refusal(f"the border is textured: its colours spread by {noise:.1f} ΔE, at most {tolerance / 4:.1f}")
-    surface = _surface(coefficients, where.shape)
-    light, red_green, yellow_blue = np.ptp(surface[::16, ::16], axis=(0, 1))
-    tint, chroma = float(np.hypot(red_green, yellow_blue)), float(np.hypot(center[1], center[2]))
+    light, red_green, yellow_blue = np.ptp(surface.lab[::16, ::16], axis=(0, 1))
+    tint, chroma = float(np.hypot(red_green, yellow_blue)), float(np.hypot(surface.center[1], surface.center[2]))
     if light > MAX_GRADING or tint > MAX_TINT_GRADING + 0.6 * chroma:  # a coloured cloth pales as it darkens
         raise _refusal(f"the border changes by {light:.0f} in L* and {tint:.0f} in a*b*")
-    return Backdrop(surface, noise)
+    return Backdrop(surface.lab, noise)
 
 
 def _refusal(why: str) -> RowError:
@@ -180,23 +166,22 @@ def _flood(candidate: np.ndarray, radius: int) -> np.ndarray:
     return flooded
 
 
-def _cut(raw: np.ndarray, lab: np.ndarray, backdrop: Backdrop, threshold: float) -> BackgroundCut:
-    """One attempt at one threshold (ΔE): flood, specks, holes, shadow, alpha, score."""
+def _cut(lab: np.ndarray, backdrop: Backdrop, threshold: float) -> tuple[np.ndarray, float]:
+    """One attempt at one threshold (ΔE): flood, specks, holes, shadow. Returns: product, bool HW, and its score."""
     distance = _distance(lab, backdrop)
-    halo = HALO * cv2.dilate(distance, np.ones((17, 17), np.uint8))
-    candidate = distance < np.maximum(threshold, halo)
+    candidate = _candidates(distance, threshold)
     background = _flood(candidate, radius=2)
     product = _without_specks(~background)
     product &= ~_holes(product, candidate, distance, max(1.0, 2 * backdrop.noise))
-    best, score = product, _support(product, lab, backdrop.noise)
+    best, score = product, support(product, lab, backdrop.noise)
     for shadow in ground_shadows(product, lab, backdrop.lab):
         if score >= CLEAR_SCORE:
             break
         rest = _without_specks(product & ~shadow)
-        rest_score = _support(rest, lab, backdrop.noise)
+        rest_score = support(rest, lab, backdrop.noise)
         if rest_score > score:  # then the contour left the shadow; into a grey product, it would lose its clear edges
             best, score = rest, rest_score
-    return BackgroundCut(_soft_edge(best, raw, backdrop), score)
+    return best, score
 
 
 def _without_specks(product: np.ndarray) -> np.ndarray:
@@ -267,7 +252,7 @@ def _soft_edge(product: np.ndarray, raw: np.ndarray, backdrop: Backdrop) -> np.n
     return np.round(alpha * 255).astype(np.uint8)
 
 
-def _support(product: np.ndarray, lab: np.ndarray, noise: float) -> float:
+def support(product: np.ndarray, lab: np.ndarray, noise: float) -> float:
     """Score of a contour, 0 to 1: 1 where all of it has a clear step in colour, 0.5 where a twelfth of it has none.
 
     A flood that ate into a pale product, or a mask around a stretch of texture, has a contour without a step.

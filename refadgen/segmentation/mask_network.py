@@ -4,22 +4,18 @@ It is this project's second opinion about every mask. Trained by `refadgen.mask_
 weights and card lie in `segmentation/weights/`.
 """
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from refadgen.segmentation.classes import MARK, NUM_CLASSES, PRODUCT, SHADOW
+from refadgen.segmentation.classes import NUM_CLASSES
 from refadgen.segmentation.surface import fit_surface
 
-WEIGHTS = Path(__file__).with_name("weights") / "mask_network.safetensors"
 SIDE_PX = 320
 """The network sees every photograph at this size, squeezed into a square."""
 CHANNELS = (16, 32, 64, 112, 176)

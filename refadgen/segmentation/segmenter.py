@@ -7,16 +7,20 @@ decide that are configured. Else the row is rejected, and the message says what 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
-from refadgen.segmentation.background import cut_out
+from refadgen.segmentation.agreement import PROBLEMS, agree, alone
+from refadgen.segmentation.background import at_work_size, propose
 from refadgen.segmentation.doubt import DoubtfulMask
 from refadgen.segmentation.given import alpha_cut, check_way_round
+from refadgen.segmentation.second_opinion import second_opinion
 from refadgen.segmentation.specks import without_specks
 from refadgen.segmentation.triage import Measurements, find_weakness, measure
+from refadgen.segmentation.verdict import load_verdict
 
 if TYPE_CHECKING:
     from refadgen.segmentation.networks import Networks
@@ -80,17 +84,36 @@ class ProductMasker:
             share, image_u8 = alpha_cut(image)
             if share is not None:
                 return self._checked(share, "alpha", 1.0)
-        try:
-            cut = cut_out(image_u8, self.config.background_tolerance)
-            return self._checked(cut.alpha, "plain_background", cut.score)
-        except DoubtfulMask as error:
-            if self.networks is None:
-                raise error.advised(CONFIGURE) from error
-        except RowError as error:
-            if self.networks is None:
-                raise RowError(error.reason, f"{error.problem}; {CONFIGURE}") from error
+        found = self._own(image_u8)
+        if isinstance(found, Segmentation):
+            return found
+        if self.networks is None:
+            raise found.advised(CONFIGURE)
         alpha, score = self.networks.segment(image_u8, name)
         return self._checked(alpha, self.networks.source, score)
+
+    def _own(self, image_u8: np.ndarray) -> "Segmentation | DoubtfulMask":
+        """What colours and the second opinion make of a photograph; the doubt, where they are not sure enough."""
+        opinion = second_opinion(image_u8)
+        try:
+            proposal = propose(image_u8, self.config.background_tolerance)
+        except RowError as error:
+            agreement, source, problem = alone(at_work_size(image_u8), opinion), "second_opinion", error.problem
+            size = (image_u8.shape[1], image_u8.shape[0])
+            alpha = cv2.resize(
+                np.where(agreement.product, 255, 0).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR
+            )
+        else:
+            agreement, source = agree(proposal, opinion), "plain_background"
+            alpha, problem = proposal.alpha(agreement.product), PROBLEMS[agreement.doubt]
+        score = load_verdict().probability(agreement.features)
+        if score < self.config.min_score:
+            problem = f"{problem}: the mask is right with a probability of {score:.2f}, less than {self.config.min_score:.2f} (segmentation.min_score)"
+            return DoubtfulMask(agreement.doubt, problem, alpha=alpha, source=source, score=score)
+        try:
+            return self._checked(alpha, source, score)
+        except DoubtfulMask as doubt:
+            return doubt
 
     def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray | None:
         """Finds the product by the networks, which must be configured: uint8 HW, all 0 where they find none.

@@ -29,9 +29,7 @@ def border_of(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     return border
 
 
-def fit_surface(
-    lab: npt.NDArray[np.float32], tolerance: float, where: npt.NDArray[np.bool_] | None = None
-) -> Surface:
+def fit_surface(lab: npt.NDArray[np.float32], tolerance: float, where: npt.NDArray[np.bool_] | None = None) -> Surface:
     """Fits a quadratic surface to the colours of the pixels `where` (bool HW; None: the border).
 
     lab: float32 HW3, CIE Lab. tolerance: in ΔE*ab. Robust: a product that touches the border does not bend it.
@@ -57,7 +55,9 @@ def fit_surface(
     return Surface(_evaluated(coefficients, where.shape), float(plain.mean()), noise, center)
 
 
-def _terms(rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _terms(
+    rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], shape: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
     """float64 N6: the terms of a quadratic surface at N pixels. Coordinates run from -1 to 1 over the image."""
     y, x = 2 * rows / max(1, shape[0] - 1) - 1, 2 * columns / max(1, shape[1] - 1) - 1
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
@@ -69,7 +69,5 @@ def _evaluated(coefficients: npt.NDArray[np.float64], shape: tuple[int, ...]) ->
     rows = np.linspace(-1, 1, shape[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, shape[1], dtype=np.float32)[:, None]
     along_rows, along_columns = y * rows + yy * rows**2, one + x * columns + xx * columns**2
-    surface: npt.NDArray[np.float32] = (
-        along_rows[:, None] + along_columns[None] + rows[:, None] * (xy * columns)[None]
-    )
+    surface: npt.NDArray[np.float32] = along_rows[:, None] + along_columns[None] + rows[:, None] * (xy * columns)[None]
     return surface

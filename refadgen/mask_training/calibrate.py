@@ -1,0 +1,143 @@
+"""Calibrates the verdict: measures many masks whose truth is known, and learns how probable each is right.
+
+    python -m refadgen.mask_training.calibrate --output verdict.json --scenes 4000
+
+The scenes show the product families of the split `calibrate`, which the mask network was not trained on. Half of them
+teach the weights, the other half the calibration.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from refadgen.errors import RowError
+from refadgen.mask_training.bank import Bank
+from refadgen.mask_training.drawn import Split
+from refadgen.mask_training.scenes import KINDS, make_scene
+from refadgen.segmentation.agreement import Agreement, agree, alone
+from refadgen.segmentation.background import at_work_size, propose
+from refadgen.segmentation.second_opinion import WEIGHTS, second_opinion
+from refadgen.segmentation.verdict import RIGHT_IOU, Verdict
+
+TOLERANCE = 12.0
+LONGEST_PX = (300, 1200)
+NUM_BINS = 10
+HIDDEN = 24
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One mask: its scene's kind and family, its true IoU, and what was measured."""
+
+    kind: str
+    family: str
+    iou: float
+    features: dict[str, float]
+
+
+def measured(
+    image_u8: npt.NDArray[np.uint8], coverage: npt.NDArray[np.float32], weights: Path
+) -> tuple[Agreement, float]:
+    """The agreed mask of a photograph, and its IoU with the true one."""
+    opinion = second_opinion(image_u8, weights)
+    small = at_work_size(image_u8)
+    try:
+        agreement = agree(propose(image_u8, TOLERANCE), opinion)
+    except RowError:
+        agreement = alone(small, opinion)
+    truth = cv2.resize(coverage, small.shape[1::-1], interpolation=cv2.INTER_AREA) >= 0.5
+    union = np.count_nonzero(truth | agreement.product)
+    return agreement, float(np.count_nonzero(truth & agreement.product) / union) if union else 1.0
+
+
+def measure_scenes(split: Split, bank: Bank | None, weights: Path, *, first: int, count: int) -> Iterator[Measured]:
+    """Measures `count` scenes from seed `first` on, all kinds in turn."""
+    names = list(KINDS)
+    for seed in range(first, first + count):
+        rng = np.random.default_rng([seed, 77])
+        longest = int(np.exp(rng.uniform(*np.log(LONGEST_PX))))
+        scene = make_scene(rng, names[seed % len(names)], split, longest, bank)
+        agreement, iou = measured(scene.image, scene.coverage, weights)
+        yield Measured(scene.kind, scene.family, iou, agreement.features)
+
+
+def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 1500) -> Verdict:
+    """Fits a verdict: even rows teach the weights, odd rows the calibration."""
+    names = tuple(sorted(rows[0].features))
+    values = np.array([[row.features[name] for name in names] for row in rows])
+    right = np.array([row.iou >= RIGHT_IOU for row in rows])
+    order = np.random.default_rng(seed).permutation(len(rows))
+    taught, held = order[: len(rows) // 2], order[len(rows) // 2 :]
+    mean, scale = values[taught].mean(axis=0), values[taught].std(axis=0) + 1e-6
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(len(names), HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0.05)
+    inputs = torch.tensor(np.clip((values[taught] - mean) / scale, -6, 6), dtype=torch.float32)
+    target = torch.tensor(right[taught], dtype=torch.float32)
+    for _ in range(num_steps):
+        noisy = inputs + 0.05 * torch.randn_like(inputs)
+        loss = nn.functional.binary_cross_entropy_with_logits(network(noisy)[:, 0], target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    first, last = network[0], network[2]
+    layers = tuple(
+        (layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()) for layer in (first, last)
+    )
+    verdict = Verdict(names, mean, scale, layers, np.array([-50.0, 50.0]), np.array([0.0, 1.0]))
+    knots, shares = _isotonic(verdict.raw(values[held]), right[held])
+    return Verdict(names, mean, scale, layers, knots, shares)
+
+
+def _isotonic(raw: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Rising steps from raw answers to shares of right masks: pool-adjacent-violators over bins of equal count."""
+    order = np.argsort(raw)
+    bins = np.array_split(order, min(2 * NUM_BINS, max(2, len(raw) // 40)))
+    pools = [[float(raw[b].mean()), float(right[b].sum()) + 0.5, len(b) + 1.0] for b in bins]
+    merged: list[list[float]] = []
+    for pool in pools:
+        merged.append(pool)
+        while len(merged) > 1 and merged[-2][1] / merged[-2][2] >= merged[-1][1] / merged[-1][2]:
+            (x1, k1, n1), (x2, k2, n2) = merged[-2:]
+            merged[-2:] = [[(x1 * n1 + x2 * n2) / (n1 + n2), k1 + k2, n1 + n2]]
+    return np.array([m[0] for m in merged]), np.array([m[1] / m[2] for m in merged])
+
+
+def reliability(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> list[tuple[float, float, int]]:
+    """(mean probability, share that is right, number of masks) of ten bins with about equally many masks."""
+    bins = np.array_split(np.argsort(probabilities), NUM_BINS)
+    return [(float(probabilities[b].mean()), float(right[b].mean()), len(b)) for b in bins if len(b)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=3000)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument(
+        "--renders", type=Path, nargs="*", default=[], help="held-out renders of refadgen.mask_training.renders"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(1)
+    bank = Bank(arguments.renders) if arguments.renders else None
+    rows = []
+    for row in measure_scenes("calibrate", bank, arguments.weights, first=0, count=arguments.scenes):
+        rows.append(row)
+        if len(rows) % 200 == 0:
+            print(f"{len(rows)} scenes, {np.mean([r.iou >= RIGHT_IOU for r in rows]):.2f} right", flush=True)
+    arguments.output.with_suffix(".rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+    arguments.output.write_text(json.dumps(fit(rows).to_json()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""How good masks are, kind by kind: held-out scenes with true masks, any number of checkouts side by side in one run.
+
+    python tests/benchmarks/mask_quality.py --root BEFORE --root . --scenes 100
+
+Product families, textures and seeds were never trained or calibrated on. Silently wrong: accepted with an IoU under 0.9.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from refadgen.mask_training.bank import Bank
+    from refadgen.mask_training.scenes import Scene
+
+# `refadgen` is imported in functions only: a judging process runs this file with an older checkout's.
+KINDS = (
+    "white",
+    "coloured",
+    "gradient",
+    "white_part",
+    "white_face",
+    "slats",
+    "lattice",
+    "framed",
+    "marks",
+    "dust",
+    "white_on_white",
+    "shadow",
+    "reflection",
+    "glass",
+    "scene",
+)
+PLAIN_KINDS = ("white", "coloured", "gradient", "slats", "lattice", "dust", "shadow", "reflection")
+GIVEN = ("given_specks", "given_inverted", "alpha_specks", "alpha_shadow", "alpha_crop")
+WRONG_IOU = 0.9
+LONGEST_PX = (300, 3000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, action="append", help="a checkout to measure; default: this one")
+    parser.add_argument("--scenes", type=int, default=100, help="of each kind")
+    parser.add_argument("--kinds", nargs="*", default=[*KINDS, *GIVEN])
+    parser.add_argument(
+        "--renders", type=Path, nargs="*", default=[], help="held-out renders, for more kinds of products"
+    )
+    parser.add_argument("--first-seed", type=int, default=5_000_000)
+    parser.add_argument("--judge", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.judge:
+        _judge(arguments.judge)
+        return
+    from refadgen.mask_training.bank import Bank
+
+    bank = Bank(arguments.renders) if arguments.renders else None
+    roots = [root.resolve() for root in arguments.root or [Path(__file__).parents[2]]]
+    with tempfile.TemporaryDirectory() as folder:
+        _make(Path(folder), arguments.kinds, arguments.scenes, arguments.first_seed, bank)
+        for root in roots:
+            environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, __file__, "--judge", folder]
+            done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
+            print(f"\n## {root.name}\n{_table(json.loads(done.stdout.splitlines()[-1]), arguments.kinds)}", flush=True)
+
+
+def _make(folder: Path, kinds: list[str], count: int, first: int, bank: "Bank | None") -> None:
+    """Writes each scene as a PNG with its true mask, and a list of what there is."""
+    from refadgen.mask_training.scenes import make_scene
+
+    listed = []
+    for kind in kinds:
+        for index in range(count):
+            rng = np.random.default_rng([first + index, len(kind), ord(kind[0]), ord(kind[-1])])
+            longest = int(np.exp(rng.uniform(*np.log(LONGEST_PX)))) if index % 4 else int(rng.uniform(500, 800))
+            scene = make_scene(rng, "white" if kind in GIVEN else kind, "test", longest, bank)
+            name = f"{kind}-{index}"
+            given = _given(rng, kind, scene) if kind in GIVEN else None
+            image = Image.fromarray(scene.image)
+            if given is not None and kind.startswith("alpha"):
+                image.putalpha(Image.fromarray(given))
+            elif given is not None:
+                Image.fromarray(given).save(folder / f"{name}.given.png", compress_level=1)
+            image.save(folder / f"{name}.png", compress_level=1)
+            truth = np.where(scene.coverage >= 0.5, 255, 0).astype(np.uint8)
+            Image.fromarray(truth).save(folder / f"{name}.truth.png", compress_level=1)
+            listed.append({"kind": kind, "name": name, "family": scene.family})
+    (folder / "scenes.json").write_text(json.dumps(listed))
+
+
+def _given(rng: np.random.Generator, kind: str, scene: "Scene") -> np.ndarray:
+    """A mask or an alpha channel as shops give them, with the fault of its kind. uint8 HW."""
+    mask = np.round(255 * scene.coverage).astype(np.uint8)
+    if kind == "given_inverted":
+        return np.where(mask > 127, 0, 255).astype(np.uint8)
+    if kind in ("given_specks", "alpha_specks"):
+        for _ in range(rng.integers(1, 6)):
+            y, x = rng.integers(0, mask.shape[0] - 2), rng.integers(0, mask.shape[1] - 2)
+            mask[y : y + rng.integers(1, 3), x : x + rng.integers(1, 3)] = 255
+        return np.where(mask > 127, 255, 0).astype(np.uint8) if kind == "given_specks" else mask
+    if kind == "alpha_shadow":
+        height, width = mask.shape
+        x, y, w, h = cv2.boundingRect(mask)
+        shadow = np.zeros(mask.shape, np.float32)
+        center = (int(x + w / 2), min(height - 1, int(y + h)))
+        cv2.ellipse(shadow, center, (max(2, int(0.6 * w)), max(2, int(0.08 * h))), 0, 0, 360, 1.0, -1)
+        shadow = cv2.GaussianBlur(shadow, (0, 0), max(1.0, 0.02 * h)) * rng.uniform(60, 190)
+        scene.image[scene.coverage < 0.5] = 0
+        return np.maximum(mask, shadow.astype(np.uint8))
+    margin = max(2, int(0.03 * min(mask.shape)))
+    crop = np.zeros_like(mask)
+    if rng.random() < 0.5:
+        crop[margin:-margin, margin:-margin] = 255
+    else:
+        half = (mask.shape[1] // 2, mask.shape[0] // 2)
+        cv2.ellipse(crop, half, (half[0] - margin, half[1] - margin), 0, 0, 360, 255, -1, cv2.LINE_AA)
+    scene.coverage[crop < 128] = 0
+    return crop
+
+
+def _judge(folder: Path) -> None:
+    """Runs this process's `refadgen` over the scenes; prints JSON."""
+    from refadgen.config import SegmentationConfig
+    from refadgen.errors import RowError
+    from refadgen.segmentation import ProductMasker
+
+    cv2.setNumThreads(1)
+    masker, rows = ProductMasker(SegmentationConfig()), []
+    for each in json.loads((folder / "scenes.json").read_text()):
+        image = Image.open(folder / f"{each['name']}.png")
+        image.load()
+        given = folder / f"{each['name']}.given.png"
+        own = np.asarray(Image.open(given)) if given.exists() else None
+        truth = np.asarray(Image.open(folder / f"{each['name']}.truth.png")) > 127
+        row: dict[str, Any] = {"kind": each["kind"], "family": each["family"], "iou": None, "reason": ""}
+        started = time.perf_counter()
+        try:
+            found = masker.segment(image, None, own)
+        except RowError as error:
+            row["reason"] = error.reason
+        else:
+            mask = found.mask > 127
+            row |= {"iou": float((mask & truth).sum() / max(1, (mask | truth).sum())), "score": float(found.score)}
+        row["seconds"] = time.perf_counter() - started
+        rows.append(row)
+    print(json.dumps(rows))
+
+
+def _table(rows: list[dict[str, Any]], kinds: list[str]) -> str:
+    lines = ["| kind | accepted | IoU of the accepted | silently wrong | refused as |", "|---|---|---|---|---|"]
+    for kind, chosen in [
+        *((kind, [r for r in rows if r["kind"] == kind]) for kind in kinds),
+        ("plain backdrops", [r for r in rows if r["kind"] in PLAIN_KINDS]),
+        ("all", rows),
+    ]:
+        if not chosen:
+            continue
+        accepted = [r["iou"] for r in chosen if r["iou"] is not None]
+        wrong = sum(iou < WRONG_IOU for iou in accepted)
+        reasons = [r["reason"] for r in chosen if r["reason"]]
+        counts = sorted({(-reasons.count(reason), reason) for reason in reasons})
+        named = ", ".join(f"{reason} {-count}" for count, reason in counts[:3])
+        mean = f"{np.mean(accepted):.3f}" if accepted else "–"
+        lines.append(f"| {kind} | {len(accepted)} of {len(chosen)} | {mean} | {wrong} | {named} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
