@@ -1,13 +1,15 @@
 """Trains the mask network on scenes that are made while it learns.
 
-`python -m refadgen.mask_training.train --output FOLDER --minutes 60 [--renders FOLDER …] [--maps FOLDER]` works from the
-project's own shapes alone. Stopped, the same command goes on from the last checkpoint.
+`python -m refadgen.mask_training.train --output FOLDER --minutes 60 [--renders FOLDER …] [--maps FOLDER]` works from
+the project's own shapes alone. Stopped, the same command goes on from the last checkpoint.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refadgen.mask_training.bank import Bank, read_views
-from refadgen.mask_training.drawn import Split
 from refadgen.mask_training.scenes import KINDS, Scene, make_scene
 from refadgen.segmentation.classes import NUM_CLASSES, PRODUCT
-from refadgen.segmentation.mask_network import MaskNetwork, network_input
+from refadgen.segmentation.mask_network import SIDE_PX, MaskNetwork, network_input
 
-LONGEST_PX = (240, 480)
+LONGEST_PX = (240, 560)
 """Sizes of the training photographs: the longer side."""
-KEPT = 6000
-"""Samples kept in memory; each is seen several times, since drawing one takes as long as learning from it."""
+NUM_PLANES = 8
+"""Of a sample: the network's six inputs, the coverage of the product, the classes."""
 CLASS_WEIGHTS = (1.0, 1.0, 1.5, 2.0, 1.5)
 
+Planes = npt.NDArray[np.uint8]
 
-def sample_of(scene: Scene, side_px: int) -> "Sample":
-    """Network input float16 [6, S, S], product coverage uint8 [S, S], classes uint8 [S, S]."""
+
+def sample_of(scene: Scene, side_px: int) -> Planes:
+    """A scene as the network learns it, uint8 [8, side_px, side_px]: inputs from −1…1 to 0…254, coverage, classes."""
     size = (side_px, side_px)
     coverage = cv2.resize(scene.coverage, size, interpolation=cv2.INTER_AREA)
     # Area-averaged for each class, so that lines of one pixel do not vanish by chance.
@@ -42,49 +45,73 @@ def sample_of(scene: Scene, side_px: int) -> "Sample":
         for c in range(NUM_CLASSES)
     ]
     shares[PRODUCT] = coverage
-    classes = np.argmax(shares, axis=0).astype(np.uint8)
-    return network_input(scene.image, side_px).astype(np.float16), np.round(255 * coverage).astype(np.uint8), classes
+    inputs = np.round(127 * (network_input(scene.image, side_px) + 1))
+    return np.stack([*inputs, np.round(255 * coverage), np.argmax(shares, axis=0)]).astype(np.uint8)
 
 
-Sample = tuple[npt.NDArray[np.float16], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
+def tensors_of(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs float32 N×6×H×W, coverage float32 N×H×W in 0…1 and classes int64 N×H×W of samples uint8 N×8×H×W."""
+    return planes[:, :6].float() / 127 - 1, planes[:, 6].float() / 255, planes[:, 7].long()
 
 
-def _make_samples(samples: "multiprocessing.Queue[Sample]", bank: Bank | None, side_px: int, seed: list[int]) -> None:
-    """Puts samples into the queue, without end; runs in a process of its own."""
+class _Memory:
+    """The last samples, on the device: each is seen several times, since drawing one takes longer than learning.
+
+    Other processes draw them. They share slots with this one: a slot's number goes out when it is free and comes back
+    when a sample lies in it.
+    """
+
+    def __init__(self, recipe: "Recipe", bank: Bank | None, *, seed: int, num_slots: int = 256) -> None:
+        """Starts the processes that draw."""
+        fork = multiprocessing.get_context("fork")  # they share the bank's pictures
+        side, self._num_slots, self.drawn = recipe.side_px, num_slots, 0
+        self._slots = torch.zeros(num_slots, NUM_PLANES, side, side, dtype=torch.uint8).share_memory_()
+        self._free, self._full = fork.Queue(), fork.Queue()
+        for slot in range(num_slots):
+            self._free.put(slot)
+        for worker in range(recipe.num_workers):
+            work = (self._slots, self._free, self._full, bank, [seed, worker])
+            fork.Process(target=_draw_samples, args=work, daemon=True).start()
+        # After the forks: a process that has begun with a GPU must not be copied.
+        self._kept = torch.zeros(recipe.kept, NUM_PLANES, side, side, dtype=torch.uint8, device=recipe.device)
+
+    def take(self, at_least: int = 0) -> None:
+        """Takes what has been drawn, and waits for `at_least` samples."""
+        for count in range(max(at_least, self._num_slots)):
+            if count >= at_least and self._full.empty():
+                break
+            slot = self._full.get()
+            self._kept[self.drawn % len(self._kept)] = self._slots[slot].to(self._kept.device)
+            self._free.put(slot)
+            self.drawn += 1
+
+    def batch(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Samples by chance, each mirrored or not, as `tensors_of` gives them."""
+        device = self._kept.device
+        picked = torch.randint(min(self.drawn, len(self._kept)), (count,), generator=generator)
+        planes = self._kept[picked.to(device)]
+        mirrored = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
+        return tensors_of(torch.where(mirrored, planes.flip(-1), planes))
+
+
+def _draw_samples(
+    slots: Tensor,
+    free: "multiprocessing.Queue[int]",
+    full: "multiprocessing.Queue[int]",
+    bank: Bank | None,
+    seed: list[int],
+) -> None:
     cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     names, weights = list(KINDS), np.array(list(KINDS.values()))
     while True:
         kind = str(rng.choice(names, p=weights / weights.sum()))
-        samples.put(sample_of(make_scene(rng, kind, "train", int(rng.uniform(*LONGEST_PX)), bank), side_px))
-
-
-class _Memory:
-    """The last `KEPT` samples."""
-
-    def __init__(self) -> None:
-        self._samples: list[Sample] = []
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def add(self, sample: Sample) -> None:
-        if len(self._samples) < KEPT:
-            self._samples.append(sample)
-        else:
-            self._samples[self._next] = sample
-        self._next = (self._next + 1) % KEPT
-
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch, each picture mirrored or not: inputs, coverage in 0…1, classes."""
-        picked = [self._samples[int(i)] for i in rng.integers(len(self._samples), size=count)]
-        flips = rng.random(count) < 0.5
-        inputs, coverage, classes = (
-            torch.from_numpy(np.stack([each[..., ::-1] if flip else each for each, flip in zip(column, flips)]))
-            for column in zip(*picked)
-        )
-        return inputs.float(), coverage.float() / 255, classes.long()
+        scene = make_scene(rng, kind, "train", int(rng.uniform(*LONGEST_PX)), bank)
+        sample = torch.from_numpy(sample_of(scene, slots.shape[-1]))
+        slot = free.get()
+        slots[slot] = sample
+        full.put(slot)
 
 
 def mask_loss(logits: Tensor, coverage: Tensor, classes: Tensor) -> Tensor:
@@ -92,175 +119,191 @@ def mask_loss(logits: Tensor, coverage: Tensor, classes: Tensor) -> Tensor:
 
     logits: N×5×H×W. coverage: N×H×W, 0 to 1. classes: N×H×W.
     """
-    entropy = F.cross_entropy(logits, classes, torch.tensor(CLASS_WEIGHTS), label_smoothing=0.005)
+    entropy = F.cross_entropy(logits, classes, torch.tensor(CLASS_WEIGHTS, device=logits.device), label_smoothing=0.005)
     product = logits.softmax(dim=1)[:, PRODUCT]
     both = (product * coverage).sum(dim=(1, 2))
     either = (product + coverage - product * coverage).sum(dim=(1, 2))
     return entropy + (1 - (both + 1) / (either + 1)).mean()
 
 
-def quality(network: MaskNetwork, scenes: list[tuple[str, np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Mean IoU by kind. scenes: kind, input, coverage, as `sample_of` makes them."""
+def quality(network: MaskNetwork, kinds: list[str], samples: Tensor) -> dict[str, float]:
+    """Mean IoU by kind. kinds: of N samples, uint8 N×8×H×W, on the network's device."""
     network.eval()
     found: dict[str, list[float]] = {}
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for kind, inputs, coverage in scenes:
-            label = network(torch.from_numpy(inputs[None]).float())[0].argmax(dim=0).numpy()
-            mask, truth = label == PRODUCT, coverage >= 128
-            union = np.count_nonzero(mask | truth)
-            found.setdefault(kind, []).append(np.count_nonzero(mask & truth) / union if union else 1.0)
+    for first in range(0, len(kinds), 16):
+        inputs, coverage, _ = tensors_of(samples[first : first + 16])
+        with torch.inference_mode(), torch.autocast(inputs.device.type, torch.bfloat16):
+            mask = network(inputs).argmax(dim=1) == PRODUCT
+        truth = coverage >= 0.5
+        both, either = (mask & truth).sum(dim=(1, 2)).tolist(), (mask | truth).sum(dim=(1, 2)).tolist()
+        for kind, inner, outer in zip(kinds[first:], both, either, strict=False):
+            found.setdefault(kind, []).append(inner / outer if outer else 1.0)
     network.train()
     return {kind: round(float(np.mean(values)), 3) for kind, values in found.items()}
 
 
-def train(
-    output: Path,
-    *,
-    minutes: float,
-    side_px: int,
-    bank: Bank | None,
-    held_out: Bank | None,
-    batch_size: int,
-    learning_rate: float,
-    num_workers: int,
-    threads: int,
-) -> None:
-    """Trains for `minutes` of wall time in all, counted over restarts; the learning rate falls along a cosine."""
-    torch.set_num_threads(threads)
-    output.mkdir(parents=True, exist_ok=True)
-    network = MaskNetwork().to(memory_format=torch.channels_last)
-    average = MaskNetwork()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-3)
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0}
-    checkpoint = output / "checkpoint.pt"
-    if checkpoint.exists():
-        kept = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(kept["network"])
-        average.load_state_dict(kept["average"])
-        if kept["side_px"] == side_px:
-            optimizer.load_state_dict(kept["optimizer"])
-        state = kept["state"]
-    else:
-        average.load_state_dict(network.state_dict())
-    rng = np.random.default_rng(state["step"])
-    checks = _checks(held_out, side_px)
-    samples: multiprocessing.Queue[Sample] = multiprocessing.Queue(64)
-    for worker in range(num_workers):
-        seed = [1000 + state["step"], worker]
-        multiprocessing.Process(target=_make_samples, args=(samples, bank, side_px, seed), daemon=True).start()
-    memory = _Memory()
-    while len(memory) < 8 * batch_size:
-        memory.add(samples.get())
-    total, before, loss_mean, last_report = 60 * minutes, time.monotonic(), 0.0, time.monotonic()
-    while state["seconds"] < total:
-        while not samples.empty():  # new samples are taken as they come: a step never waits for them
-            memory.add(samples.get())
-        share = state["seconds"] / total
-        for group in optimizer.param_groups:
-            group["lr"] = float(
-                learning_rate * min(1.0, (state["step"] + 1) / 200) * (0.5 + 0.5 * np.cos(np.pi * share))
-            )
-        inputs, coverage, classes = memory.draw(rng, batch_size)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = network(inputs.contiguous(memory_format=torch.channels_last))
+@dataclass(frozen=True)
+class Recipe:
+    """How the network is trained. minutes: of wall time in all, counted over restarts; the learning rate falls along a
+    cosine. side_px: of the square samples. kept: samples in memory."""
+
+    minutes: float
+    side_px: int
+    batch_size: int
+    learning_rate: float
+    num_workers: int
+    kept: int
+    device: str = "cpu"
+    report_s: float = 120.0
+
+
+class Training:
+    """The network, its moving average, the optimizer, and how far they are."""
+
+    def __init__(self, output: Path, recipe: Recipe) -> None:
+        self.recipe, self._output = recipe, output
+        self.device = torch.device(recipe.device)
+        self.network = MaskNetwork().to(self.device, memory_format=torch.channels_last)
+        self.average = MaskNetwork().to(self.device, memory_format=torch.channels_last)
+        self.average.load_state_dict(self.network.state_dict())
+        self._optimizer = torch.optim.AdamW(self.network.parameters(), lr=recipe.learning_rate, weight_decay=1e-3)
+        self.num_steps, self.seconds = 0, 0.0
+        self._checkpoint = output / "checkpoint.pt"
+        output.mkdir(parents=True, exist_ok=True)
+        if self._checkpoint.exists():
+            self._go_on(torch.load(self._checkpoint, weights_only=True, map_location=self.device))
+
+    def _go_on(self, kept: dict[str, Any]) -> None:
+        self.network.load_state_dict(kept["network"])
+        self.average.load_state_dict(kept["average"])
+        self._optimizer.load_state_dict(kept["optimizer"])
+        self.num_steps, self.seconds = kept["state"]["step"], kept["state"]["seconds"]
+
+    def step(self, inputs: Tensor, coverage: Tensor, classes: Tensor) -> Tensor:
+        """One step of the optimizer. Returns: the loss, on the device."""
+        share = min(1.0, self.seconds / (60 * self.recipe.minutes))
+        rate = (
+            self.recipe.learning_rate * min(1.0, (self.num_steps + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * share))
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16):
+            logits = self.network(inputs.contiguous(memory_format=torch.channels_last))
         loss = mask_loss(logits.float(), coverage, classes)
-        optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        _follow(average, network, min(0.999, 1 - 1 / (state["step"] + 10)))
-        state["step"] += 1
-        now = time.monotonic()
-        state["seconds"] += now - before
-        before = now
-        loss_mean += (loss.item() - loss_mean) / min(state["step"], 100)
-        if now - last_report > 120:
-            last_report = now
-            line = {
-                "step": state["step"],
-                "minutes": round(state["seconds"] / 60, 1),
-                "loss": round(loss_mean, 4),
-                "kept": len(memory),
-            }
-            if state["step"] > 100:
-                line |= {"iou": quality(average, checks)}
-            print(json.dumps(line), flush=True)
-            _save(checkpoint, network, average, optimizer, state, side_px)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self._optimizer.step()
+        _follow(self.average, self.network, min(0.999, 1 - 1 / (self.num_steps + 10)))
+        self.num_steps += 1
+        return loss.detach()
+
+    def save(self) -> None:
+        """Writes the checkpoint, and the averaged weights in half precision."""
+        kept = {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "state": {"step": self.num_steps, "seconds": self.seconds},
+        }
+        torch.save(kept, self._checkpoint.with_suffix(".new"))
+        self._checkpoint.with_suffix(".new").replace(self._checkpoint)
+        weights = {
+            name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+            for name, value in self.average.state_dict().items()
+        }
+        save_file(weights, self._output / "mask_network.safetensors")
+
+
+def train(output: Path, recipe: Recipe, *, bank: Bank | None, held_out: Bank | None) -> None:
+    """Trains until the recipe's minutes are over; stopped before, the next call goes on.
+
+    bank: rendered products for training; held_out: for the figures that are printed meanwhile.
+    """
+    checkpoint = output / "checkpoint.pt"
+    seed = torch.load(checkpoint, weights_only=True)["state"]["step"] if checkpoint.exists() else 0
+    with multiprocessing.get_context("fork").Pool(1) as other:
+        pending = other.apply_async(_checks, (held_out, recipe.side_px))
+        memory = _Memory(recipe, bank, seed=1000 + seed)
+        training = Training(output, recipe)
+        generator = torch.Generator().manual_seed(seed)
+        memory.take(at_least=8 * recipe.batch_size)
+        before = last_report = time.monotonic()
+        while training.seconds < 60 * recipe.minutes:
+            memory.take()  # new samples as they come: a step never waits for them
+            loss = training.step(*memory.batch(generator, recipe.batch_size))
+            training.seconds += time.monotonic() - before
             before = time.monotonic()
-    _save(checkpoint, network, average, optimizer, state, side_px)
-    weights = {
-        name: value.half() if value.is_floating_point() else value for name, value in average.state_dict().items()
+            if before - last_report > recipe.report_s:
+                last_report = before
+                training.save()
+                _report(training, memory.drawn, loss.item(), pending.get())
+        training.save()
+        _report(training, memory.drawn, loss.item(), pending.get())
+
+
+def _report(training: Training, num_drawn: int, loss: float, checks: tuple[list[str], Planes]) -> None:
+    kinds, samples = checks
+    line = {
+        "step": training.num_steps,
+        "minutes": round(training.seconds / 60, 1),
+        "drawn": num_drawn,
+        "loss": round(loss, 4),
+        "iou": quality(training.average, kinds, torch.from_numpy(samples).to(training.device)),
     }
-    save_file({name: value.contiguous() for name, value in weights.items()}, output / "mask_network.safetensors")
+    print(json.dumps(line), flush=True)
 
 
 def _follow(average: MaskNetwork, network: MaskNetwork, decay: float) -> None:
     with torch.no_grad():
-        for kept, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(value, 1 - decay)
-            else:
+        pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        torch._foreach_lerp_([kept for kept, _ in floats], [value for _, value in floats], 1 - decay)
+        for kept, value in pairs:
+            if not kept.is_floating_point():
                 kept.copy_(value)
 
 
-def _save(
-    path: Path,
-    network: MaskNetwork,
-    average: MaskNetwork,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    side_px: int,
-) -> None:
-    kept = {
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "state": state,
-        "side_px": side_px,
-    }
-    torch.save(kept, path.with_suffix(".new"))
-    path.with_suffix(".new").replace(path)
-
-
-def _checks(bank: Bank | None, side_px: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """The same 12 scenes of each kind every time, of families for calibration."""
-    split: Split = "calibrate"
+def _checks(bank: Bank | None, side_px: int) -> tuple[list[str], Planes]:
+    """The same 12 scenes of each kind every time, of families for calibration: kinds, and samples uint8 N×8×H×W."""
     rng = np.random.default_rng(7)
-    found = []
-    for kind in KINDS:
-        for _ in range(12):
-            inputs, coverage, _ = sample_of(make_scene(rng, kind, split, 480, bank), side_px)
-            found.append((kind, inputs, coverage))
-    return found
+    kinds = [kind for kind in KINDS for _ in range(12)]
+    samples = [sample_of(make_scene(rng, kind, "calibrate", 480, bank), side_px) for kind in kinds]
+    return kinds, np.stack(samples)
 
 
 def main() -> None:
+    """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of checkpoint and weights")
     parser.add_argument("--minutes", type=float, default=60.0, help="wall time in all, counted over restarts")
     parser.add_argument("--renders", type=Path, nargs="*", default=[], help="outputs of refadgen.mask_training.renders")
     parser.add_argument("--held-out", type=Path, nargs="*", default=[], help="the same, of held-out families")
     parser.add_argument("--maps", type=Path, help="folder of .hdr environment maps, for surroundings")
-    parser.add_argument("--side-px", type=int, default=256)
+    parser.add_argument("--side-px", type=int, default=SIDE_PX)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw samples")
+    parser.add_argument("--threads", type=int, default=1, help="of the network on a CPU")
+    parser.add_argument("--kept", type=int, default=4000, help="samples kept in memory, 0.8 MB each at 320 px")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report-s", type=float, default=120.0, help="seconds between figures and checkpoints")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     views = read_views(arguments.maps) if arguments.maps else []
-    bank = Bank(arguments.renders, views) if arguments.renders or views else None
-    held_out = Bank(arguments.held_out) if arguments.held_out else None
-    train(
-        arguments.output,
+    recipe = Recipe(
         minutes=arguments.minutes,
         side_px=arguments.side_px,
-        bank=bank,
-        held_out=held_out,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         num_workers=arguments.workers,
-        threads=arguments.threads,
+        kept=arguments.kept,
+        device=arguments.device,
+        report_s=arguments.report_s,
     )
+    bank = Bank(arguments.renders, views) if arguments.renders or views else None
+    held_out = Bank(arguments.held_out) if arguments.held_out else None
+    train(arguments.output, recipe, bank=bank, held_out=held_out)
 
 
 if __name__ == "__main__":
