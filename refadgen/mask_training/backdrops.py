@@ -1,4 +1,7 @@
-"""What stands behind and under a product: tones, gradients, shadows, reflections, textured surroundings."""
+"""What is behind and under a product: plain tones, gradients, shadows, reflections, textured surroundings.
+
+`size` is always height and width in pixels, `coverage` a product's true mask (float32 HW, 0 to 1).
+"""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +12,9 @@ from refadgen.mask_training.pen import Color, Cutout, Floats, random_color
 
 if TYPE_CHECKING:
     from refadgen.mask_training.bank import Bank
+
+Shadow = Literal["contact", "drop", "cast"]
+"""A dark ellipse at the product's foot, its own shape behind it, or its shape laid flat onto the ground."""
 
 
 def tone(rng: np.random.Generator, kind: Literal["white", "coloured"]) -> Color:
@@ -24,7 +30,10 @@ def tone(rng: np.random.Generator, kind: Literal["white", "coloured"]) -> Color:
 
 
 def apart(rng: np.random.Generator, color: Color, cutout: Cutout) -> Color:
-    """`color`, or another where the product's own colour would vanish in front of it."""
+    """`color`, or another one where an eighth of the product or more would vanish in front of it.
+
+    The sixth other one is taken unseen: some products have every colour.
+    """
     inside = cutout.rgb[cutout.coverage > 0.9]
     if not len(inside):
         return color
@@ -37,7 +46,7 @@ def apart(rng: np.random.Generator, color: Color, cutout: Cutout) -> Color:
 
 
 def plain(rng: np.random.Generator, color: Color, size: tuple[int, int], *, graded: bool) -> Floats:
-    """A plain backdrop, float32 HW3: flat, or with the soft changes of studio light."""
+    """A plain backdrop, float32 HW3, 0 to 255: flat, or graded as by studio light."""
     height, width = size
     full = np.broadcast_to(color, (height, width, 3)).astype(np.float32).copy()
     if not graded:
@@ -51,11 +60,11 @@ def plain(rng: np.random.Generator, color: Color, size: tuple[int, int], *, grad
     if rng.random() < 0.3:  # a soft horizon
         line = rng.uniform(0.5, 0.85) * height / max(size)
         tint = tint - rng.uniform(0, 0.12) / (1 + np.exp(-(y - line) / rng.uniform(0.01, 0.06)))[..., None]
-    return np.clip(full * tint, 0, 255).astype(np.float32)
+    return np.asarray(np.clip(full * tint, 0, 255), np.float32)
 
 
-def shadow(rng: np.random.Generator, coverage: Floats, kind: str) -> Floats:
-    """How much a product's shadow darkens each pixel, float32 HW, 0 to 1."""
+def shadow(rng: np.random.Generator, coverage: Floats, kind: Shadow) -> Floats:
+    """How much a product's shadow darkens each pixel, float32 HW, 0 to 1: also under the product itself."""
     height, width = coverage.shape
     x, y, w, h = cv2.boundingRect((coverage > 0.3).astype(np.uint8))
     strength = float(rng.uniform(0.08, 0.6))
@@ -69,33 +78,39 @@ def shadow(rng: np.random.Generator, coverage: Floats, kind: str) -> Floats:
     elif kind == "drop":
         shift = rng.uniform(-0.07, 0.07), rng.uniform(0.0, 0.09)
         move = np.array([[1, 0, shift[0] * w], [0, 1, shift[1] * h]], np.float32)
-        dark = cv2.warpAffine(coverage, move, (width, height))
+        dark = np.asarray(cv2.warpAffine(coverage, move, (width, height)), np.float32)
         sigma = max(0.6, rng.uniform(0.004, 0.05) * max(w, h))
     else:
         foot, flat, lean = y + h, rng.uniform(0.15, 0.6) * rng.choice([-1, 1], p=[0.3, 0.7]), rng.normal(0, 0.7)
         move = np.array([[1, -lean, lean * foot], [0, flat, foot * (1 - flat)]], np.float32)
-        dark = cv2.warpAffine(coverage, move, (width, height))
+        dark = np.asarray(cv2.warpAffine(coverage, move, (width, height)), np.float32)
         sigma = max(0.6, rng.uniform(0.003, 0.03) * max(w, h))
     soft = cv2.GaussianBlur(dark, (0, 0), min(sigma, 60))
     return np.asarray(soft * strength, np.float32)
 
 
 def mirrored(rng: np.random.Generator, placed: Cutout, strength: float) -> Cutout:
-    """The product's reflection in a glossy floor, fading downwards."""
+    """The product's reflection in a glossy floor. It fades downwards; the product hides it.
+
+    placed: the product where it stands in the picture. strength: 0 to 1, the reflection's opacity at the foot.
+    """
     height, width = placed.coverage.shape
     _, y, _, h = cv2.boundingRect((placed.coverage > 0.3).astype(np.uint8))
     foot = y + h - 1
     turn = np.array([[1, 0, 0], [0, -1, 2 * foot]], np.float32)
-    rgb = cv2.warpAffine(placed.rgb, turn, (width, height))
+    rgb = np.asarray(cv2.warpAffine(placed.rgb, turn, (width, height)), np.float32)
     opacity = cv2.warpAffine(placed.opacity, turn, (width, height))
     depth = (np.arange(height, dtype=np.float32) - foot) / max(1.0, h * rng.uniform(0.2, 1.0))
     fade = np.where(depth >= 0, np.clip(1 - depth, 0, 1), 0) * strength
-    opacity = np.asarray(opacity * fade[:, None] * (1 - placed.coverage), np.float32)
-    return Cutout(rgb, opacity, opacity)
+    faded = np.asarray(opacity * fade[:, None] * (1 - placed.coverage), np.float32)
+    return Cutout(rgb, faded, faded)
 
 
 def surrounding(rng: np.random.Generator, size: tuple[int, int], bank: "Bank | None") -> Floats:
-    """What a photograph in a room or outdoors shows behind a product, float32 HW3."""
+    """What a photograph in a room or outdoors shows behind a product, float32 HW3, 0 to 255.
+
+    bank: its panoramas are used at times; None: textures only.
+    """
     if bank is not None and rng.random() < 0.45:
         view = bank.view(rng, size)
         if view is not None:
@@ -110,12 +125,13 @@ def surrounding(rng: np.random.Generator, size: tuple[int, int], bank: "Bank | N
 
 
 def light(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
-    """Uneven light over a picture, float32 HW about 1."""
+    """Uneven light over a picture, float32 HW, factors around 1."""
     spots = rng.uniform(0.75, 1.2, (3, 3)).astype(np.float32)
     return np.asarray(cv2.resize(spots, size[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
+    """Two colours mixed by noise of several scales: clouds, boards, tiles or patches. float32 HW3, 0 to 255."""
     height, width = size
     base, other = random_color(rng), random_color(rng)
     other = base + (other - base) * rng.uniform(0.1, 0.9)
@@ -123,9 +139,9 @@ def _texture(rng: np.random.Generator, size: tuple[int, int]) -> Floats:
     for octave in range(rng.integers(2, 6)):
         cells = 2 ** (octave + rng.integers(1, 4))
         stretched = (max(2, int(cells * rng.choice([0.15, 1, 1]))), max(2, int(cells)))
-        mix += cv2.resize(
-            rng.normal(0, 1, stretched).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-        ) / (1 + 0.6 * octave)
+        coarse = rng.normal(0, 1, stretched).astype(np.float32)
+        cloud = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
+        mix += cloud / (1 + 0.6 * octave)
     kind = rng.integers(4)
     if kind == 1:  # boards or tiles
         y, x = np.mgrid[0:height, 0:width].astype(np.float32) / max(size)

@@ -11,6 +11,7 @@ from refadgen.mask_training.pen import Color, Cutout, Pen
 
 Split = Literal["train", "calibrate", "test"]
 Family = Callable[[Pen], None]
+"""Draws a random product of one kind; its name is the family's."""
 
 FAMILIES: dict[Split, tuple[Family, ...]] = {
     "train": (
@@ -97,11 +98,15 @@ WITH_PALE_PARTS = (
     "kettle",
     "trousers",
 )
-"""Families whose pale parts reach the contour."""
+"""Families whose `pale` parts reach the contour."""
 WITH_FACE = ("television", "notebook", "plate", "tablet", "laptop", "wall_clock", "poster")
+"""Families that are mostly one `face` within a thin frame."""
 WITH_SLATS = ("slat_chair", "shelf", "fork", "bench", "fence", "comb")
+"""Families with gaps between bars, through which the backdrop shows."""
 LATTICES = ("basket", "rack", "cage", "wheel")
+"""Families of crossing wires or spokes, with many small gaps."""
 TRANSLUCENT = ("wine_glass", "tumbler")
+"""Families through which the backdrop shines. The calibration has none."""
 
 
 def draw_product(
@@ -113,9 +118,10 @@ def draw_product(
     near: Color | None = None,
     turn: float = 1.0,
 ) -> tuple[str, Cutout]:
-    """Draws one product on a square of `size_px`. Returns: its family's name, and the product.
+    """Draws one product on a square picture of `size_px`. Returns: its family's name, and the product.
 
-    among: families to choose from, where the split has one of them. near: the backdrop's colour, for pale parts.
+    among: names of the families to choose from; all of the split, where it has none of them or `among` is None.
+    near, turn: as `Pen` has them.
     """
     families = [f for f in FAMILIES[split] if among is None or f.__name__ in among] or list(FAMILIES[split])
     family = families[int(rng.integers(len(families)))]

@@ -1,5 +1,7 @@
 """Drawn products, second part: garments, tools, furniture with gaps, lattices, rings and random compositions."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refadgen.mask_training.pen import Pen, Role, curve_through, oval
@@ -75,8 +77,9 @@ def trousers(pen: Pen) -> None:
 
 
 def _garment(pen: Pen, outline: list[tuple[float, float]], top: float, bottom: float) -> None:
+    """A piece of cloth; at times with stripes from side to side between the heights `top` and `bottom`."""
     pen.polygon(outline, pattern=pen.chance(0.5))
-    if pen.chance(0.4):  # stripes from side to side, which reach the contour
+    if pen.chance(0.4):  # pale stripes that reach the contour
         stripe, step = pen.between(0.05, 0.14), pen.between(0.12, 0.3)
         before = pen.cutout().coverage.copy()
         for y in np.arange(top, bottom, step):
@@ -203,7 +206,8 @@ def cage(pen: Pen) -> None:
     pen.rectangle(-0.75, 0.88, 0.75, 0.98, "accent")
 
 
-def _lattice(pen: Pen, warp, wire: float) -> None:  # type: ignore[no-untyped-def]
+def _lattice(pen: Pen, warp: Callable[[float, float], tuple[float, float]], wire: float) -> None:
+    """Crossing wires of the width `wire`. warp: moves a point (x, y) of the square lattice to its place."""
     rows, columns = int(pen.rng.integers(3, 9)), int(pen.rng.integers(4, 12))
     diagonal = pen.chance(0.3)
     for x in np.linspace(-0.95, 0.95, columns):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from refadgen.mask_training.pen import Pen, oval, rounded, turned_profile
+from refadgen.mask_training.pen import Pen, Role, oval, rounded, turned_profile
 
 
 def bottle(pen: Pen) -> None:
@@ -20,7 +20,7 @@ def bottle(pen: Pen) -> None:
 
 def can(pen: Pen) -> None:
     wide, tall = pen.between(0.3, 0.6), pen.between(0.45, 0.9)
-    role = "pale" if pen.chance(0.4) else "accent"
+    role: Role = "pale" if pen.chance(0.4) else "accent"
     pen.rectangle(-wide, -tall, wide, tall, corner=0.08, pattern=pen.chance(0.6))
     pen.rectangle(
         -wide, -tall * pen.between(0.2, 0.7), wide, tall * pen.between(0.1, 0.7), role, pattern=pen.chance(0.5)

@@ -1,11 +1,16 @@
-"""What lies over a photograph: badges, captions, watermarks, arrows, swatches, frames, dust; and the camera's faults."""
+"""What lies over a photograph: marks such as badges and captions, frames, dust; and the faults of camera and shop.
+
+Everywhere, `image` is float32 HW3, 0 to 255, in gleams beyond it; `coverage` the product's true mask, float32 HW, 0 to
+1; `classes` uint8 HW, as `segmentation.classes` names them. A maker of marks returns its opacity (float32 HW, 0 to 1)
+and its colours (float32 HW3, 0 to 255).
+"""
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from refadgen.mask_training.pen import Color, Floats, random_color
-from refadgen.segmentation.classes import MARK
+from refadgen.segmentation.classes import FRAME, MARK
 
 WORDS = (
     "SALE",
@@ -32,7 +37,11 @@ Classes = npt.NDArray[np.uint8]
 
 
 def add_marks(rng: np.random.Generator, image: Floats, coverage: Floats, classes: Classes) -> None:
-    """Draws one to four marks into the picture, in place, at places that leave the product free where there are any."""
+    """Draws up to four marks into the picture, in place.
+
+    Each is tried at up to five places; one that hides more than a trace of the product at all of them is left out. Only
+    a watermark may lie over the product: it is faint, and the mask stays.
+    """
     makers = (_badge, _caption, _arrow, _swatches, _bar, _watermark)
     for _ in range(rng.integers(1, 5)):
         maker = makers[int(rng.integers(len(makers)))]
@@ -47,16 +56,18 @@ def add_marks(rng: np.random.Generator, image: Floats, coverage: Floats, classes
                 break
         assert best is not None
         if best[0] > 0.02 and maker is not _watermark:
-            continue  # no free place: what it hides of the product has no true mask
+            continue  # whether a product that is hidden belongs to its mask has no right answer
         image += best[1][..., None] * (best[2] - image)
         classes[(best[1] > 0.08) & (coverage < 0.5)] = MARK
 
 
 def _blank(shape: tuple[int, ...], ink: Color) -> tuple[Floats, Floats]:
+    """Nothing yet: an opacity of 0, in the colour `ink`."""
     return np.zeros(shape[:2], np.float32), np.broadcast_to(ink, (*shape[:2], 3)).astype(np.float32).copy()
 
 
 def _badge(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, ink: Color) -> tuple[Floats, Floats]:
+    """A disk, plate or star with a word on it."""
     alpha, rgb = _blank(shape, ink)
     side = min(shape[:2])
     r = int(side * rng.uniform(0.05, 0.13))
@@ -75,6 +86,7 @@ def _badge(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, i
 
 
 def _corner(rng: np.random.Generator, shape: tuple[int, ...], r: int) -> tuple[int, int]:
+    """x, y of a mark with the radius `r`: in a corner mostly, else anywhere. All in pixels."""
     gap = int(r * rng.uniform(1.05, 2.0))
     x = gap if rng.random() < 0.5 else shape[1] - gap
     y = gap if rng.random() < 0.6 else shape[0] - gap
@@ -89,6 +101,10 @@ def _corner(rng: np.random.Generator, shape: tuple[int, ...], r: int) -> tuple[i
 def _write(
     rng: np.random.Generator, target: Floats, center: tuple[int, int], wide: int, color: tuple[float, ...] | float
 ) -> None:
+    """Writes a word around `center`, about `wide` pixels wide, in place.
+
+    target: float32 HW3 or HW. color: RGB, 0 to 255, for the one; a value for the other, where larger values stay.
+    """
     word, font = str(rng.choice(WORDS)), int(rng.choice(_FONTS))
     (w, h), _ = cv2.getTextSize(word, font, 1.0, 1)
     scale = max(0.25, wide / w)
@@ -100,10 +116,11 @@ def _write(
     if target.ndim == 3:
         target += share[..., None] * (np.asarray(color, np.float32) - target)
     else:
-        np.maximum(target, share * np.float32(color), out=target)
+        np.maximum(target, share * np.asarray(color, np.float32), out=target)
 
 
 def _caption(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, ink: Color) -> tuple[Floats, Floats]:
+    """One to three lines of text."""
     alpha, rgb = _blank(shape, ink * 0.5)
     y = int(shape[0] * (rng.uniform(0.03, 0.12) if rng.random() < 0.5 else rng.uniform(0.88, 0.97)))
     if rng.random() < 0.3:
@@ -116,7 +133,7 @@ def _caption(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats,
 
 
 def _arrow(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, ink: Color) -> tuple[Floats, Floats]:
-    """A dimension: a line with two heads along the product, and a figure."""
+    """A measure: a line with two heads beside the product, and mostly a word."""
     alpha, rgb = _blank(shape, np.asarray(ink * rng.uniform(0, 0.7), np.float32))
     x, y, w, h = cv2.boundingRect((coverage > 0.3).astype(np.uint8))
     gap = int(rng.uniform(0.02, 0.06) * max(shape[:2])) + 2
@@ -135,6 +152,7 @@ def _arrow(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, i
 
 
 def _swatches(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, ink: Color) -> tuple[Floats, Floats]:
+    """A row of small disks: the colours a product is sold in."""
     alpha, rgb = _blank(shape, ink)
     r = max(3, int(min(shape[:2]) * rng.uniform(0.015, 0.045)))
     x0, y0 = _corner(rng, shape, 2 * r)
@@ -157,6 +175,7 @@ def _bar(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, ink
 
 
 def _watermark(rng: np.random.Generator, shape: tuple[int, ...], coverage: Floats, ink: Color) -> tuple[Floats, Floats]:
+    """Large, faint words in grey."""
     alpha, rgb = _blank(shape, np.asarray(rng.choice([40.0, 128.0, 235.0]) * np.ones(3), np.float32))
     for _ in range(rng.integers(1, 5)):
         at = (int(rng.uniform(0.2, 0.8) * shape[1]), int(rng.uniform(0.1, 0.9) * shape[0]))
@@ -165,9 +184,12 @@ def _watermark(rng: np.random.Generator, shape: tuple[int, ...], coverage: Float
 
 
 def framed(
-    rng: np.random.Generator, image: Floats, coverage: Floats, classes: Classes, frame_class: int
+    rng: np.random.Generator, image: Floats, coverage: Floats, classes: Classes
 ) -> tuple[Floats, Floats, Classes]:
-    """Puts a frame around a picture: a border, a thin line near the edge, or a padding with another colour."""
+    """Puts a frame around a picture: a border, a thin line near the edge, or a padding with another colour.
+
+    Returns: image, coverage and classes, larger by the padding. What a frame hides of the product leaves the mask.
+    """
     height, width = coverage.shape
     kind = rng.integers(4)
     color = random_color(rng) if rng.random() < 0.6 else np.full(3, rng.choice([0.0, 255.0]), np.float32)
@@ -193,19 +215,19 @@ def framed(
         full[inside] = image
         wide_coverage = np.zeros(full.shape[:2], np.float32)
         wide_coverage[inside] = coverage
-        wide_classes = np.full(full.shape[:2], frame_class, np.uint8)
+        wide_classes = np.full(full.shape[:2], FRAME, np.uint8)
         wide_classes[inside] = classes
         return full, wide_coverage, wide_classes
     image = np.where(frame[..., None], color, image).astype(np.float32)
     return (
         image,
         np.where(frame, 0, coverage).astype(np.float32),
-        np.where(frame, frame_class, classes).astype(np.uint8),
+        np.where(frame, FRAME, classes).astype(np.uint8),
     )
 
 
 def add_dust(rng: np.random.Generator, image: Floats, coverage: Floats) -> None:
-    """Draws specks and hairs onto the backdrop, in place."""
+    """Draws specks and hairs onto the backdrop, in place. The product stays as it is."""
     height, width = coverage.shape
     alpha = np.zeros((height, width), np.float32)
     for _ in range(rng.integers(2, 50)):
@@ -222,16 +244,19 @@ def add_dust(rng: np.random.Generator, image: Floats, coverage: Floats) -> None:
 
 
 def photographed(rng: np.random.Generator, image: Floats, *, jpeg: float) -> npt.NDArray[np.uint8]:
-    """The picture as a camera and a shop leave it: blur, noise, exposure, JPEG. jpeg: share that is compressed."""
+    """The picture as a camera and a shop leave it, uint8 HW3: clipped, at times blurred, enlarged, noisy, compressed.
+
+    jpeg: the probability that it went through JPEG.
+    """
     height, width = image.shape[:2]
     if rng.random() < 0.35:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2)))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.2))), np.float32)
     if rng.random() < 0.15:  # enlarged by the shop
         scale = rng.uniform(0.45, 0.9)
         small = cv2.resize(
             image, (max(8, int(width * scale)), max(8, int(height * scale))), interpolation=cv2.INTER_AREA
         )
-        image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+        image = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.float32)
     if rng.random() < 0.4:
         image = image + rng.normal(0, rng.uniform(0.3, 4), (height, width, 1 if rng.random() < 0.5 else 3)).astype(
             np.float32
@@ -240,5 +265,7 @@ def photographed(rng: np.random.Generator, image: Floats, *, jpeg: float) -> npt
     if rng.random() < jpeg:
         quality = int(rng.uniform(60, 97))
         _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        pixels = np.asarray(decoded, np.uint8)[..., ::-1]
     return np.ascontiguousarray(pixels)

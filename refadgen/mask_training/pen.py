@@ -11,17 +11,17 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Points = Sequence[Sequence[float]] | npt.NDArray[np.floating]
 Color = npt.NDArray[np.float32]
-"""RGB, 0 to 255."""
+"""float32 [3], RGB, 0 to 255."""
 Role = Literal["body", "accent", "pale", "dark", "face"]
-"""What a part of a product is: `pale` parts and `face`s take the backdrop's colour in the scenes that ask for it."""
+"""Names the colour of a part. `pale` and `face` are close to the backdrop's colour in the scenes that ask for it."""
 
 
 @dataclass(frozen=True)
 class Cutout:
     """A product without a backdrop.
 
-    rgb: float32 HW3, 0 to 255. opacity: float32 HW, 0 to 1, how much of the backdrop it hides. coverage: float32 HW,
-    the true mask: 1 on the product, also where it is translucent.
+    rgb: float32 HW3, 0 to 255, beyond it in gleams and noise. opacity: float32 HW, 0 to 1, how much of the backdrop it
+    hides. coverage: float32 HW, 0 to 1, the true mask: 1 on the product, also where it is translucent.
     """
 
     rgb: Floats
@@ -30,7 +30,7 @@ class Cutout:
 
 
 def random_color(rng: np.random.Generator) -> Color:
-    """A product's colour: a quarter pale, a fifth dark, the rest anything between grey and saturated."""
+    """A product's colour: a quarter are pale, a fifth dark, the rest anything between grey and saturated."""
     kind = rng.random()
     if kind < 0.25:
         tone = np.asarray(rng.uniform(205, 255) - rng.uniform(0, 14, 3))
@@ -43,14 +43,21 @@ def random_color(rng: np.random.Generator) -> Color:
 
 
 class Pen:
-    """Draws one product. Coordinates run from -1 to 1, y downwards; a random homography turns and slants them.
+    """Draws one product, part over part.
 
-    near: the backdrop's colour. `pale` parts and `face`s are within a few grey levels of it; None: they are white-ish
-    or coloured like everything else.
+    Coordinates, radii and widths are in units of half the picture's side: x and y run from -1 to 1, y downwards. A
+    random homography turns and slants them. Points are sequences or arrays [N, 2] of (x, y).
+
+    Each part has a role, which names its colour, and may have an opacity (0 to 1; the backdrop shows through the rest)
+    and a random pattern. A part of a backdrop-coloured role has no pattern: it would show the part by another colour.
     """
 
     def __init__(self, rng: np.random.Generator, size_px: int, *, near: Color | None = None, turn: float = 1.0) -> None:
-        """size_px: side of the square picture. turn: 0 draws upright, 1 turns and slants as photographs do."""
+        """size_px: side of the square picture. turn: 0 draws upright, 1 turns and slants as photographs do.
+
+        near: the backdrop's colour. `pale` and `face` parts are at most some 20 grey levels darker than it, at times
+        equal to it; None: they are coloured like all others.
+        """
         self.rng = rng
         self.size_px = size_px
         self.near = near
@@ -61,17 +68,20 @@ class Pen:
         self._opacity = np.zeros((size_px, size_px), np.float32)
         self._coverage = np.zeros((size_px, size_px), np.float32)
         self._map = self._homography(turn)
+        # Of the whole product: how much a round side darkens (0 to 1), and the noise in grey levels.
         self._shade = float(rng.uniform(0.0, 0.45)) if rng.random() < 0.85 else 0.0
         self._grain = float(rng.uniform(0, 5)) if rng.random() < 0.3 else 0.0
 
     def cutout(self) -> Cutout:
-        """What was drawn."""
+        """What was drawn. Its arrays are the pen's own, so drawing on changes them."""
         return Cutout(self._rgb, self._opacity, self._coverage)
 
     def chance(self, share: float) -> bool:
+        """True with the probability `share`."""
         return bool(self.rng.random() < share)
 
     def between(self, low: float, high: float) -> float:
+        """A random number, uniform between the two."""
         return float(self.rng.uniform(low, high))
 
     def polygon(self, points: Points, role: Role = "body", *, opacity: float = 1.0, pattern: bool = False) -> None:
@@ -79,7 +89,7 @@ class Pen:
         self._paint(self._filled([points]), role, opacity, pattern)
 
     def smooth(self, points: Points, role: Role = "body", *, opacity: float = 1.0, pattern: bool = False) -> None:
-        """Fills the closed curve through `points` (Catmull-Rom)."""
+        """Fills the closed smooth curve through `points`."""
         self.polygon(curve_through(points, closed=True), role, opacity=opacity, pattern=pattern)
 
     def rectangle(
@@ -94,7 +104,7 @@ class Pen:
         opacity: float = 1.0,
         pattern: bool = False,
     ) -> None:
-        """Fills a rectangle with corners of radius `corner`."""
+        """Fills a rectangle with corners of the radius `corner`."""
         self.polygon(rounded(left, top, right, bottom, corner), role, opacity=opacity, pattern=pattern)
 
     def ellipse(
@@ -108,6 +118,7 @@ class Pen:
         opacity: float = 1.0,
         pattern: bool = False,
     ) -> None:
+        """Fills an ellipse around (x, y) with the radii `rx` and `ry`."""
         self.polygon(oval(x, y, rx, ry), role, opacity=opacity, pattern=pattern)
 
     def ring(self, outer: Points, inner: Points, role: Role = "body") -> None:
@@ -115,7 +126,7 @@ class Pen:
         self._paint(self._filled([outer, inner]), role, 1.0, False)
 
     def stroke(self, points: Points, width: float, role: Role = "body", *, closed: bool = False) -> None:
-        """Draws a line of `width` through `points`."""
+        """Draws a line through `points`, at least one pixel wide. closed: from the last point back to the first."""
         ends = self._pixels(points)
         thickness = max(1, round(width * self.size_px / 2))
         mask = np.zeros((self.size_px, self.size_px), np.uint8)
@@ -123,12 +134,12 @@ class Pen:
         self._paint(mask, role, 1.0, False)
 
     def keep_within(self, coverage: Floats) -> None:
-        """Cuts away what was drawn outside `coverage` (HW, 0 to 1)."""
+        """Cuts away what was drawn outside `coverage` (float32 HW, 0 to 1)."""
         self._opacity *= coverage
         self._coverage *= coverage
 
     def erase(self, points: Points) -> None:
-        """Cuts a hole."""
+        """Cuts a hole with the outline `points`, through which the backdrop shows."""
         rest = 1 - self._filled([points]).astype(np.float32) / 255
         self._opacity *= rest
         self._coverage *= rest
@@ -140,10 +151,11 @@ class Pen:
             # Between the backdrop's very colour and a step that a careful eye sees.
             step = self.rng.choice([0.0, 1.0, 2.0, 4.0, 8.0, 14.0]) * self.rng.uniform(0.5, 1.2)
             tint = self.rng.normal(0, 0.25 * step + 0.01, 3)
-            return np.clip(self.near - step + tint, 0, 255).astype(np.float32)
+            return np.asarray(np.clip(self.near - step + tint, 0, 255), np.float32)
         return random_color(self.rng)
 
     def _homography(self, turn: float) -> Floats:
+        """float32 [3, 3]: from the pen's coordinates to those of the picture, which also run from -1 to 1."""
         rng = self.rng
         angle = turn * (rng.normal(0, 0.12) if rng.random() < 0.75 else rng.uniform(-np.pi, np.pi))
         stretch = np.exp(turn * rng.normal(0, 0.18))
@@ -160,26 +172,28 @@ class Pen:
         return full.astype(np.float32)
 
     def _pixels(self, points: Points) -> Floats:
+        """float32 [N, 2]: where `points` lie in the picture, in pixels."""
         at = np.asarray(points, np.float32)
         mapped = np.concatenate([at, np.ones((len(at), 1), np.float32)], 1) @ self._map.T
-        return ((mapped[:, :2] / mapped[:, 2:] + 1) * (self.size_px / 2)).astype(np.float32)
+        return np.asarray((mapped[:, :2] / mapped[:, 2:] + 1) * (self.size_px / 2), np.float32)
 
     def _filled(self, outlines: Sequence[Points]) -> npt.NDArray[np.uint8]:
+        """uint8 HW, 0 to 255: what the outlines enclose; an outline within another is a hole."""
         mask = np.zeros((self.size_px, self.size_px), np.uint8)
         cv2.fillPoly(mask, [np.round(self._pixels(o) * 16).astype(np.int32) for o in outlines], 255, cv2.LINE_AA, 4)
         return mask
 
     def _paint(self, mask_u8: npt.NDArray[np.uint8], role: Role, opacity: float, pattern: bool) -> None:
+        """Lays a part over what was drawn. mask_u8: uint8 HW, 0 to 255."""
         x, y, width, height = cv2.boundingRect(mask_u8)
         if width == 0:
             return
         box = (slice(y, y + height), slice(x, x + width))
         mask = mask_u8[box].astype(np.float32) / 255
         color = np.broadcast_to(self.colors[role], (height, width, 3)).astype(np.float32)
-        # Prints would show the backdrop-coloured part by another colour.
-        if pattern and not (role in ("pale", "face") and self.near is not None):
-            color = _patterned(self.rng, color, random_color(self.rng))
         hidden = role in ("pale", "face") and self.near is not None
+        if pattern and not hidden:
+            color = _patterned(self.rng, color, random_color(self.rng))
         color = color * self._shading(width, height, 0.15 if hidden else 1.0)[..., None]
         if self._grain:
             color = color + self.rng.normal(0, self._grain, (height, width, 1)).astype(np.float32)
@@ -228,13 +242,13 @@ def _patterned(rng: np.random.Generator, base: Floats, ink: Color) -> Floats:
 
 
 def oval(x: float, y: float, rx: float, ry: float, count: int = 48) -> Floats:
-    """An ellipse as a polygon, [count, 2]."""
+    """An ellipse around (x, y) with the radii `rx` and `ry`, as a polygon: float32 [count, 2]."""
     t = np.linspace(0, 2 * np.pi, count, endpoint=False)
     return np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], 1).astype(np.float32)
 
 
 def rounded(left: float, top: float, right: float, bottom: float, corner: float) -> Floats:
-    """A rectangle with round corners as a polygon, [N, 2]."""
+    """A rectangle with corners of the radius `corner`, as a polygon: float32 [N, 2]."""
     if corner <= 0:
         return np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
     r = min(corner, (right - left) / 2, (bottom - top) / 2)
@@ -248,7 +262,7 @@ def rounded(left: float, top: float, right: float, bottom: float, corner: float)
 
 
 def curve_through(points: Points, *, closed: bool, steps: int = 10) -> Floats:
-    """The Catmull-Rom curve through `points` [N, 2], as a line of about steps · N points."""
+    """The Catmull-Rom curve through `points` [N, 2], as a line: float32 [about steps · N, 2]."""
     p = np.asarray(points, np.float32)
     padded = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1], p, p[-1:]])
     t = np.linspace(0, 1, steps, endpoint=False, dtype=np.float32)[:, None]
@@ -260,7 +274,10 @@ def curve_through(points: Points, *, closed: bool, steps: int = 10) -> Floats:
 
 
 def turned_profile(heights: Sequence[float], radii: Sequence[float]) -> Floats:
-    """The outline of a body of revolution: a smooth line through (radius, height) on both sides. Top first."""
+    """The outline of a body of revolution, float32 [N, 2]: a smooth line through (radius, height) on both sides.
+
+    heights: y, from the top down. radii: at each of the heights.
+    """
     side = curve_through(np.stack([radii, heights], 1), closed=False)
     other = side[::-1] * np.array([-1, 1], np.float32)
     return np.concatenate([side, other]).astype(np.float32)

@@ -1,9 +1,10 @@
-"""The mask of a product in front of a plain backdrop, without a network: the third link of the chain.
+"""The mask of a product in front of a plain backdrop, from its colours alone.
 
 `propose` fits a smooth backdrop (white, one colour, a studio gradient) to the image's border in CIE Lab. It floods the
 backdrop inwards from the border, so that white inside the product stays product. It then opens holes that show the
-backdrop (the handle of a mug), removes soft ground shadows and unmixes the edge into an alpha. A photograph without a
-plain backdrop is rejected as `no_plain_background`. Works on `WORK_SIDE_PX` at most and scales the alpha back.
+backdrop (the handle of a mug) and removes soft ground shadows. A photograph without a plain backdrop is rejected as
+`no_plain_background`. `agreement` may change the proposed mask; `Proposal.alpha` then unmixes the edge into an alpha.
+All of it works on a photograph of `WORK_SIDE_PX` at most; only the alpha is scaled back.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from refadgen.segmentation.shadows import ground_shadows
 from refadgen.segmentation.surface import border_of, fit_surface
 
 WORK_SIDE_PX = 1024
+"""The longer side of the photograph that is worked on."""
 MIN_PLAIN_BORDER = 0.7
 """Least share of the border that must be backdrop."""
 CLEAR_SCORE = 0.97
@@ -39,7 +41,10 @@ folds of the backdrop."""
 
 @dataclass(frozen=True)
 class Backdrop:
-    """The plain backdrop. lab: float32 HW3, its colour at every pixel, also behind the product. noise: in ΔE."""
+    """The plain backdrop.
+
+    lab: float32 HW3, CIE Lab, its colour at every pixel, also behind the product. noise: the spread around it, in ΔE.
+    """
 
     lab: np.ndarray
     noise: float
@@ -47,11 +52,12 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A product cut out in front of a plain backdrop, at `WORK_SIDE_PX` at most.
+    """A product cut out in front of a plain backdrop. H and W are of the working size, `WORK_SIDE_PX` at most.
 
-    product: bool HW. score: 0 to 1, how much of the contour divides two colours. candidate: bool HW, pixels of the
-    backdrop's colour, also enclosed ones. distance: float32 HW, ΔE*ab to the backdrop. raw: float32 HW3, the photograph
-    in CIE Lab. shape: height and width of the photograph.
+    product: bool HW, the mask; all False where there is none. score: 0 to 1, how much of its contour divides two
+    colours. candidate: bool HW, pixels of the backdrop's colour, also enclosed ones. distance: float32 HW, ΔE*ab
+    between the smoothed photograph and the backdrop. raw: float32 HW3, the photograph in CIE Lab, not smoothed. shape:
+    height and width of the photograph as it was given.
     """
 
     product: np.ndarray
@@ -63,7 +69,10 @@ class Proposal:
     shape: tuple[int, int]
 
     def alpha(self, product: np.ndarray) -> np.ndarray:
-        """uint8 HW of the photograph's size: the mask `product` (bool, at the working size) with a soft edge."""
+        """A mask with a soft edge: uint8, of the photograph's size, 0 on the backdrop and 255 on the product.
+
+        product: bool HW of the working size, the proposed mask or a better one.
+        """
         alpha = _without_rim_pieces(_soft_edge(product, self.raw, self.backdrop))
         height, width = self.shape
         return (
@@ -105,7 +114,7 @@ def propose(image_u8: np.ndarray, tolerance: float) -> Proposal:
 
 
 def at_work_size(image_u8: np.ndarray) -> np.ndarray:
-    """The photograph (uint8 HW3) with its longer side at `WORK_SIDE_PX`, if it is longer."""
+    """The photograph (uint8 HW3) reduced to a longer side of `WORK_SIDE_PX`; a smaller one as it is."""
     height, width = image_u8.shape[:2]
     scale = min(1.0, WORK_SIDE_PX / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -113,16 +122,18 @@ def at_work_size(image_u8: np.ndarray) -> np.ndarray:
 
 
 def _candidates(distance: np.ndarray, threshold: float) -> np.ndarray:
-    """Bool HW: pixels of the backdrop's colour; beside strong edges, compression may have moved it further."""
+    """Bool HW: pixels of the backdrop's colour; beside strong edges, compression may have moved it further.
+
+    distance: float32 HW, ΔE to the backdrop. threshold: in ΔE.
+    """
     halo = HALO * cv2.dilate(distance, np.ones((17, 17), np.uint8))
     return np.asarray(distance < np.maximum(threshold, halo))
 
 
 def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backdrop:
-    """Fits a quadratic surface to the colours of the pixels `where` (bool HW).
+    """Fits a smooth backdrop to the colours of the pixels `where` (bool HW). lab: float32 HW3. tolerance: in ΔE*ab.
 
-    Robust: a product that touches the border does not bend it.
-    Raises: RowError where the pixels do not follow one smooth surface.
+    Raises: RowError, rejected `no_plain_background`, where the pixels do not follow one smooth surface.
     """
     surface = fit_surface(lab, tolerance, where)
     share, noise = surface.plain, surface.noise
@@ -138,6 +149,7 @@ def _fit_backdrop(lab: np.ndarray, where: np.ndarray, tolerance: float) -> Backd
 
 
 def _refusal(why: str) -> RowError:
+    """The rejection `no_plain_background`, which names the setting that decides."""
     detail = f"no plain background: {why} (segmentation.background_tolerance)"
     return RowError("no_plain_background", detail)
 
@@ -255,6 +267,7 @@ def _soft_edge(product: np.ndarray, raw: np.ndarray, backdrop: Backdrop) -> np.n
 def support(product: np.ndarray, lab: np.ndarray, noise: float) -> float:
     """Score of a contour, 0 to 1: 1 where all of it has a clear step in colour, 0.5 where a twelfth of it has none.
 
+    product: bool HW. lab: float32 HW3, CIE Lab. noise: of the backdrop, in ΔE. An empty product has 0.
     A flood that ate into a pale product, or a mask around a stretch of texture, has a contour without a step.
     """
     if not product.any():

@@ -6,14 +6,18 @@ import numpy as np
 import numpy.typing as npt
 
 REACHES = (30.0, 20.0, 1.0, 1.0, 0.5, 0.5)
-"""How far a colour may lie from the surface to keep half its weight or more; the last four are shares of the tolerance.
-They shrink, so that far colours (the product) lose their weight step by step."""
+"""One fit each. A colour at half this distance from the surface before has half its weight. The first two are in ΔE,
+the others shares of the tolerance. They shrink, so that far colours (the product) lose their weight step by step."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """lab: float32 HW3, its colour at every pixel, also behind the product. plain: share of the pixels it was fitted
-    to that lie within the tolerance. noise: their spread in ΔE. center: float64 [3], the median colour."""
+    """A smooth surface of colour.
+
+    lab: float32 HW3, CIE Lab, its colour at every pixel, also behind the product. plain: 0 to 1, the share of the
+    pixels it was fitted to that lie within the tolerance. noise: the spread of these, in ΔE. center: float64 [3], the
+    median colour of all it was fitted to.
+    """
 
     lab: npt.NDArray[np.float32]
     plain: float
@@ -22,7 +26,10 @@ class Surface:
 
 
 def border_of(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """Bool HW: a band along the image's border, 1.5 % of the shorter side wide."""
+    """Bool HW: a band along the image's border, 1.5 % of the shorter side wide, at least two pixels.
+
+    shape: begins with height and width.
+    """
     band = max(2, round(0.015 * min(shape[:2])))
     border = np.ones(shape[:2], bool)
     border[band:-band, band:-band] = False
@@ -32,7 +39,9 @@ def border_of(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 def fit_surface(lab: npt.NDArray[np.float32], tolerance: float, where: npt.NDArray[np.bool_] | None = None) -> Surface:
     """Fits a quadratic surface to the colours of the pixels `where` (bool HW; None: the border).
 
-    lab: float32 HW3, CIE Lab. tolerance: in ΔE*ab. Robust: a product that touches the border does not bend it.
+    lab: float32 HW3, CIE Lab. tolerance: in ΔE*ab, how far a colour of the backdrop may lie from the surface.
+    Robust: a product that covers up to a sixth of the border bends it by 2 ΔE at most, if their colours differ by some
+    25 ΔE. A larger or nearer one may pass for a steep gradient, above all around a corner.
     """
     where = border_of(lab.shape) if where is None else where
     # 20,000 pixels determine six coefficients; a flooded background has up to a million.
@@ -58,7 +67,7 @@ def fit_surface(lab: npt.NDArray[np.float32], tolerance: float, where: npt.NDArr
 def _terms(
     rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp], shape: tuple[int, ...]
 ) -> npt.NDArray[np.float64]:
-    """float64 N6: the terms of a quadratic surface at N pixels. Coordinates run from -1 to 1 over the image."""
+    """float64 [N, 6]: the terms of a quadratic surface at N pixels. Coordinates run from -1 to 1 over the image."""
     y, x = 2 * rows / max(1, shape[0] - 1) - 1, 2 * columns / max(1, shape[1] - 1) - 1
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
