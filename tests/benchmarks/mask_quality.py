@@ -2,7 +2,9 @@
 
     python tests/benchmarks/mask_quality.py --root BEFORE --root . --scenes 100
 
-Product families, textures and seeds were never trained or calibrated on. Silently wrong: accepted with an IoU under 0.9.
+Product families and seeds of these scenes were never trained or calibrated on. Beside the kinds of scenes, there are
+masks and alpha channels as shops give them, each with a fault (`GIVEN`). Silently wrong: accepted, but the IoU is under
+0.9. This checkout makes the scenes; each `--root` judges them in a process of its own, on one core.
 """
 
 import argparse
@@ -24,34 +26,17 @@ if TYPE_CHECKING:
     from refadgen.mask_training.scenes import Scene
 
 # `refadgen` is imported in functions only: a judging process runs this file with an older checkout's.
-KINDS = (
-    "white",
-    "coloured",
-    "gradient",
-    "white_part",
-    "white_face",
-    "slats",
-    "lattice",
-    "framed",
-    "marks",
-    "dust",
-    "white_on_white",
-    "shadow",
-    "reflection",
-    "glass",
-    "scene",
-)
-PLAIN_KINDS = ("white", "coloured", "gradient", "slats", "lattice", "dust", "shadow", "reflection")
 GIVEN = ("given_specks", "given_inverted", "alpha_specks", "alpha_shadow", "alpha_crop")
 WRONG_IOU = 0.9
 LONGEST_PX = (300, 3000)
+"""Sizes of the photographs: the longer side, uniform in its logarithm; a quarter are 500 to 800."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, action="append", help="a checkout to measure; default: this one")
     parser.add_argument("--scenes", type=int, default=100, help="of each kind")
-    parser.add_argument("--kinds", nargs="*", default=[*KINDS, *GIVEN])
+    parser.add_argument("--kinds", nargs="+", help="kinds of scenes and of given masks; default: all")
     parser.add_argument(
         "--renders", type=Path, nargs="*", default=[], help="held-out renders, for more kinds of products"
     )
@@ -62,20 +47,28 @@ def main() -> None:
         _judge(arguments.judge)
         return
     from refadgen.mask_training.bank import Bank
+    from refadgen.mask_training.scenes import KINDS
 
+    kinds = arguments.kinds or [*KINDS, *GIVEN]
+    unknown = sorted({*kinds} - {*KINDS, *GIVEN})
+    if unknown:
+        parser.error(f"--kinds: {', '.join(unknown)} is none of {', '.join([*KINDS, *GIVEN])}")
     bank = Bank(arguments.renders) if arguments.renders else None
     roots = [root.resolve() for root in arguments.root or [Path(__file__).parents[2]]]
     with tempfile.TemporaryDirectory() as folder:
-        _make(Path(folder), arguments.kinds, arguments.scenes, arguments.first_seed, bank)
+        _make(Path(folder), kinds, arguments.scenes, arguments.first_seed, bank)
         for root in roots:
             environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
             command = [sys.executable, __file__, "--judge", folder]
             done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
-            print(f"\n## {root.name}\n{_table(json.loads(done.stdout.splitlines()[-1]), arguments.kinds)}", flush=True)
+            print(f"\n## {root.name}\n{_table(json.loads(done.stdout.splitlines()[-1]), kinds)}", flush=True)
 
 
 def _make(folder: Path, kinds: list[str], count: int, first: int, bank: "Bank | None") -> None:
-    """Writes each scene as a PNG with its true mask, and a list of what there is."""
+    """Writes `count` scenes of each kind as PNGs, each with its true mask, and `scenes.json`, which lists them.
+
+    first: the seed of the first scene. bank: renders to draw from as well; None: drawn products only.
+    """
     from refadgen.mask_training.scenes import make_scene
 
     listed = []
@@ -99,7 +92,10 @@ def _make(folder: Path, kinds: list[str], count: int, first: int, bank: "Bank | 
 
 
 def _given(rng: np.random.Generator, kind: str, scene: "Scene") -> np.ndarray:
-    """A mask or an alpha channel as shops give them, with the fault of its kind. uint8 HW."""
+    """A mask or an alpha channel as shops give them, with the fault of its kind: uint8 HW.
+
+    Changes the scene where the fault does: under a transparent shadow the image is black, and a crop cuts the product.
+    """
     mask = np.round(255 * scene.coverage).astype(np.uint8)
     if kind == "given_inverted":
         return np.where(mask > 127, 0, 255).astype(np.uint8)
@@ -109,7 +105,7 @@ def _given(rng: np.random.Generator, kind: str, scene: "Scene") -> np.ndarray:
             mask[y : y + rng.integers(1, 3), x : x + rng.integers(1, 3)] = 255
         return np.where(mask > 127, 255, 0).astype(np.uint8) if kind == "given_specks" else mask
     if kind == "alpha_shadow":
-        height, width = mask.shape
+        height = mask.shape[0]
         x, y, w, h = cv2.boundingRect(mask)
         shadow = np.zeros(mask.shape, np.float32)
         center = (int(x + w / 2), min(height - 1, int(y + h)))
@@ -129,7 +125,10 @@ def _given(rng: np.random.Generator, kind: str, scene: "Scene") -> np.ndarray:
 
 
 def _judge(folder: Path) -> None:
-    """Runs this process's `refadgen` over the scenes; prints JSON."""
+    """Runs this process's `refadgen` over the scenes of `_make`; prints one line of JSON, a list with a row for each.
+
+    A row has the kind, the family, the IoU and score of an accepted mask, or the reason of its refusal, and seconds.
+    """
     from refadgen.config import SegmentationConfig
     from refadgen.errors import RowError
     from refadgen.segmentation import ProductMasker
@@ -157,6 +156,9 @@ def _judge(folder: Path) -> None:
 
 
 def _table(rows: list[dict[str, Any]], kinds: list[str]) -> str:
+    """The rows of `_judge` as a Markdown table: a line for each kind, for the plain backdrops and for all."""
+    from refadgen.mask_training.scenes import PLAIN_KINDS
+
     lines = ["| kind | accepted | IoU of the accepted | silently wrong | refused as |", "|---|---|---|---|---|"]
     for kind, chosen in [
         *((kind, [r for r in rows if r["kind"] == kind]) for kind in kinds),
