@@ -47,11 +47,12 @@ class Bank:
     def photo(self, rng: np.random.Generator, kind: str, longest_px: int) -> Photo | None:
         """A random rendered photograph: family, image, coverage, classes; None: there is none."""
         found = self._pick(rng, kind)
-        if found is None or found[2] is None:
+        if found is None:
             return None
         family, data, mask = found
-        image = _decoded(data)[..., 2::-1].astype(np.float32)
-        coverage = _decoded(mask).astype(np.float32) / 255
+        assert mask is not None
+        image: Floats = _decoded(data)[..., 2::-1].astype(np.float32)
+        coverage: Floats = _decoded(mask).astype(np.float32) / np.float32(255)
         coverage = coverage if coverage.ndim == 2 else coverage[..., 0]
         if rng.random() < 0.5:
             image, coverage = image[:, ::-1], coverage[:, ::-1]
@@ -59,8 +60,8 @@ class Bank:
             image, coverage = _cropped(rng, image, coverage)
         scale = longest_px / max(coverage.shape)
         size = (max(24, round(coverage.shape[1] * scale)), max(24, round(coverage.shape[0] * scale)))
-        image = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_LINEAR)
-        coverage = cv2.resize(np.ascontiguousarray(coverage), size, interpolation=cv2.INTER_LINEAR)
+        image = np.asarray(cv2.resize(np.ascontiguousarray(image), size), np.float32)
+        coverage = np.asarray(cv2.resize(np.ascontiguousarray(coverage), size), np.float32)
         return family, image, coverage, np.where(coverage >= 0.5, PRODUCT, BACKDROP).astype(np.uint8)
 
     def view(self, rng: np.random.Generator, size: tuple[int, int]) -> Floats | None:

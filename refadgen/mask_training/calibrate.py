@@ -18,13 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from refadgen.errors import RowError
 from refadgen.mask_training.bank import Bank
 from refadgen.mask_training.drawn import Split
 from refadgen.mask_training.scenes import KINDS, make_scene
-from refadgen.segmentation.agreement import Agreement, agree, alone
-from refadgen.segmentation.background import at_work_size, propose
-from refadgen.segmentation.second_opinion import WEIGHTS, second_opinion
+from refadgen.segmentation.agreement import AgreedMask, agreed_mask
+from refadgen.segmentation.second_opinion import WEIGHTS
 from refadgen.segmentation.verdict import RIGHT_IOU, Verdict
 
 TOLERANCE = 12.0
@@ -45,17 +43,12 @@ class Measured:
 
 def measured(
     image_u8: npt.NDArray[np.uint8], coverage: npt.NDArray[np.float32], weights: Path
-) -> tuple[Agreement, float]:
-    """The agreed mask of a photograph, and its IoU with the true one."""
-    opinion = second_opinion(image_u8, weights)
-    small = at_work_size(image_u8)
-    try:
-        agreement = agree(propose(image_u8, TOLERANCE), opinion)
-    except RowError:
-        agreement = alone(small, opinion)
-    truth = cv2.resize(coverage, small.shape[1::-1], interpolation=cv2.INTER_AREA) >= 0.5
-    union = np.count_nonzero(truth | agreement.product)
-    return agreement, float(np.count_nonzero(truth & agreement.product) / union) if union else 1.0
+) -> tuple[AgreedMask, float]:
+    """The agreed mask of a photograph, and its IoU with the true one at the photograph's size."""
+    found = agreed_mask(image_u8, TOLERANCE, weights)
+    mask, truth = found.alpha > 127, coverage >= 0.5
+    union = np.count_nonzero(truth | mask)
+    return found, float(np.count_nonzero(truth & mask) / union) if union else 1.0
 
 
 def measure_scenes(split: Split, bank: Bank | None, weights: Path, *, first: int, count: int) -> Iterator[Measured]:
@@ -65,12 +58,12 @@ def measure_scenes(split: Split, bank: Bank | None, weights: Path, *, first: int
         rng = np.random.default_rng([seed, 77])
         longest = int(np.exp(rng.uniform(*np.log(LONGEST_PX))))
         scene = make_scene(rng, names[seed % len(names)], split, longest, bank)
-        agreement, iou = measured(scene.image, scene.coverage, weights)
-        yield Measured(scene.kind, scene.family, iou, agreement.features)
+        found, iou = measured(scene.image, scene.coverage, weights)
+        yield Measured(scene.kind, scene.family, iou, found.features)
 
 
 def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 1500) -> Verdict:
-    """Fits a verdict: even rows teach the weights, odd rows the calibration."""
+    """Fits a verdict: half of the rows, drawn by chance, teach the weights, the other half the calibration."""
     names = tuple(sorted(rows[0].features))
     values = np.array([[row.features[name] for name in names] for row in rows])
     right = np.array([row.iou >= RIGHT_IOU for row in rows])
@@ -118,9 +111,12 @@ def reliability(probabilities: npt.NDArray[np.float64], right: npt.NDArray[np.bo
 
 
 def main() -> None:
+    """Reads the command line, measures and fits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=3000)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first scene")
+    parser.add_argument("--rows", type=Path, nargs="*", default=[], help="measured before: *.rows.json, added to these")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument(
         "--renders", type=Path, nargs="*", default=[], help="held-out renders of refadgen.mask_training.renders"
@@ -130,8 +126,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(1)
     bank = Bank(arguments.renders) if arguments.renders else None
-    rows = []
-    for row in measure_scenes("calibrate", bank, arguments.weights, first=0, count=arguments.scenes):
+    rows = [Measured(**row) for path in arguments.rows for row in json.loads(path.read_text())]
+    for row in measure_scenes("calibrate", bank, arguments.weights, first=arguments.first, count=arguments.scenes):
         rows.append(row)
         if len(rows) % 200 == 0:
             print(f"{len(rows)} scenes, {np.mean([r.iou >= RIGHT_IOU for r in rows]):.2f} right", flush=True)

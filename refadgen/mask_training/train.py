@@ -61,7 +61,7 @@ class _Memory:
     when a sample lies in it.
     """
 
-    def __init__(self, recipe: "Recipe", bank: Bank | None, *, seed: int, num_slots: int = 256) -> None:
+    def __init__(self, recipe: "Recipe", bank: Bank | None, *, seed: int, num_slots: int = 64) -> None:
         """Starts the processes that draw."""
         fork = multiprocessing.get_context("fork")  # they share the bank's pictures
         side, self._num_slots, self.drawn = recipe.side_px, num_slots, 0
@@ -290,6 +290,7 @@ def main() -> None:
     parser.add_argument("--report-s", type=float, default=120.0, help="seconds between figures and checkpoints")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    torch.backends.cudnn.benchmark = True
     views = read_views(arguments.maps) if arguments.maps else []
     recipe = Recipe(
         minutes=arguments.minutes,

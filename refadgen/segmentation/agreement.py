@@ -6,14 +6,16 @@ under its name.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from refadgen.segmentation.background import Proposal, support
+from refadgen.errors import RowError
+from refadgen.segmentation.background import Proposal, at_work_size, propose, support
 from refadgen.segmentation.classes import BACKDROP, FRAME, MARK, SHADOW
-from refadgen.segmentation.second_opinion import Opinion
+from refadgen.segmentation.second_opinion import WEIGHTS, Opinion, second_opinion
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -46,6 +48,40 @@ class Agreement:
     doubt: str
 
 
+@dataclass(frozen=True)
+class AgreedMask:
+    """What this project makes of a photograph without a mask.
+
+    alpha: uint8 HW, of the photograph's size, 255 on the product. source: plain_background or second_opinion. features,
+    doubt: as `Agreement` has them; problem: the doubt in words, and what would help.
+    """
+
+    alpha: npt.NDArray[np.uint8]
+    source: str
+    features: dict[str, float]
+    doubt: str
+    problem: str
+
+
+def agreed_mask(image_u8: npt.NDArray[np.uint8], tolerance: float, weights: Path = WEIGHTS) -> AgreedMask:
+    """The mask that colours and network agree on; the network's own, where no backdrop is plain.
+
+    image_u8: uint8 HW3, RGB. tolerance: segmentation.background_tolerance. weights: of the mask network.
+    """
+    opinion = second_opinion(image_u8, weights)
+    try:
+        proposal = propose(image_u8, tolerance)
+    except RowError as error:
+        found = alone(at_work_size(image_u8), opinion)
+        rough = np.where(found.product, np.uint8(255), np.uint8(0))
+        size = (image_u8.shape[1], image_u8.shape[0])
+        alpha = np.asarray(cv2.resize(rough, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+        return AgreedMask(alpha, "second_opinion", found.features, found.doubt, error.problem)
+    found = agree(proposal, opinion)
+    alpha = proposal.alpha(found.product)
+    return AgreedMask(alpha, "plain_background", found.features, found.doubt, PROBLEMS[found.doubt])
+
+
 @dataclass
 class _Changes:
     """Areas in pixels, by what happened to a region."""
@@ -63,7 +99,7 @@ def agree(proposal: Proposal, opinion: Opinion) -> Agreement:
     """Settles a plain-backdrop proposal with the network's opinion."""
     height, width = proposal.product.shape
     classes = np.stack([cv2.resize(plane, (width, height)) for plane in opinion.classes])
-    likely = cv2.resize(opinion.product, (width, height))
+    likely = np.asarray(cv2.resize(opinion.product, (width, height)), np.float32)
     product, changes = _settled(proposal, likely, classes)
     lab = cv2.medianBlur(proposal.raw, 3)
     features = _shared_features(product, opinion, proposal.distance)
@@ -90,9 +126,11 @@ def alone(image_small: npt.NDArray[np.uint8], opinion: Opinion) -> Agreement:
     image_small: uint8 HW3, the photograph at the working size.
     """
     height, width = image_small.shape[:2]
-    lab = cv2.cvtColor(image_small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    likely = cv2.resize(opinion.product, (width, height))
-    refined = guided(lab / 100, likely, radius=max(2, round(1.5 * max(height, width) / opinion.product.shape[0])))
+    lab = np.asarray(cv2.cvtColor(image_small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), np.float32)
+    likely = np.asarray(cv2.resize(opinion.product, (width, height)), np.float32)
+    refined = guided(
+        lab / np.float32(100), likely, radius=max(2, round(1.5 * max(height, width) / opinion.product.shape[0]))
+    )
     product = refined > 0.5
     features = _shared_features(product, opinion, np.zeros((height, width), np.float32))
     features |= dict.fromkeys(

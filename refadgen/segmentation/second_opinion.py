@@ -3,11 +3,15 @@
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from refadgen.segmentation.classes import PRODUCT
+
+if TYPE_CHECKING:
+    from refadgen.segmentation.mask_network import MaskNetwork
 
 WEIGHTS = Path(__file__).with_name("weights") / "mask_network.safetensors"
 
@@ -27,14 +31,16 @@ class Opinion:
 
 
 @functools.lru_cache(maxsize=2)
-def _network(weights: Path):  # type: ignore[no-untyped-def]  # torch is imported where it is needed
+def _network(weights: Path) -> "MaskNetwork":
+    # torch is imported here: a chain without a second opinion does without it.
     from safetensors.torch import load_file
 
     from refadgen.segmentation.mask_network import MaskNetwork
 
     network = MaskNetwork()
     network.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-    return network.eval()
+    network.eval()
+    return network
 
 
 def second_opinion(image_u8: npt.NDArray[np.uint8], weights: Path = WEIGHTS) -> Opinion:

@@ -1,23 +1,22 @@
-"""Product image to product mask, by a chain: the row's own mask, alpha channel, plain background, networks.
+"""Product image to product mask, by a chain: the row's own mask, alpha channel, the project's own mask, networks.
 
-The first link that applies decides. Without a plain background, or where triage finds its mask weak, the networks
-decide that are configured. Else the row is rejected, and the message says what to configure.
+The first link that applies decides. The project's own mask is what the colours of a plain backdrop and the mask network
+agree on (`agreement`). Where it is doubted, the networks decide that are configured. Else the row is rejected, and the
+message says what to configure.
 """
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 from PIL import Image
 
 from refadgen.config import SegmentationConfig
 from refadgen.errors import RowError
-from refadgen.segmentation.agreement import PROBLEMS, agree, alone
-from refadgen.segmentation.background import at_work_size, propose
+from refadgen.segmentation.agreement import agreed_mask
+from refadgen.segmentation.background import propose
 from refadgen.segmentation.doubt import DoubtfulMask
 from refadgen.segmentation.given import alpha_cut, check_way_round
-from refadgen.segmentation.second_opinion import second_opinion
 from refadgen.segmentation.specks import without_specks
 from refadgen.segmentation.triage import Measurements, find_weakness, measure
 from refadgen.segmentation.verdict import load_verdict
@@ -36,9 +35,9 @@ class Segmentation:
     """A product mask that passed triage.
 
     mask: uint8 HW, 0 or 255. alpha: uint8 HW, the same with a soft edge: the share of product in each pixel, also where
-    the product is translucent. source: the link of the chain that made it: own_mask, alpha, plain_background, or that
-    of the networks (`Networks.source`). score: 0 to 1; 1 for a mask that was given, else the networks' or the plain
-    background's edge support.
+    the product is translucent. source: the link of the chain that made it: own_mask, alpha, plain_background,
+    second_opinion (the mask network alone), or that of the networks (`Networks.source`). score: 0 to 1; 1 for a mask
+    that was given, the probability that the project's own is right, else the networks' own score.
     """
 
     mask: np.ndarray
@@ -84,36 +83,29 @@ class ProductMasker:
             share, image_u8 = alpha_cut(image)
             if share is not None:
                 return self._checked(share, "alpha", 1.0)
-        found = self._own(image_u8)
-        if isinstance(found, Segmentation):
-            return found
-        if self.networks is None:
-            raise found.advised(CONFIGURE)
+        try:
+            return self._own(image_u8)
+        except DoubtfulMask as error:
+            if self.networks is None:
+                raise error.advised(CONFIGURE) from error
+        except RowError as error:
+            if self.networks is None:
+                raise RowError(error.reason, f"{error.problem}; {CONFIGURE}") from error
         alpha, score = self.networks.segment(image_u8, name)
         return self._checked(alpha, self.networks.source, score)
 
-    def _own(self, image_u8: np.ndarray) -> "Segmentation | DoubtfulMask":
-        """What colours and the second opinion make of a photograph; the doubt, where they are not sure enough."""
-        opinion = second_opinion(image_u8)
-        try:
+    def _own(self, image_u8: np.ndarray) -> Segmentation:
+        """The project's own mask of a photograph (uint8 HW3, RGB). Raises: RowError, rejected; DoubtfulMask."""
+        if not self.config.second_opinion:
             proposal = propose(image_u8, self.config.background_tolerance)
-        except RowError as error:
-            agreement, source, problem = alone(at_work_size(image_u8), opinion), "second_opinion", error.problem
-            size = (image_u8.shape[1], image_u8.shape[0])
-            alpha = cv2.resize(
-                np.where(agreement.product, 255, 0).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR
-            )
-        else:
-            agreement, source = agree(proposal, opinion), "plain_background"
-            alpha, problem = proposal.alpha(agreement.product), PROBLEMS[agreement.doubt]
-        score = load_verdict().probability(agreement.features)
-        if score < self.config.min_score:
-            problem = f"{problem}: the mask is right with a probability of {score:.2f}, less than {self.config.min_score:.2f} (segmentation.min_score)"
-            return DoubtfulMask(agreement.doubt, problem, alpha=alpha, source=source, score=score)
-        try:
-            return self._checked(alpha, source, score)
-        except DoubtfulMask as doubt:
-            return doubt
+            return self._checked(proposal.alpha(proposal.product), "plain_background", proposal.score)
+        found = agreed_mask(image_u8, self.config.background_tolerance)
+        score, least = load_verdict().probability(found.features), self.config.min_probability
+        if score < least:
+            rule = f"right with a probability of {score:.2f}, below segmentation.min_probability={least:g}"
+            problem = f"{found.problem} ({rule})"
+            raise DoubtfulMask(found.doubt, problem, alpha=found.alpha, source=found.source, score=score)
+        return self._checked(found.alpha, found.source, score)
 
     def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray | None:
         """Finds the product by the networks, which must be configured: uint8 HW, all 0 where they find none.

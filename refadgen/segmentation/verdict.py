@@ -1,7 +1,8 @@
 """The verdict: how probable it is that a mask is right, from what was measured where two opinions met.
 
 Right means an IoU of at least 0.95 with the true mask. A small network (one hidden layer) weighs the measurements; its
-answer is calibrated on scenes of product families that neither network was trained on (`refadgen.mask_training.calibrate`).
+answer is calibrated on scenes of product families that neither network was trained on
+(`refadgen.mask_training.calibrate`).
 """
 
 import functools
