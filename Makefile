@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo dataset-demo serve test test-long lint structure mini clean
+.PHONY: setup demo dataset-demo serve test test-long lint structure mini mask-network clean
 
 setup: $(VENV)/.installed
 
@@ -52,6 +52,17 @@ mini: setup
 	$(BIN)/python -m refadgen.mini.untrained --data $(WORK)/renders --output $(WORK)/untrained --bf16
 	$(BIN)/python jobs/train.py --config mini --base $(WORK)/untrained --data $(WORK)/renders --output $(WORK)/joint \
 		data.cache=$(WORK)/cache
+
+# The mask network and its verdict from nothing, into $(WORK)/masks: hours on a CPU, minutes with DEVICE=cuda and a few
+# cores. Stopped, renders and training go on where they were. See refadgen/segmentation/weights/README.md.
+DEVICE ?= cpu
+mask-network: setup
+	$(BIN)/python -m refadgen.mask_training.renders --output $(WORK)/masks/renders --num 2500
+	$(BIN)/python -m refadgen.mask_training.renders --output $(WORK)/masks/renders-held-out --num 300 --held-out
+	$(BIN)/python -m refadgen.mask_training.train --output $(WORK)/masks/network --renders $(WORK)/masks/renders \
+		--held-out $(WORK)/masks/renders-held-out --device $(DEVICE)
+	$(BIN)/python -m refadgen.mask_training.calibrate --weights $(WORK)/masks/network/mask_network.safetensors \
+		--renders $(WORK)/masks/renders-held-out --output $(WORK)/masks/verdict.json
 
 clean:
 	rm -rf $(VENV) .uv out

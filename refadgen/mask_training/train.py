@@ -145,7 +145,8 @@ def quality(network: MaskNetwork, kinds: list[str], samples: Tensor) -> dict[str
 @dataclass(frozen=True)
 class Recipe:
     """How the network is trained. minutes: of wall time in all, counted over restarts; the learning rate falls along a
-    cosine. side_px: of the square samples. kept: samples in memory."""
+    cosine. side_px: of the square samples. kept: samples in memory. report_s: between two
+    reports. num_checks: scenes of each kind that the reported figures are about."""
 
     minutes: float
     side_px: int
@@ -155,6 +156,7 @@ class Recipe:
     kept: int
     device: str = "cpu"
     report_s: float = 120.0
+    num_checks: int = 12
 
 
 class Training:
@@ -219,11 +221,17 @@ def train(output: Path, recipe: Recipe, *, bank: Bank | None, held_out: Bank | N
     """Trains until the recipe's minutes are over; stopped before, the next call goes on.
 
     bank: rendered products for training; held_out: for the figures that are printed meanwhile.
+    Raises: ValueError where the minutes are over already.
     """
     checkpoint = output / "checkpoint.pt"
-    seed = torch.load(checkpoint, weights_only=True)["state"]["step"] if checkpoint.exists() else 0
+    seed = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)["state"]
+        seed = state["step"]
+        if state["seconds"] >= 60 * recipe.minutes:
+            raise ValueError(f"--minutes {recipe.minutes:g}: are over in {output}; give more to go on")
     with multiprocessing.get_context("fork").Pool(1) as other:
-        pending = other.apply_async(_checks, (held_out, recipe.side_px))
+        pending = other.apply_async(_checks, (held_out, recipe))
         memory = _Memory(recipe, bank, seed=1000 + seed)
         training = Training(output, recipe)
         generator = torch.Generator().manual_seed(seed)
@@ -264,11 +272,11 @@ def _follow(average: MaskNetwork, network: MaskNetwork, decay: float) -> None:
                 kept.copy_(value)
 
 
-def _checks(bank: Bank | None, side_px: int) -> tuple[list[str], Planes]:
-    """The same 12 scenes of each kind every time, of families for calibration: kinds, and samples uint8 N×8×H×W."""
+def _checks(bank: Bank | None, recipe: Recipe) -> tuple[list[str], Planes]:
+    """The same scenes of each kind every time, of families for calibration: kinds, and samples uint8 N×8×H×W."""
     rng = np.random.default_rng(7)
-    kinds = [kind for kind in KINDS for _ in range(12)]
-    samples = [sample_of(make_scene(rng, kind, "calibrate", 480, bank), side_px) for kind in kinds]
+    kinds = [kind for kind in KINDS for _ in range(recipe.num_checks)]
+    samples = [sample_of(make_scene(rng, kind, "calibrate", 480, bank), recipe.side_px) for kind in kinds]
     return kinds, np.stack(samples)
 
 
@@ -304,7 +312,10 @@ def main() -> None:
     )
     bank = Bank(arguments.renders, views) if arguments.renders or views else None
     held_out = Bank(arguments.held_out) if arguments.held_out else None
-    train(arguments.output, recipe, bank=bank, held_out=held_out)
+    try:
+        train(arguments.output, recipe, bank=bank, held_out=held_out)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

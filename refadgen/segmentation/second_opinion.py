@@ -50,7 +50,12 @@ def second_opinion(image_u8: npt.NDArray[np.uint8], weights: Path = WEIGHTS) -> 
     from refadgen.segmentation.mask_network import network_input
 
     inputs = network_input(image_u8)
-    with torch.inference_mode():
-        both = torch.from_numpy(np.stack([inputs, inputs[..., ::-1]]))
-        straight, mirrored = _network(weights)(both).softmax(dim=1).numpy()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in another order would move a contour
+    try:
+        with torch.inference_mode():
+            both = torch.from_numpy(np.stack([inputs, inputs[..., ::-1]]))
+            straight, mirrored = _network(weights)(both).softmax(dim=1).numpy()
+    finally:
+        torch.set_num_threads(threads)
     return Opinion(straight, mirrored[PRODUCT][:, ::-1])

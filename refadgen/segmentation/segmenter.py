@@ -101,7 +101,7 @@ class ProductMasker:
             return self._checked(proposal.alpha(proposal.product), "plain_background", proposal.score)
         found = agreed_mask(image_u8, self.config.background_tolerance)
         score, least = load_verdict().probability(found.features), self.config.min_probability
-        if score < least:
+        if score < least and found.alpha.max() > 127:  # triage has a name of its own for no mask at all
             rule = f"right with a probability of {score:.2f}, below segmentation.min_probability={least:g}"
             problem = f"{found.problem} ({rule})"
             raise DoubtfulMask(found.doubt, problem, alpha=found.alpha, source=found.source, score=score)
