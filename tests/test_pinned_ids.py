@@ -135,11 +135,11 @@ def test_ids_of_today() -> None:
     settings = pixel_settings(config, "0123456789abcdef")
     plain, full = (wanted_images(row, load_scenes(), config, settings) for row in (PLAIN, FULL))
     assert [image.image_id for image in (*plain, *full)] == [
-        "f0b3a12e31e3d724cb636b4bbd252219",
-        "834c5aae911c9eafa54da2f7456ad768",
-        "74d35377b5867c8ab332ffcb299385b6",
-        "8865c845a770cc3b2cc3bbfcca1b0d35",
-        "4e44661e228f270813efb48b944bd902",
-        "6e4f7efdfaf506b87e5e522bbfbddf87",
+        "70c1e98c8c70c8302cde71755129a796",
+        "9d5d72f38ff5ae5ee94e505bde48f55d",
+        "600086e80225d15fe2007a28c6a79c06",
+        "18e2d0cd58ea2e837b68495bfdf3cd84",
+        "6be3ade85a12824517f56f04cc8cfefd",
+        "8de41ca6364ebc1470163b15c229cb04",
     ]
-    assert _dataset_settings() == "09cfccd95e1ac3c2"
+    assert _dataset_settings() == "bab5a2996d71fcae"

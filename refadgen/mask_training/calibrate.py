@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from refadgen.mask_training.bank import Bank
 from refadgen.mask_training.drawn import Split
@@ -29,6 +29,7 @@ TOLERANCE = 12.0
 LONGEST_PX = (300, 1200)
 NUM_BINS = 10
 HIDDEN = 24
+NUM_MEMBERS = 4
 
 
 @dataclass(frozen=True)
@@ -62,32 +63,46 @@ def measure_scenes(split: Split, bank: Bank | None, weights: Path, *, first: int
         yield Measured(scene.kind, scene.family, iou, found.features)
 
 
-def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 1500) -> Verdict:
-    """Fits a verdict: half of the rows, drawn by chance, teach the weights, the other half the calibration."""
+def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 500) -> Verdict:
+    """Fits a verdict: half of the rows, drawn by chance, teach the weights, the other half the calibration.
+
+    `NUM_MEMBERS` networks learn from the same rows; their mean is one network with a wider hidden layer.
+    """
     names = tuple(sorted(rows[0].features))
     values = np.array([[row.features[name] for name in names] for row in rows])
     right = np.array([row.iou >= RIGHT_IOU for row in rows])
     order = np.random.default_rng(seed).permutation(len(rows))
     taught, held = order[: len(rows) // 2], order[len(rows) // 2 :]
     mean, scale = values[taught].mean(axis=0), values[taught].std(axis=0) + 1e-6
-    torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(len(names), HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0.05)
     inputs = torch.tensor(np.clip((values[taught] - mean) / scale, -6, 6), dtype=torch.float32)
     target = torch.tensor(right[taught], dtype=torch.float32)
+    members = [_taught(inputs, target, seed=seed + index, num_steps=num_steps) for index in range(NUM_MEMBERS)]
+    (first, first_bias), (last, last_bias) = (
+        tuple([layer.detach().double().numpy() for layer in layers] for layers in zip(*pairs, strict=True))
+        for pairs in zip(*members, strict=True)
+    )
+    layers = (
+        (np.concatenate(first), np.concatenate(first_bias)),
+        (np.concatenate(last, axis=1) / NUM_MEMBERS, np.mean(last_bias, axis=0)),
+    )
+    verdict = Verdict(names, mean, scale, layers, np.array([-50.0, 50.0]), np.array([0.0, 1.0]))
+    knots, shares = _isotonic(verdict.raw(values[held]), right[held])
+    return Verdict(names, mean, scale, layers, knots, shares)
+
+
+def _taught(inputs: Tensor, target: Tensor, *, seed: int, num_steps: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Weights and biases of both layers of one network. inputs: float32 [N, F], standardised. target: float32 [N]."""
+    torch.manual_seed(seed)
+    hidden, last = nn.Linear(inputs.shape[1], HIDDEN), nn.Linear(HIDDEN, 1)
+    network = nn.Sequential(hidden, nn.Tanh(), last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3, weight_decay=0.05)
     for _ in range(num_steps):
         noisy = inputs + 0.05 * torch.randn_like(inputs)
         loss = nn.functional.binary_cross_entropy_with_logits(network(noisy)[:, 0], target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    first, last = network[0], network[2]
-    layers = tuple(
-        (layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()) for layer in (first, last)
-    )
-    verdict = Verdict(names, mean, scale, layers, np.array([-50.0, 50.0]), np.array([0.0, 1.0]))
-    knots, shares = _isotonic(verdict.raw(values[held]), right[held])
-    return Verdict(names, mean, scale, layers, knots, shares)
+    return (hidden.weight, hidden.bias), (last.weight, last.bias)
 
 
 def _isotonic(raw: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], ...]:

@@ -49,12 +49,16 @@ class Verdict:
         """What `load_verdict` reads."""
         return {
             "names": list(self.names),
-            "mean": self.mean.tolist(),
-            "scale": self.scale.tolist(),
-            "layers": [[weights.tolist(), biases.tolist()] for weights, biases in self.layers],
-            "knots": self.knots.tolist(),
-            "values": self.values.tolist(),
+            "mean": _rounded(self.mean),
+            "scale": _rounded(self.scale),
+            "layers": [[_rounded(weights), _rounded(biases)] for weights, biases in self.layers],
+            "knots": _rounded(self.knots),
+            "values": _rounded(self.values),
         }
+
+
+def _rounded(values: npt.NDArray[np.float64]) -> list[Any]:
+    return list(np.round(values, 6).tolist())
 
 
 @functools.lru_cache(maxsize=2)

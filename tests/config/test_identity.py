@@ -164,6 +164,14 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
                 hashed = mark.decides & (Decides.PIXELS | Decides.TRIPLETS | Decides.STEPS)
                 if hashed and Decides.ALWAYS_HASHED not in mark.decides:
                     later.append(f"{name}.{each.name}")
-    added = ("saliency_model", "saliency_normalization", "sam3", "sam3_threshold", "min_agreement")
+    added = (
+        "saliency_model",
+        "saliency_normalization",
+        "sam3",
+        "sam3_threshold",
+        "min_agreement",
+        "second_opinion",
+        "min_probability",
+    )
     of_segmentation = [f"segmentation.{name}" for name in added]
     assert later == [*of_segmentation, "filter.duplicate_product_color", *of_segmentation]

@@ -215,7 +215,8 @@ def test_a_doubted_mask_is_kept_for_the_review_and_a_decided_one_is_used(tmp_pat
 
 def test_a_scene_without_a_proposal_is_kept_too(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (80, 60, 3), dtype=np.uint8)
-    assert segmented(segmenter(tmp_path, Decisions()), Image.fromarray(noise)).error is not None
+    stage = segmenter(tmp_path, Decisions(), "segmentation.second_opinion=false")
+    assert segmented(stage, Image.fromarray(noise)).error is not None
     kept = read_doubtful(Storage(str(tmp_path)), "a")
     assert kept is not None
     assert (kept.reason, kept.mask, kept.mask_score) == ("no_plain_background", b"", None)

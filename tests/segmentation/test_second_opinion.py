@@ -1,6 +1,7 @@
 """The mask network's opinion, and what is made of it: with the shipped weights."""
 
 import contextlib
+import hashlib
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from refadgen.config import SegmentationConfig
+from refadgen.config.identity import ALGORITHM_VERSIONS
 from refadgen.mask_training.scenes import make_scene
 from refadgen.segmentation import ProductMasker
 from refadgen.segmentation.agreement import agreed_mask
 from refadgen.segmentation.classes import MARK
 from refadgen.segmentation.doubt import DoubtfulMask
-from refadgen.segmentation.second_opinion import second_opinion
+from refadgen.segmentation.second_opinion import WEIGHTS, second_opinion
+from refadgen.segmentation.verdict import VERDICT
 
 
 def _iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -45,6 +48,12 @@ def test_an_opinion_is_a_distribution_and_does_not_depend_on_threads() -> None:
     assert np.array_equal(opinions[0].classes, opinions[1].classes)
 
 
+def test_other_weights_need_another_version() -> None:
+    """Masks change with the weights: a new pair of files raises `ALGORITHM_VERSIONS["segmentation"]` and this."""
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in (WEIGHTS, VERDICT)]
+    assert (ALGORITHM_VERSIONS["segmentation"], *digests) == (3, "b208974e8470881c", "7ba63d8c3f5d9107")
+
+
 def test_gaps_between_slats_are_open() -> None:
     image, inside = _slats()
     assert _iou(agreed_mask(image, 12.0).alpha > 127, inside) > 0.95
@@ -63,17 +72,19 @@ def test_a_badge_is_no_product() -> None:
     assert found[300, 300]
 
 
-@pytest.mark.parametrize("kind", ["white", "coloured", "white_part", "shadow"])
-def test_products_on_plain_backdrops_pass(kind: str) -> None:
-    passed, masker = 0, ProductMasker(SegmentationConfig())
-    for seed in range(4):
-        scene = make_scene(np.random.default_rng([seed, 5]), kind, "test", 480)
+def test_most_products_on_plain_backdrops_pass_and_hardly_any_wrongly() -> None:
+    """Families that were never trained on, some of them hard (combs, cages): at most one silently wrong of 16."""
+    masker, ious = ProductMasker(SegmentationConfig()), []
+    for seed in range(16):
+        kind = ("white", "coloured", "white_part", "shadow")[seed % 4]
+        scene = make_scene(np.random.default_rng([seed // 4, 5]), kind, "test", 480)
         with contextlib.suppress(DoubtfulMask):
             found = masker.segment(Image.fromarray(scene.image), None)
-            passed += 1
-            assert _iou(found.mask > 0, scene.coverage >= 0.5) > 0.9
             assert found.score >= SegmentationConfig().min_probability
-    assert passed >= 2
+            ious.append(_iou(found.mask > 0, scene.coverage >= 0.5))
+    assert len(ious) >= 8
+    assert sum(iou < 0.9 for iou in ious) <= 1
+    assert np.median(ious) > 0.97
 
 
 def test_without_it_colours_alone_decide() -> None:
