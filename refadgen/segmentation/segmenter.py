@@ -101,11 +101,12 @@ class ProductMasker:
             return self._checked(proposal.alpha(proposal.product), "plain_background", proposal.score)
         found = agreed_mask(image_u8, self.config.background_tolerance)
         score, least = load_verdict().probability(found.features), self.config.min_probability
-        if score < least and found.alpha.max() > 127:  # triage has a name of its own for no mask at all
+        checked = self._checked(found.alpha, found.source, score, judged=True)
+        if score < least:
             rule = f"right with a probability of {score:.2f}, below segmentation.min_probability={least:g}"
             problem = f"{found.problem} ({rule})"
             raise DoubtfulMask(found.doubt, problem, alpha=found.alpha, source=found.source, score=score)
-        return self._checked(found.alpha, found.source, score)
+        return checked
 
     def find(self, image_u8: np.ndarray, name: str | None) -> np.ndarray | None:
         """Finds the product by the networks, which must be configured: uint8 HW, all 0 where they find none.
@@ -120,13 +121,16 @@ class ProductMasker:
             return np.zeros(image_u8.shape[:2], np.uint8) if error.reason == "product_not_found" else None
         return alpha
 
-    def _checked(self, alpha: np.ndarray, source: str, score: float) -> Segmentation:
-        """Returns the segmentation if triage finds nothing wrong. Raises: DoubtfulMask."""
+    def _checked(self, alpha: np.ndarray, source: str, score: float, *, judged: bool = False) -> Segmentation:
+        """Returns the segmentation if triage finds nothing wrong. Raises: DoubtfulMask.
+
+        judged: the score is the verdict's, which has a threshold of its own.
+        """
         alpha, specks = without_specks(alpha)
         mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
         measurements = replace(measure(mask, self.config.min_piece), specks=specks)
         given = source in ("own_mask", "alpha")
-        weakness = find_weakness(measurements, score, self.config, cropped_to_product=given)
+        weakness = find_weakness(measurements, 1.0 if judged else score, self.config, cropped_to_product=given)
         if weakness is not None:
             field = "mask" if source == "own_mask" else None  # None: the image, as the table of reasons has it
             raise DoubtfulMask(weakness.reason, weakness.detail, field=field, alpha=alpha, source=source, score=score)

@@ -8,14 +8,14 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from refadgen.errors import DOUBTS
+
 BEYOND_A_SCHEMA = {
     "prompt_and_scene",  # at most one of the two
     "missing_image",  # a form needs a file or an address
     "missing_mask",  # mask_decided is about a mask
     "two_images",
     "unknown_scene",  # depends on the category
-    "inverted_mask",  # a mask of any pixels is valid
-    "alpha_not_cutout",
     "too_many_images",  # scenes × variants
     "prompt_too_long",  # counted in the model's tokens
     "bad_address",  # checked beyond the pattern
@@ -26,7 +26,7 @@ BEYOND_A_SCHEMA = {
     "jobs_off",
     "bad_setting",
 }
-"""Error codes that a request may get although it obeys the schema. Codes about masks depend on pixels."""
+"""Error codes that a request may get although it obeys the schema. So may any doubt about a mask: it depends on pixels."""
 
 
 def _products() -> list[bytes]:
@@ -59,4 +59,4 @@ def refusals_of_valid_requests_have_a_known_reason(ctx, response, case):
     if response.status_code == 405:  # the coverage phase also sends other methods
         return
     code = json.loads(response.content)["error"]["code"]
-    assert code in BEYOND_A_SCHEMA or code.startswith("mask_") or code == "empty_mask", f"{code} for a valid request"
+    assert code in BEYOND_A_SCHEMA | DOUBTS or code == "empty_mask", f"{code} for a valid request"

@@ -119,9 +119,9 @@ def test_a_decided_mask_is_the_batch_jobs(server, photo, encoded):
 
 
 def test_where_nothing_is_proposed_there_is_no_mask(client, encoded):
-    noise = encoded(np.random.default_rng(0).integers(0, 256, (128, 96, 3), np.uint8))
-    facts, mask = found(ask(client, noise))
-    assert (facts["status"], facts["reason"], mask) == ("rejected", "no_plain_background", None)
+    transparent = encoded(np.zeros((128, 96, 4), np.uint8))
+    facts, mask = found(ask(client, transparent))
+    assert (facts["status"], facts["reason"], mask) == ("rejected", "mask_empty", None)
     assert (facts["mask_source"], facts["mask_score"], facts["mask_area"]) == ("", None, None)
 
 
