@@ -26,7 +26,7 @@ BEYOND_A_SCHEMA = {
     "jobs_off",
     "bad_setting",
 }
-"""Error codes that a request may get although it obeys the schema. So may any doubt about a mask: it depends on pixels."""
+"""Error codes that a request may get although it obeys the schema. Doubts about masks are others: pixels decide."""
 
 
 def _products() -> list[bytes]:

@@ -15,7 +15,7 @@ from refadgen.catalog.layout import place
 from refadgen.generation.wanted import pixel_settings, wanted_images
 from refadgen.segmentation.decided import decided
 from refadgen.serving.ads import canvas_size
-from refadgen.serving.products import PlacedAd, ProductPlacer
+from refadgen.serving.products import FoundMask, PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
 from refadgen.serving.schema import AdFields
 from refadgen.storage.addresses import image_identity
@@ -118,11 +118,15 @@ def test_a_decided_mask_is_the_batch_jobs(server, photo, encoded):
     assert (made.canvas != place(upright, hard, requested.config.layout, *size).canvas).any()
 
 
-def test_where_nothing_is_proposed_there_is_no_mask(client, encoded):
-    transparent = encoded(np.zeros((128, 96, 4), np.uint8))
-    facts, mask = found(ask(client, transparent))
-    assert (facts["status"], facts["reason"], mask) == ("rejected", "mask_empty", None)
-    assert (facts["mask_source"], facts["mask_score"], facts["mask_area"]) == ("", None, None)
+def test_where_nothing_is_proposed_there_is_no_mask(server, encoded):
+    config = server.service.config
+    colours_alone = dataclasses.replace(config.segmentation, second_opinion=False)
+    noise = encoded(np.random.default_rng(0).integers(0, 256, (128, 96, 3), np.uint8))
+    placer = ProductPlacer(dataclasses.replace(config, segmentation=colours_alone))
+    answer = placer.find_mask(ProductInput(image=noise, mask=None), None)
+    assert isinstance(answer, FoundMask)
+    assert (answer.reason, answer.mask) == ("no_plain_background", None)
+    assert (answer.mask_source, answer.mask_score, answer.mask_area) == ("", None, None)
 
 
 def test_a_large_mask_is_made_smaller_and_can_be_sent(client, encoded):
