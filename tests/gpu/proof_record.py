@@ -74,9 +74,12 @@ class Record:
         if self.values(name) is None:
             self._put(name, {"status": "skipped", "reason": reason})
 
-    def run(self, name: str, measure: Callable[[], Values], *, needs_s: float = 0.0) -> None:
-        """Measures a case unless `--only` leaves it out or less than `needs_s` seconds of the budget are left."""
-        if not self.wanted(name):
+    def run(self, name: str, measure: Callable[[], Values], *, needs_s: float = 0.0, always: bool = False) -> None:
+        """Measures a case unless `--only` leaves it out or less than `needs_s` seconds of the budget are left.
+
+        always: whatever `--only` says.
+        """
+        if not (always or self.wanted(name)):
             return
         if self.left_s <= needs_s:
             self.skipped(name, f"the part's budget is used up: {max(0.0, self.left_s):.0f} s left, needs {needs_s:.0f}")

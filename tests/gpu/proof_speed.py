@@ -43,16 +43,18 @@ def _eager(
 ) -> Setup | None:
     """The eager cases of these batch sizes, in this process; the ceilings and the operations before them."""
     names = [f"speed/{dtype_name}/eager/batch-{batch}/{system}" for batch in batches for system in SYSTEMS]
-    if not any(record.wanted(name) for name in names):
-        return setup
+    first = [f"speed/{dtype_name}/ceilings", *[f"speed/{dtype_name}/operations/{system}" for system in SYSTEMS]]
     if setup is None:
+        # Ratios need the ceilings and the operations whatever `--only` says.
+        if all(record.values(name) for name in first) and not any(record.wanted(name) for name in names):
+            return None
         started = time.monotonic()
         setup = make_setup(size, device, getattr(torch, dtype_name))
         print(f"networks made in {time.monotonic() - started:.1f} s", flush=True)
         made = setup
-        record.run(f"speed/{dtype_name}/ceilings", lambda: _ceilings(made))
-        for system in SYSTEMS:
-            record.run(f"speed/{dtype_name}/operations/{system}", lambda system=system: _operations(made, system))  # type: ignore[misc]
+        record.run(first[0], lambda: _ceilings(made), always=True)
+        for name, system in zip(first[1:], SYSTEMS, strict=True):
+            record.run(name, lambda system=system: _operations(made, system), always=True)  # type: ignore[misc]
     ready = setup
     for batch in batches:
         for system in SYSTEMS:

@@ -41,7 +41,7 @@ class Figures:
         if values is None:
             return None
         operations, rate = self._operations(system), self.values(f"speed/{dtype}/ceilings")
-        if operations is None or rate is None:
+        if operations is None or not rate or not rate["matrix_tflops"]:
             return values
         achieved = operations * batch / values["step_ms"] * 1000
         return values | {"share": round(achieved / rate["matrix_tflops"], 4)}

@@ -17,6 +17,7 @@ from proof_measure import measure_system
 from proof_record import Record
 from proof_setup import Size, make_setup
 from proof_systems import Variant, installed
+from torch import Tensor
 
 _MEASURE_S = 10.0
 """About what measuring one compiled case takes."""
@@ -32,11 +33,13 @@ class Case:
     dtype_name: str
     size: Size
     device: str
+    part: str = "speed"
+    """speed: times it. correctness: compares its latents with the eager ones."""
 
     @property
     def name(self) -> str:
         """The case's name in the record."""
-        return f"speed/{self.dtype_name}/{self.variant}/batch-{self.batch}/{self.system}"
+        return f"{self.part}/{self.dtype_name}/{self.variant}/batch-{self.batch}/{self.system}"
 
 
 class WorkerError(RuntimeError):
@@ -46,20 +49,30 @@ class WorkerError(RuntimeError):
 def work(case: Case, channel: Connection) -> None:
     """A worker's life: compiles, says so, waits for its turn, measures, sends the values."""
     try:
-        # The workers share the host's cores: each compiles kernels in a few processes of its own.
-        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
         started = time.monotonic()
         setup = make_setup(case.size, torch.device(case.device), getattr(torch, case.dtype_name))
+        with installed(case.system, setup, case.batch, "eager") as system:
+            eager = system.loop(setup.num_steps).clone() if case.part == "correctness" else None
         with installed(case.system, setup, case.batch, case.variant) as system:
             for _ in range(2):  # the second run captures the graph, or compiles what the first shapes did not cover
                 system.loop(2)
             compile_s = time.monotonic() - started
             channel.send(("ready", compile_s))
             channel.recv()
-            values = measure_system(system, setup, case.batch)
+            if eager is None:
+                values = measure_system(system, setup, case.batch)
+            else:
+                first, second = (system.loop(setup.num_steps).clone() for _ in range(2))
+                values = {"same_bytes": torch.equal(first, second), "error_to_eager": relative_error(first, eager)}
         channel.send(("values", values | {"compile_s": round(compile_s, 1)}))
     except BaseException as error:  # sent to the parent, which records it
         channel.send(("error", f"{type(error).__name__}: {error}"[:2000]))
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖; NaN where either is."""
+    difference = found.double() - expected.double()
+    return float(difference.norm() / expected.double().norm())
 
 
 @dataclass
@@ -73,11 +86,14 @@ class _Worker:
 def run_wave(record: Record, cases: Sequence[Case]) -> None:
     """Compiles all cases at once, then measures one after the other, in their order."""
     context = multiprocessing.get_context("spawn")
+    # The workers share the host's cores: each compiles kernels in a few processes of its own. Set before they start,
+    # since torch reads it when it is imported.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(2, (os.cpu_count() or 2) // len(cases)))
     workers: list[_Worker] = []
     try:
         for case in cases:
             ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(case, theirs), daemon=True)
+            process = context.Process(target=work, args=(case, theirs))
             process.start()
             theirs.close()
             workers.append(_Worker(case, process, ours, time.monotonic()))
@@ -86,12 +102,14 @@ def run_wave(record: Record, cases: Sequence[Case]) -> None:
         ready = [worker for worker in workers if _await_ready(record, worker, ready_by)]
         for worker in workers:
             if worker not in ready:
-                _end(worker)
+                _end(worker, at_once=True)
         for worker in ready:
             _take_turn(record, worker)
     finally:
         for worker in workers:
-            _end(worker)
+            if worker.process.is_alive():
+                worker.process.kill()
+            worker.process.join(10)
 
 
 def _await_ready(record: Record, worker: _Worker, ready_by: float) -> bool:
@@ -134,11 +152,11 @@ def _received(record: Record, worker: _Worker) -> Any:
     return content
 
 
-def _end(worker: _Worker) -> None:
-    """Ends the process and frees its memory on the card."""
+def _end(worker: _Worker, *, at_once: bool = False) -> None:
+    """Ends the process and frees its memory on the card. at_once: it has nothing left to say."""
     worker.channel.close()
-    if worker.process.is_alive():
-        worker.process.join(2)
+    if not at_once:
+        worker.process.join(3)
     if worker.process.is_alive():
         worker.process.kill()
     worker.process.join(10)
