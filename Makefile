@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo dataset-demo serve test test-long lint structure mini mask-network clean
+.PHONY: setup demo dataset-demo serve test test-long gpu-proof lint structure mini mask-network clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ test: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -m long --timeout 1200
+
+# What only a GPU can show, in one file: correctness, speed, the engine, training, other networks. About half an hour.
+gpu-proof: setup
+	$(BIN)/python tests/gpu/proof.py --output out/gpu-proof.json
 
 lint: setup
 	$(BIN)/ruff check .

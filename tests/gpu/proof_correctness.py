@@ -1,6 +1,7 @@
 """Correctness: number formats against float32, compiled against eager, and bytes that must not differ."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import diffusers
 import torch
@@ -23,7 +24,14 @@ _SCHEDULERS = {
 
 
 def run_correctness(record: Record, size: Size, device: torch.device, dtypes: Sequence[str], workers: int) -> None:
-    """The cases of each number format, then the compiled ones. float32's results are made once."""
+    """The cases of each number format, then the compiled ones."""
+    _eager(record, size, device, dtypes)
+    free_memory()
+    _compiled(record, size, device, dtypes, workers)
+
+
+def _eager(record: Record, size: Size, device: torch.device, dtypes: Sequence[str]) -> None:
+    """Everything that needs no compiler. float32's results are made once."""
     torch.backends.cudnn.allow_tf32 = False  # convolutions of float32 would lose digits
     exact = make_setup(size, device, torch.float32)
     references: dict[str, Tensor] = {}
@@ -45,8 +53,10 @@ def run_correctness(record: Record, size: Size, device: torch.device, dtypes: Se
             )
         del setup
         free_memory()
-    del exact
-    free_memory()
+
+
+def _compiled(record: Record, size: Size, device: torch.device, dtypes: Sequence[str], workers: int) -> None:
+    """Each way of compiling against eager, in processes of their own."""
     variants = ("graphs", "whole", "blocks") if workers else ()
     cases = [Case("ours", v, 2, name, size, str(device), "correctness") for name in dtypes for v in variants]  # type: ignore[arg-type]
     cases = [case for case in cases if record.wanted(case.name)]
@@ -54,11 +64,11 @@ def run_correctness(record: Record, size: Size, device: torch.device, dtypes: Se
         run_wave(record, cases[start : start + workers])
 
 
-def _row(setup: Setup, seed: int, **options: float) -> DenoisingRow:
+def _row(setup: Setup, seed: int, **options: Any) -> DenoisingRow:
     """A row of the one product and prompt. options: as of `RefAdGenPipeline.start`."""
     pipeline = setup.pipeline
     canvas = setup.canvas if seed % 2 == 0 else setup.canvas[:, ::-1].copy()  # two products
-    given = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": setup.num_steps, **options}
+    given = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": setup.num_steps} | options
     return pipeline.start(
         pipeline.encode_reference([canvas]), setup.mask, pipeline.encode_prompt(PROMPT), seed=seed, **given
     )

@@ -44,7 +44,7 @@ def median_s(call: Callable[[], object], device: torch.device, repeats: int) -> 
 
 def matrix_tflops(dtype: torch.dtype, device: torch.device) -> float:
     """The rate of one large matrix product of random numbers, TFLOP/s: the card's ceiling as measured."""
-    side = 8192 if device.type == "cuda" else 512
+    side = 8192 if device.type == "cuda" else 64
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     for _ in range(3):
         left @ right
@@ -77,6 +77,7 @@ def step_tflop(system: System) -> float:
 def measure_system(system: System, setup: Setup, batch: int, *, repeats: int = 3) -> Values:
     """Everything that is timed and counted of one system at one batch size. `step_s` and rates are of the loop."""
     device, steps = setup.device, setup.num_steps
+    repeats = repeats if device.type == "cuda" else 1
     system.loop(2)  # loads kernels; what is compiled was compiled before
     on_card = device.type == "cuda"
     resting_gb = torch.cuda.memory_allocated(device) / 1e9 if on_card else 0.0
@@ -84,7 +85,8 @@ def measure_system(system: System, setup: Setup, batch: int, *, repeats: int = 3
         torch.cuda.reset_peak_memory_stats(device)
     loop_s, spread = median_s(lambda: system.loop(steps), device, repeats)
     peak_gb = torch.cuda.max_memory_allocated(device) / 1e9 if on_card else 0.0
-    system.whole(1)
+    if on_card:
+        system.whole(1)
     whole_s = median_s(lambda: system.whole(steps), device, min(repeats, 2))[0]
     values: Values = {
         "loop_images_s": round(batch / loop_s, 4),

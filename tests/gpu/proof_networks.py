@@ -114,13 +114,15 @@ def _grounding_dino(size: Size) -> tuple[nn.Module, dict[str, Any]]:
     """transformers' default configuration, Swin-T: a picture at the processor's size and four tokens of text."""
     from transformers import GroundingDinoConfig, GroundingDinoForObjectDetection
 
-    config = GroundingDinoConfig() if size == "full" else GroundingDinoConfig(
-        encoder_layers=1, decoder_layers=2, num_queries=10
+    config = (
+        GroundingDinoConfig()
+        if size == "full"
+        else GroundingDinoConfig(encoder_layers=1, decoder_layers=2, num_queries=10)
     )
     height, width = (800, 640) if size == "full" else (64, 64)
     if size != "full":
         config.backbone_config.depths = [1, 1, 1, 1]
-        config.text_config.num_hidden_layers = 1
+        config.text_config.num_hidden_layers, config.text_config.vocab_size = 1, 5000
     ids = torch.tensor([[101, 1037, 4031, 1012, 102]])
     return GroundingDinoForObjectDetection(config), {
         "pixel_values": torch.randn(1, 3, height, width),

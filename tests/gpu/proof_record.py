@@ -110,6 +110,6 @@ class Record:
 
 def free_memory() -> None:
     """Gives cached memory back, so that a case which ran out of memory costs the next one nothing."""
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

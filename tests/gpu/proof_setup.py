@@ -82,7 +82,8 @@ def make_pipeline(size: Size) -> RefAdGenPipeline:
     )
     with torch.device("meta"):
         if size == "full":
-            return step_flops.make_pipeline(image_encoder=True, scheduler=scheduler)
+            full: RefAdGenPipeline = step_flops.make_pipeline(image_encoder=True, scheduler=scheduler)
+            return full
         base = tiny_unet()
         return RefAdGenPipeline(
             vae=tiny_vae(),

@@ -22,7 +22,7 @@ def run_speed(record: Record, size: Size, device: torch.device, dtypes: Sequence
     workers: processes that compile at once; 0: no compiled case.
     """
     for dtype_name in dtypes:
-        setup = _eager(record, size, device, dtype_name, (1, 8) if size == "full" else (1, 2))
+        setup = _eager(record, size, device, dtype_name, (1, 8) if size == "full" else (2,))
         waves = _compiled(size, device, dtype_name, workers)
         for wave in waves[:2]:
             _wave(record, wave, dtype_name)

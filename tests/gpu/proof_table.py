@@ -1,4 +1,4 @@
-"""The table of the proof, printed from its JSON: figures, measured ratios beside counted ones, goals, what did not run."""
+"""The table of the proof, printed from its JSON: figures, measured ratios beside counted ones, goals, what misses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -141,8 +141,8 @@ def _same_way(figures: Figures, dtype: str, variant: str, batch: int) -> list[st
     over, time = figures.counted("authors", "ours"), figures.counted("ours", "plain")
     faster = ours["loop_images_s"] / authors["loop_images_s"] if authors else None
     longer = plain["loop_images_s"] / ours["loop_images_s"] if plain else None
-    shares = [values.get("share") for values in (ours, plain) if values is not None]
-    held = shares[0] / shares[1] if len(shares) == 2 and all(shares) else None
+    mine, theirs = ours.get("share"), (plain or {}).get("share")
+    held = mine / theirs if mine and theirs else None
     return [
         _goal(f"{where}: ours / authors, images/s (counted {_shown(over)})", faster, 1.04),
         _goal(f"{where}: time over plain SD (counted {_shown(time)})", longer, 1.20, most=True),
