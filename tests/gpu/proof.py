@@ -20,6 +20,9 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The profiler stays loaded between two uses: loaded again, it may miss the kernels of a CUDA graph captured before.
+os.environ.setdefault("TEARDOWN_CUPTI", "0")
+os.environ.setdefault("DISABLE_CUPTI_LAZY_REINIT", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the project, where it is not installed
 
 import diffusers

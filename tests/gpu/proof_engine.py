@@ -43,8 +43,8 @@ def run_engine(record: Record, size: Size, device: torch.device, dtype_name: str
     if not compiled:
         record.skipped("engine/compiled", "--workers 0: nothing is compiled")
         return
-    record.run("engine/compiled", lambda: _compare(setup, batch, count, graphs=False), needs_s=120 * (size == "full"))
-    record.run("engine/graphs", lambda: _compare(setup, batch, count, graphs=True), needs_s=120 * (size == "full"))
+    record.run("engine/compiled", lambda: _compare(setup, batch, count, graphs=False), needs_s=60 * (size == "full"))
+    record.run("engine/graphs", lambda: _compare(setup, batch, count, graphs=True), needs_s=60 * (size == "full"))
 
 
 def _compare(setup: Setup, batch: int, count: int, *, graphs: bool | None = None) -> Values:

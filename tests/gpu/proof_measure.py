@@ -95,6 +95,7 @@ def measure_system(system: System, setup: Setup, batch: int, *, repeats: int = 3
         "spread": round(spread, 4),
         "resting_gb": round(resting_gb, 2),
         "peak_gb": round(peak_gb, 2),
+        "reserved_gb": round(torch.cuda.max_memory_reserved(device) / 1e9, 2) if on_card else 0.0,
         "finite": bool(system.loop(steps).isfinite().all()),
     }
     return values | counts_of_a_step(system, device, loop_s / steps)
@@ -107,7 +108,7 @@ def counts_of_a_step(system: System, device: torch.device, step_s: float) -> Val
     """
     values: Values = {}
     try:
-        short, long = (_profile(lambda n=n: system.loop(n), device) for n in (_SHORT, _LONG))  # type: ignore[misc]
+        short, long = (profiled(lambda n=n: system.loop(n), device) for n in (_SHORT, _LONG))  # type: ignore[misc]
         one = {name: (long[name] - short[name]) / (_LONG - _SHORT) for name in long}
         values |= {name: round(one[name], 2) for name in ("launches", "kernels", "copies", "waits", "to_host")}
         values |= {"busy_ms": round(one["busy_ms"], 3), "host_gaps": round(one["gaps"], 1)}
@@ -120,7 +121,7 @@ def counts_of_a_step(system: System, device: torch.device, step_s: float) -> Val
     return values
 
 
-def _profile(call: Callable[[], object], device: torch.device) -> dict[str, float]:
+def profiled(call: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Launches, kernels, copies, waits, gaps over 3 µs and milliseconds with a kernel at work, of one call."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
@@ -132,7 +133,8 @@ def _profile(call: Callable[[], object], device: torch.device) -> dict[str, floa
         call()
         synchronize(device)
     events = profiler.profiler.kineto_results.events()
-    on_device = [event for event in events if event.device_type() == DeviceType.CUDA]
+    # Without the marks of waits, which have a length but no work.
+    on_device = [e for e in events if e.device_type() == DeviceType.CUDA and "Sync" not in e.name()]
     names = [event.name() for event in events if event.device_type() == DeviceType.CPU]
     spans = sorted((event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_device)
     copies = [event.name() for event in on_device if event.name().startswith(("Memcpy", "Memset"))]

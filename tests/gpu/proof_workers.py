@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from proof_measure import measure_system
+from proof_measure import measure_system, profiled
 from proof_record import Record
 from proof_setup import Size, make_setup
 from proof_systems import Variant, installed
@@ -52,6 +52,8 @@ def work(case: Case, channel: Connection) -> None:
         started = time.monotonic()
         setup = make_setup(case.size, torch.device(case.device), getattr(torch, case.dtype_name))
         with installed(case.system, setup, case.batch, "eager") as system:
+            if setup.device.type == "cuda":
+                profiled(lambda: None, setup.device)  # loads the profiler: before graphs are captured, and in parallel
             eager = system.loop(setup.num_steps).clone() if case.part == "correctness" else None
         with installed(case.system, setup, case.batch, case.variant) as system:
             for _ in range(2):  # the second run captures the graph, or compiles what the first shapes did not cover
