@@ -7,7 +7,7 @@ import diffusers
 import torch
 from proof_record import Record, Values, free_memory
 from proof_setup import GUIDANCE_SCALE, Setup, Size, make_setup
-from proof_systems import PROMPT
+from proof_systems import PROMPT, installed
 from proof_workers import Case, relative_error, run_wave
 from torch import Tensor
 
@@ -43,6 +43,7 @@ def _eager(record: Record, size: Size, device: torch.device, dtypes: Sequence[st
             "company-of-eight": _company,
             "mixed-rows": _mixed_rows,
             "joining-rows": _joining_rows,
+            "authors-loop": authors_agree,
         }
         for name, check in checks.items():
             record.run(f"{prefix}/{name}", lambda check=check, setup=setup: check(setup))  # type: ignore[misc]
@@ -87,6 +88,15 @@ def _same(left: Tensor, right: Tensor) -> Values:
         "finite": bool(left.isfinite().all()),
         "relative_error": relative_error(left, right),
     }
+
+
+def authors_agree(setup: Setup) -> Values:
+    """Our latents against the restated authors' loop: the same function, so only rounding differs."""
+    found = []
+    for name in ("ours", "authors"):
+        with installed(name, setup, 1, "eager") as system:
+            found.append(system.loop(setup.num_steps))
+    return {"relative_error": relative_error(*found)}
 
 
 def _same_seed_twice(setup: Setup) -> Values:
