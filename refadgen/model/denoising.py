@@ -55,6 +55,8 @@ class DenoisingBatch:
     rows: list[DenoisingRow] = field(default_factory=list)
     _conditioning: Conditioning | None = None
     """That of the present rows; None after a change. Rebuilding it copies every row's K and V."""
+    _guidance_scales: Tensor | None = None
+    """Those of the present rows, N×1×1×1 on the device; None after a change."""
 
     def add(self, row: DenoisingRow) -> None:
         """Takes `row` in from the next step on. Raises: ValueError when it has another size or the batch is full."""
@@ -63,16 +65,22 @@ class DenoisingBatch:
         if self.batch_size is not None and len(self.rows) >= self.batch_size:
             raise ValueError(f"the batch is full: {self.batch_size} rows")
         self.rows.append(row)
-        self._conditioning = None
+        self._forget()
 
     def remove(self, row: DenoisingRow) -> None:
         """Drops `row`, finished or not."""
         self.rows = [other for other in self.rows if other is not row]  # by identity: == would compare tensors
-        self._conditioning = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._conditioning = self._guidance_scales = None
 
     @torch.no_grad()
     def step(self) -> list[DenoisingRow]:
-        """Advances each row by its own next timestep. Returns the rows that this step finished, and drops them."""
+        """Advances each row by its own next timestep. Returns the rows that this step finished, and drops them.
+
+        Nothing here waits for the device: timesteps and schedulers' tables are on the CPU, latents never leave it.
+        """
         rows = _padded(self.rows, self.batch_size)
         timesteps = [row.scheduler.timesteps[row.step_index] for row in rows]
         scaled = [row.scheduler.scale_model_input(row.latents, t) for row, t in zip(rows, timesteps, strict=True)]
@@ -81,13 +89,15 @@ class DenoisingBatch:
         predicted = self.predict(
             torch.cat(scaled),
             torch.cat([row.mask_latents for row in rows]),
-            torch.stack(timesteps),
+            torch.stack(timesteps).to(rows[0].latents.device, non_blocking=True),
             self._conditioning,
         )
         if self._conditioning.num_branches == 2:
             unconditional, conditional = predicted.chunk(2)
-            scale = torch.tensor([row.guidance_scale for row in rows]).to(predicted).view(-1, 1, 1, 1)
-            predicted = unconditional + scale * (conditional - unconditional)
+            if self._guidance_scales is None:
+                scales = torch.tensor([row.guidance_scale for row in rows])
+                self._guidance_scales = scales.to(predicted, non_blocking=True).view(-1, 1, 1, 1)
+            predicted = unconditional + self._guidance_scales * (conditional - unconditional)
         # self.rows, not rows: padding repeats the first row, which must advance once.
         for index, row in enumerate(self.rows):
             _scheduler_step(row, predicted[index : index + 1], timesteps[index])

@@ -1,8 +1,10 @@
 """Rows are independent: rows that share a batch, join it or leave it never change another row's latents."""
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -10,6 +12,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from tiny_models import make_pipeline, make_scheduler, relative_difference, run, start
+
+from refadgen.model.denoising import DenoisingBatch
 
 TOLERANCE = 2e-5  # a batch of another size sums in another order
 
@@ -68,16 +72,39 @@ def test_rows_join_and_leave_a_running_batch(encoder_pipeline):
     assert_equal([third.latents], [expected[2]])
 
 
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        DPMSolverMultistepScheduler,
-        UniPCMultistepScheduler,
-        PNDMScheduler,
-        EulerDiscreteScheduler,
-        EulerAncestralDiscreteScheduler,
-    ],
-)
+WITH_HISTORY = [
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+    PNDMScheduler,
+    EulerDiscreteScheduler,
+    EulerAncestralDiscreteScheduler,
+]
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, *WITH_HISTORY])
+def test_a_step_never_waits_for_the_device(scheduler, monkeypatch):
+    """On the meta device nothing can be read back: a lookup by a timestep there, or an `item()`, would raise."""
+    options = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
+    made = scheduler.from_config(make_scheduler().config, **options)
+    pipeline = make_pipeline(image_encoder=False, scheduler=made)
+    encoded = {"reference": start(pipeline, 1, "a cup").reference, "prompt": start(pipeline, 1, "a cup").prompt}
+    monkeypatch.setattr(type(pipeline), "device", torch.device("meta"))
+    mask = np.full((88, 72), 255, np.uint8)
+    rows = [pipeline.start(**encoded, product_mask=mask, seed=seed, num_inference_steps=4) for seed in (1, 2)]
+
+    def predict(latents, mask_latents, timesteps, conditioning):
+        assert {latents.device.type, mask_latents.device.type, timesteps.device.type} == {"meta"}
+        return torch.cat([latents] * conditioning.num_branches)
+
+    batch = DenoisingBatch(predict, reference_in_uncond=True)
+    for row in rows:
+        batch.add(row)
+    while batch.rows:
+        batch.step()
+    assert all(row.latents.device.type == "meta" and row.finished for row in rows)
+
+
+@pytest.mark.parametrize("scheduler", WITH_HISTORY)
 def test_schedulers_with_history_keep_it_per_row(scheduler):
     """Also the one that draws noise at each step: it draws from the row's own generator."""
     options = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
