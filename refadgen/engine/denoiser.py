@@ -41,7 +41,9 @@ class AdDenoiser:
         """
         self._pipeline = load_for_inference(model, gpu_expected=gpu_expected)
         self.batch_size = sampling.batch_size
-        self._reference_in_uncond = sampling.reference_in_uncond
+        self._batch = self._pipeline.batch(
+            batch_size=sampling.batch_size, reference_in_uncond=sampling.reference_in_uncond
+        )
         self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(reference_cache_bytes)
         self._count_reference = count_reference
         # Made here, not by decorating a method: a cache of the class's own would keep every denoiser's model alive.
@@ -97,11 +99,9 @@ class AdDenoiser:
 
     def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: the other rows of a batch change no pixel of a row."""
-        # A batch for this step alone: the engine decides before each step who shares it.
-        batch = self._pipeline.batch(batch_size=self.batch_size, reference_in_uncond=self._reference_in_uncond)
-        for row in rows:
-            batch.add(row)
-        finished: list[DenoisingRow] = batch.step()
+        # The engine decides before each step who shares it; mostly these are the rows of the step before.
+        self._batch.replace(rows)
+        finished: list[DenoisingRow] = self._batch.step()
         return finished
 
     def finish(self, order: AdOrder, row: DenoisingRow) -> npt.NDArray[np.uint8]:

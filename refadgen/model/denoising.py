@@ -5,6 +5,7 @@ therefore mix products, prompts, seeds, λ, guidance and steps, and rows may joi
 `RefAdGenPipeline.start` makes rows and `RefAdGenPipeline.batch` makes batches.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,9 @@ class DenoisingRow:
     fusion_scale: float
     guidance_scale: float
     scheduler: Any
-    """The row's own copy: multi-step schedulers keep a history."""
+    """The row's own copy: multi-step schedulers keep a history. Its timesteps are on the CPU, as its tables are."""
+    timesteps: Tensor
+    """The scheduler's timesteps again, on the latents' device, for the network."""
     generator: torch.Generator
     step_index: int = 0
     predicted_original: Tensor | None = None
@@ -40,12 +43,31 @@ class DenoisingRow:
 
     @property
     def finished(self) -> bool:
-        return self.step_index >= len(self.scheduler.timesteps)
+        return self.step_index >= len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a batch's steps share while its rows stay the same.
+
+    Building it copies numbers to the device, for which the host waits, and every row's K and V. A step does neither.
+    """
+
+    rows: list[DenoisingRow]
+    """With padding."""
+    mask_latents: Tensor
+    """B×1×h×w."""
+    guidance_scale: Tensor
+    """B×1×1×1."""
+    conditioning: Conditioning
 
 
 @dataclass
 class DenoisingBatch:
-    """Rows that are denoised together; they may join (`add`) and leave (`remove`) between two steps."""
+    """Rows that are denoised together; they may join (`add`) and leave (`remove`) between two steps.
+
+    Only a step after a change of rows makes the host wait for the device, and schedulers that copy at each step do.
+    """
 
     predict: Predict
     reference_in_uncond: bool
@@ -53,10 +75,8 @@ class DenoisingBatch:
     batch_size: int | None = None
     """Each step runs this many rows, padded; None: as many as there are."""
     rows: list[DenoisingRow] = field(default_factory=list)
-    _conditioning: Conditioning | None = None
-    """That of the present rows; None after a change. Rebuilding it copies every row's K and V."""
-    _guidance_scales: Tensor | None = None
-    """Those of the present rows, N×1×1×1 on the device; None after a change."""
+    _constants: _Constants | None = None
+    """Those of the present rows; None after a change."""
 
     def add(self, row: DenoisingRow) -> None:
         """Takes `row` in from the next step on. Raises: ValueError when it has another size or the batch is full."""
@@ -65,49 +85,51 @@ class DenoisingBatch:
         if self.batch_size is not None and len(self.rows) >= self.batch_size:
             raise ValueError(f"the batch is full: {self.batch_size} rows")
         self.rows.append(row)
-        self._forget()
+        self._constants = None
 
     def remove(self, row: DenoisingRow) -> None:
         """Drops `row`, finished or not."""
         self.rows = [other for other in self.rows if other is not row]  # by identity: == would compare tensors
-        self._forget()
+        self._constants = None
 
-    def _forget(self) -> None:
-        self._conditioning = self._guidance_scales = None
+    def replace(self, rows: Sequence[DenoisingRow]) -> None:
+        """Makes these the batch's rows, in this order. The present rows again: nothing is built anew.
+
+        Raises: as `add`.
+        """
+        if [id(row) for row in rows] == [id(row) for row in self.rows]:
+            return
+        self.rows, self._constants = [], None
+        for row in rows:
+            self.add(row)
 
     @torch.no_grad()
     def step(self) -> list[DenoisingRow]:
-        """Advances each row by its own next timestep. Returns the rows that this step finished, and drops them.
-
-        Nothing here waits for the device: timesteps and schedulers' tables are on the CPU, latents never leave it.
-        """
-        rows = _padded(self.rows, self.batch_size)
-        timesteps = [row.scheduler.timesteps[row.step_index] for row in rows]
-        scaled = [row.scheduler.scale_model_input(row.latents, t) for row, t in zip(rows, timesteps, strict=True)]
-        if self._conditioning is None:
-            self._conditioning = self._condition(rows)
+        """Advances each row by its own next timestep. Returns the rows that this step finished, and drops them."""
+        if self._constants is None:
+            self._constants = self._build()
+        constants = self._constants
         predicted = self.predict(
-            torch.cat(scaled),
-            torch.cat([row.mask_latents for row in rows]),
-            torch.stack(timesteps).to(rows[0].latents.device, non_blocking=True),
-            self._conditioning,
+            torch.cat([row.scheduler.scale_model_input(row.latents, _timestep(row)) for row in constants.rows]),
+            constants.mask_latents,
+            torch.stack([row.timesteps[row.step_index] for row in constants.rows]),
+            constants.conditioning,
         )
-        if self._conditioning.num_branches == 2:
+        if constants.conditioning.num_branches == 2:
             unconditional, conditional = predicted.chunk(2)
-            if self._guidance_scales is None:
-                scales = torch.tensor([row.guidance_scale for row in rows])
-                self._guidance_scales = scales.to(predicted, non_blocking=True).view(-1, 1, 1, 1)
-            predicted = unconditional + self._guidance_scales * (conditional - unconditional)
-        # self.rows, not rows: padding repeats the first row, which must advance once.
+            predicted = unconditional + constants.guidance_scale * (conditional - unconditional)
+        # self.rows, without the padding, which repeats the first row: it must advance once.
         for index, row in enumerate(self.rows):
-            _scheduler_step(row, predicted[index : index + 1], timesteps[index])
+            _scheduler_step(row, predicted[index : index + 1])
         done = [row for row in self.rows if row.finished]
         for row in done:
             self.remove(row)
         return done
 
-    def _condition(self, rows: list[DenoisingRow]) -> Conditioning:
-        return condition(
+    def _build(self) -> _Constants:
+        rows = _padded(self.rows, self.batch_size)
+        guidance_scale = torch.tensor([row.guidance_scale for row in rows]).to(rows[0].latents)
+        conditioning = condition(
             [row.prompt for row in rows],
             [row.reference for row in rows],
             torch.tensor([row.fusion_scale for row in rows]).to(rows[0].latents),
@@ -115,6 +137,8 @@ class DenoisingBatch:
             guidance=any(row.guidance_scale > 1 for row in rows),
             reference_in_uncond=self.reference_in_uncond,
         )
+        mask_latents = torch.cat([row.mask_latents for row in rows])
+        return _Constants(rows, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
 
 
 def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[DenoisingRow]:
@@ -126,10 +150,21 @@ def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[Denois
     return [*rows, *[rows[0]] * ((batch_size or 0) - len(rows))]
 
 
-def _scheduler_step(row: DenoisingRow, predicted: Tensor, timestep: Tensor) -> None:
+def _timestep(row: DenoisingRow) -> Tensor:
+    """The row's next timestep as its scheduler takes it, on the CPU."""
+    timestep: Tensor = row.scheduler.timesteps[row.step_index]
+    return timestep
+
+
+def _scheduler_step(row: DenoisingRow, predicted: Tensor) -> None:
     """Advances `row` by one step of its own scheduler, with the row's generator where the scheduler draws noise."""
-    takes_generator = "generator" in inspect.signature(row.scheduler.step).parameters  # not every scheduler does
-    kwargs = {"generator": row.generator} if takes_generator else {}
-    stepped = row.scheduler.step(predicted, timestep, row.latents, return_dict=True, **kwargs)
+    kwargs = {"generator": row.generator} if _takes_generator(type(row.scheduler)) else {}
+    stepped = row.scheduler.step(predicted, _timestep(row), row.latents, return_dict=True, **kwargs)
     row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
     row.step_index += 1
+
+
+@functools.cache
+def _takes_generator(scheduler: Any) -> bool:
+    """Whether `step` of this class of schedulers takes a generator: not every scheduler does."""
+    return "generator" in inspect.signature(scheduler.step).parameters

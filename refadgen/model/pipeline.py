@@ -243,7 +243,9 @@ class RefAdGenPipeline(DiffusionPipeline):
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
             raise ValueError(f"canvas of {width}×{height} px: both must be multiples of {self.vae_scale_factor}")
         scheduler = copy.deepcopy(self.scheduler)  # rows of a batch are at different steps
-        scheduler.set_timesteps(num_inference_steps)  # on the CPU, as its tables: a lookup must not wait for the device
+        scheduler.set_timesteps(
+            num_inference_steps, device="cpu"
+        )  # as its tables: a lookup must not wait for the device
         generator = torch.Generator("cpu").manual_seed(seed)
         mask_latents = self.mask_latents(product_mask)
         shape = (1, self.vae.config.latent_channels, *mask_latents.shape[-2:])
@@ -256,6 +258,7 @@ class RefAdGenPipeline(DiffusionPipeline):
             fusion_scale=fusion_scale,
             guidance_scale=self.config.guidance_scale if guidance_scale is None else guidance_scale,
             scheduler=scheduler,
+            timesteps=scheduler.timesteps.to(self.device),
             generator=generator,
         )
 
