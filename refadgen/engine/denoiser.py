@@ -99,7 +99,8 @@ class AdDenoiser:
 
     def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: the other rows of a batch change no pixel of a row."""
-        # The engine decides before each step who shares it; mostly these are the rows of the step before.
+        # The engine decides before each step who shares it; mostly these are the rows of the step before, and then
+        # their stacked K and V are kept.
         self._batch.replace(rows)
         finished: list[DenoisingRow] = self._batch.step()
         return finished

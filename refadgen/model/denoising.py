@@ -158,13 +158,13 @@ def _timestep(row: DenoisingRow) -> Tensor:
 
 def _scheduler_step(row: DenoisingRow, predicted: Tensor) -> None:
     """Advances `row` by one step of its own scheduler, with the row's generator where the scheduler draws noise."""
-    kwargs = {"generator": row.generator} if _takes_generator(type(row.scheduler)) else {}
+    kwargs = {"generator": row.generator} if _takes_generator(type(row.scheduler).step) else {}
     stepped = row.scheduler.step(predicted, _timestep(row), row.latents, return_dict=True, **kwargs)
     row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
     row.step_index += 1
 
 
 @functools.cache
-def _takes_generator(scheduler: Any) -> bool:
-    """Whether `step` of this class of schedulers takes a generator: not every scheduler does."""
-    return "generator" in inspect.signature(scheduler.step).parameters
+def _takes_generator(step: Any) -> bool:
+    """Whether this `step` of a class of schedulers takes a generator: not every one does."""
+    return "generator" in inspect.signature(step).parameters

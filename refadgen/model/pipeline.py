@@ -243,9 +243,8 @@ class RefAdGenPipeline(DiffusionPipeline):
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
             raise ValueError(f"canvas of {width}×{height} px: both must be multiples of {self.vae_scale_factor}")
         scheduler = copy.deepcopy(self.scheduler)  # rows of a batch are at different steps
-        scheduler.set_timesteps(
-            num_inference_steps, device="cpu"
-        )  # as its tables: a lookup must not wait for the device
+        # On the CPU, as its tables: a lookup must not wait for the device.
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
         generator = torch.Generator("cpu").manual_seed(seed)
         mask_latents = self.mask_latents(product_mask)
         shape = (1, self.vae.config.latent_channels, *mask_latents.shape[-2:])

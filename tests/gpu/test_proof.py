@@ -51,9 +51,11 @@ def test_the_systems_make_images_and_ours_does_the_least_work(made: tuple[dict[s
 
 def test_no_byte_depends_on_company(made: tuple[dict[str, Any], str]) -> None:
     values = {n: e["values"] for n, e in made[0]["results"].items() if n.startswith("correctness/")}
-    assert len(values) == 11
+    assert len(values) == 12
     del values["correctness/bfloat16/authors-loop"]
     assert all(found["same_bytes"] and found["finite"] for found in values.values())
+    assert values["correctness/bfloat16/mixed-rows"]["equal_rows"] == [True] * 4
+    assert values["correctness/bfloat16/mixed-rows"]["at_the_same_place"]
     assert 0 < values["correctness/bfloat16/scheduler/DDIMScheduler"]["relative_error"] < 0.1  # eight bits
 
 
