@@ -311,7 +311,8 @@ def sent_masks(quick: LocalServer, monkeypatch: pytest.MonkeyPatch) -> list[np.n
 
 def generate_one(page: Any) -> None:
     page.fill("#num_variants", "1")
-    page.click("#generate")
+    with page.expect_response("**/v1/ads*"):  # the page still shows the images of the request before
+        page.click("#generate")
     wait_for_images(page, 1)
 
 
