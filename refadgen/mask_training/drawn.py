@@ -53,6 +53,8 @@ FAMILIES: dict[Split, tuple[Family, ...]] = {
         vessels.cushion,
         vessels.spray,
         vessels.bucket,
+        vessels.flacon,
+        vessels.vase,
         things.dress,
         things.boot,
         things.bench,
@@ -105,8 +107,8 @@ WITH_SLATS = ("slat_chair", "shelf", "fork", "bench", "fence", "comb")
 """Families with gaps between bars, through which the backdrop shows."""
 LATTICES = ("basket", "rack", "cage", "wheel")
 """Families of crossing wires or spokes, with many small gaps."""
-TRANSLUCENT = ("wine_glass", "tumbler")
-"""Families through which the backdrop shines. The calibration has none."""
+TRANSLUCENT = ("wine_glass", "flacon", "vase", "tumbler")
+"""Families through which the backdrop shines."""
 
 
 def draw_product(

@@ -102,6 +102,26 @@ def tumbler(pen: Pen) -> None:
     pen.stroke(oval(0, -tall, top, 0.08), 0.015, "dark", closed=True)
 
 
+def flacon(pen: Pen) -> None:
+    wide, tall, wall = pen.between(0.3, 0.7), pen.between(0.4, 0.65), pen.between(0.04, 0.12)
+    corner, clear = pen.between(0.02, 0.25), pen.between(0.1, 0.5)
+    pen.rectangle(-wide, -tall + 0.25, wide, tall + 0.25, "accent", corner=corner, opacity=clear)
+    filled = pen.between(-tall + 0.3, tall)
+    pen.rectangle(-wide + wall, filled, wide - wall, tall + 0.25 - wall, opacity=pen.between(0.15, 0.8))
+    pen.stroke(rounded(-wide, -tall + 0.25, wide, tall + 0.25, corner), 0.015, "dark", closed=True)
+    neck = wide * pen.between(0.3, 0.6)
+    pen.rectangle(-neck, -tall - 0.15, neck, -tall + 0.25, "pale" if pen.chance(0.3) else "dark", corner=0.03)
+
+
+def vase(pen: Pen) -> None:
+    waist, wide = pen.between(0.12, 0.3), pen.between(0.3, 0.55)
+    outline = turned_profile([-0.9, -0.45, 0.2, 0.75, 0.92], [waist * 1.5, waist, wide, wide * 0.8, wide * 0.6])
+    pen.polygon(outline, "body", opacity=pen.between(0.1, 0.5))
+    pen.stroke(outline, 0.02, "body", closed=True)
+    pen.stroke(oval(0, -0.9, waist * 1.5, 0.05), 0.015, "dark", closed=True)
+    pen.ellipse(0, 0.9, wide * 0.6, 0.06, "body", opacity=pen.between(0.5, 0.9))
+
+
 def box(pen: Pen) -> None:
     x, y, slant = pen.between(0.1, 0.5), pen.between(0.15, 0.4), pen.between(0.5, 0.8)
     pen.polygon([(-0.8, -slant + y), (x, -slant), (x, 0.9), (-0.8, 0.9 - y / 2)], pattern=pen.chance(0.7))

@@ -4,7 +4,7 @@
 
 Product families and seeds of these scenes were never trained or calibrated on. Beside the kinds of scenes, there are
 masks and alpha channels as shops give them, each with a fault (`GIVEN`). Silently wrong: accepted, but the IoU is under
-0.9. This checkout makes the scenes; each `--root` judges them in a process of its own, on one core.
+0.9. This checkout makes the scenes; each `--root` judges them in processes of its own, on one core each.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +43,13 @@ def main() -> None:
         "--renders", type=Path, nargs="*", default=[], help="held-out renders, for more kinds of products"
     )
     parser.add_argument("--first-seed", type=int, default=5_000_000)
+    parser.add_argument("--processes", type=int, default=1, help="that make and judge scenes side by side")
+    parser.add_argument("--rows", type=Path, help="writes the judged scenes of each checkout there, as JSON")
     parser.add_argument("--judge", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.judge:
-        _judge(arguments.judge)
+        _judge(arguments.judge, arguments.part, arguments.processes)
         return
     from refadgen.mask_training.bank import Bank
     from refadgen.mask_training.scenes import KINDS
@@ -56,39 +61,57 @@ def main() -> None:
     bank = Bank(arguments.renders) if arguments.renders else None
     roots = [root.resolve() for root in arguments.root or [Path(__file__).parents[2]]]
     with tempfile.TemporaryDirectory() as folder:
-        _make(Path(folder), kinds, arguments.scenes, arguments.first_seed, bank)
+        with ProcessPoolExecutor(arguments.processes) as pool:
+            make = partial(_make, Path(folder), count=arguments.scenes, first=arguments.first_seed, bank=bank)
+            listed = [scene for scenes in pool.map(make, kinds) for scene in scenes]
+        (Path(folder) / "scenes.json").write_text(json.dumps(listed))
+        judged = {}
         for root in roots:
-            environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, __file__, "--judge", folder]
-            done = subprocess.run(command, env=environment, check=True, text=True, stdout=subprocess.PIPE)
-            print(f"\n## {root.name}\n{_table(json.loads(done.stdout.splitlines()[-1]), kinds)}", flush=True)
+            judged[str(root)] = rows = _judged(root, folder, arguments.processes)
+            print(f"\n## {root.name}\n{_table(rows, kinds)}", flush=True)
+    if arguments.rows:
+        arguments.rows.write_text(json.dumps(judged))
 
 
-def _make(folder: Path, kinds: list[str], count: int, first: int, bank: "Bank | None") -> None:
-    """Writes `count` scenes of each kind as PNGs, each with its true mask, and `scenes.json`, which lists them.
+def _judged(root: Path, folder: str, processes: int) -> list[dict[str, Any]]:
+    """The rows of `_judge` by the checkout `root`, from processes that each take a part of the scenes."""
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, "--judge", folder, "--processes", str(processes), "--part"]
+    running = [
+        subprocess.Popen([*command, str(part)], env=environment, text=True, stdout=subprocess.PIPE)
+        for part in range(processes)
+    ]
+    outputs = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        sys.exit(f"--root {root}: judging failed, see above")
+    return [row for output in outputs for row in json.loads(output.splitlines()[-1])]
+
+
+def _make(folder: Path, kind: str, *, count: int, first: int, bank: "Bank | None") -> list[dict[str, str]]:
+    """Writes `count` scenes of a kind as PNGs, each with its true mask. Returns: kind, name and family of each.
 
     first: the seed of the first scene. bank: renders to draw from as well; None: drawn products only.
     """
     from refadgen.mask_training.scenes import make_scene
 
+    cv2.setNumThreads(1)
     listed = []
-    for kind in kinds:
-        for index in range(count):
-            rng = np.random.default_rng([first + index, len(kind), ord(kind[0]), ord(kind[-1])])
-            longest = int(np.exp(rng.uniform(*np.log(LONGEST_PX)))) if index % 4 else int(rng.uniform(500, 800))
-            scene = make_scene(rng, "white" if kind in GIVEN else kind, "test", longest, bank)
-            name = f"{kind}-{index}"
-            given = _given(rng, kind, scene) if kind in GIVEN else None
-            image = Image.fromarray(scene.image)
-            if given is not None and kind.startswith("alpha"):
-                image.putalpha(Image.fromarray(given))
-            elif given is not None:
-                Image.fromarray(given).save(folder / f"{name}.given.png", compress_level=1)
-            image.save(folder / f"{name}.png", compress_level=1)
-            truth = np.where(scene.coverage >= 0.5, 255, 0).astype(np.uint8)
-            Image.fromarray(truth).save(folder / f"{name}.truth.png", compress_level=1)
-            listed.append({"kind": kind, "name": name, "family": scene.family})
-    (folder / "scenes.json").write_text(json.dumps(listed))
+    for index in range(count):
+        rng = np.random.default_rng([first + index, len(kind), ord(kind[0]), ord(kind[-1])])
+        longest = int(np.exp(rng.uniform(*np.log(LONGEST_PX)))) if index % 4 else int(rng.uniform(500, 800))
+        scene = make_scene(rng, "white" if kind in GIVEN else kind, "test", longest, bank)
+        name = f"{kind}-{index}"
+        given = _given(rng, kind, scene) if kind in GIVEN else None
+        image = Image.fromarray(scene.image)
+        if given is not None and kind.startswith("alpha"):
+            image.putalpha(Image.fromarray(given))
+        elif given is not None:
+            Image.fromarray(given).save(folder / f"{name}.given.png", compress_level=1)
+        image.save(folder / f"{name}.png", compress_level=1)
+        truth = np.where(scene.coverage >= 0.5, 255, 0).astype(np.uint8)
+        Image.fromarray(truth).save(folder / f"{name}.truth.png", compress_level=1)
+        listed.append({"kind": kind, "name": name, "family": scene.family})
+    return listed
 
 
 def _given(rng: np.random.Generator, kind: str, scene: "Scene") -> np.ndarray:
@@ -124,8 +147,8 @@ def _given(rng: np.random.Generator, kind: str, scene: "Scene") -> np.ndarray:
     return crop
 
 
-def _judge(folder: Path) -> None:
-    """Runs this process's `refadgen` over the scenes of `_make`; prints one line of JSON, a list with a row for each.
+def _judge(folder: Path, part: int, parts: int) -> None:
+    """Runs this process's `refadgen` over every `parts`-th scene; prints one line of JSON, a list with a row for each.
 
     A row has the kind, the family, the IoU and score of an accepted mask, or the reason of its refusal, and seconds.
     """
@@ -135,13 +158,19 @@ def _judge(folder: Path) -> None:
 
     cv2.setNumThreads(1)
     masker, rows = ProductMasker(SegmentationConfig()), []
-    for each in json.loads((folder / "scenes.json").read_text()):
+    for each in json.loads((folder / "scenes.json").read_text())[part::parts]:
         image = Image.open(folder / f"{each['name']}.png")
         image.load()
         given = folder / f"{each['name']}.given.png"
         own = np.asarray(Image.open(given)) if given.exists() else None
         truth = np.asarray(Image.open(folder / f"{each['name']}.truth.png")) > 127
-        row: dict[str, Any] = {"kind": each["kind"], "family": each["family"], "iou": None, "reason": ""}
+        row: dict[str, Any] = {
+            "kind": each["kind"],
+            "family": each["family"],
+            "name": each["name"],
+            "iou": None,
+            "reason": "",
+        }
         started = time.perf_counter()
         try:
             found = masker.segment(image, None, own)
