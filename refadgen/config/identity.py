@@ -17,7 +17,7 @@ from refadgen.config.train import TrainConfig
 ALGORITHM_VERSIONS = {
     "segmentation": 3,  # product image to product mask
     "layout": 2,  # mask and placement to canvas and M′
-    "fidelity": 1,  # the scores that the gate compares
+    "fidelity": 2,  # the scores that the gate compares
     "screening": 2,  # which ads are kept
     "novel_view": 1,  # multi-view augmentation
     "degradation": 1,  # degradation augmentation
