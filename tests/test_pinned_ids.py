@@ -135,11 +135,11 @@ def test_ids_of_today() -> None:
     settings = pixel_settings(config, "0123456789abcdef")
     plain, full = (wanted_images(row, load_scenes(), config, settings) for row in (PLAIN, FULL))
     assert [image.image_id for image in (*plain, *full)] == [
-        "70c1e98c8c70c8302cde71755129a796",
-        "9d5d72f38ff5ae5ee94e505bde48f55d",
-        "600086e80225d15fe2007a28c6a79c06",
-        "18e2d0cd58ea2e837b68495bfdf3cd84",
-        "6be3ade85a12824517f56f04cc8cfefd",
-        "8de41ca6364ebc1470163b15c229cb04",
+        "15511da3b1e3264974caa331b3a82b8c",
+        "7c818183067fa44d015b4b495b3b6bc5",
+        "0978422b01cd6fff4d7d3d47b2c42690",
+        "5f75aa051826bf57a296d1dd483ca210",
+        "5b3536d8db63d4e6bb674bac1ca509fc",
+        "c23e24c05c3f67f8eec992a820a39657",
     ]
-    assert _dataset_settings() == "bab5a2996d71fcae"
+    assert _dataset_settings() == "a04949324cc32b19"

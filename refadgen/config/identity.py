@@ -15,7 +15,7 @@ from refadgen.config.sections import LayoutConfig
 from refadgen.config.train import TrainConfig
 
 ALGORITHM_VERSIONS = {
-    "segmentation": 3,  # product image to product mask
+    "segmentation": 4,  # product image to product mask
     "layout": 2,  # mask and placement to canvas and M′
     "fidelity": 2,  # the scores that the gate compares
     "screening": 2,  # which ads are kept

@@ -121,7 +121,7 @@ class SegmentationConfig(Section, name="segmentation"):
     """Where several networks are set: least IoU of two of their masks; below it the photograph is refused."""
     second_opinion: bool = setting(True, _LATER_MASK)
     """Whether the built-in mask network looks at each photograph without a mask; off: colours alone decide."""
-    min_probability: float = setting(0.85, _LATER_MASK, least=0, most=1)
+    min_probability: float = setting(0.8, _LATER_MASK, least=0, most=1)
     """With `second_opinion`: least probability that the mask is right (IoU of 0.95 with the true one)."""
 
     @property
