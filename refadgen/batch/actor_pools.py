@@ -13,17 +13,24 @@ _TASK_RETRIES = 10
 """Retries of a block whose actor or node was lost. Ray's default has no bound: a poison row would run for ever."""
 
 
-def with_stage(dataset: Dataset, stage: type, pool: StageConfig, batch_size: int, *arguments: Any) -> Dataset:
+def with_stage(
+    dataset: Dataset, stage: type, pool: StageConfig, batch_size: int, *arguments: Any, calls_at_once: int = 1
+) -> Dataset:
     """Maps `dataset` through a pool of `stage(*arguments)` actors.
 
-    batch_size: rows in one call; Ray Data's default of 1,024 would be far too many images.
+    batch_size: rows in one call; Ray Data's default of 1,024 would be far too many images. calls_at_once: calls that
+    one actor works on at the same time, each in a thread of its own.
     """
     return dataset.map_batches(
         stage,
         fn_constructor_args=arguments,
         batch_size=batch_size,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=pool.num_actors),
+        compute=ActorPoolStrategy(
+            size=pool.num_actors,
+            max_concurrent_calls_per_actor=calls_at_once,
+            enable_true_multi_threading=calls_at_once > 1,
+        ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         # The only way that Ray 2.60 offers to bound the retries of an actor's task.

@@ -58,6 +58,8 @@ class Finished(Generic[Result]):
     result: Result
     waited_s: float
     """From `submit` to the first step."""
+    worked_s: float
+    """Its share of the engine's time: its start, its part of each step it was in, its end."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class _Running(Generic[Order, Row, Result]):
 
     ticket: Ticket[Order, Result]
     row: Row
+    worked_s: float
     started_at: float = field(default_factory=time.monotonic)
     steps: int = 0
 
@@ -199,12 +202,14 @@ class StepEngine(Generic[Order, Row, Result]):
             self._waiting = still_waiting
         # Outside the lock: starting a row runs the Reference U-Net, and submit() must not wait for that.
         for ticket in joining:
+            started = time.monotonic()
             try:
                 row = self._denoiser.start(ticket.order)
             except Exception as error:
                 ticket.tell(Failed(error))
                 continue
-            self._batches.setdefault(ticket.shape, []).append(_Running(ticket, row))
+            running = _Running(ticket, row, worked_s=time.monotonic() - started)
+            self._batches.setdefault(ticket.shape, []).append(running)
 
     def _step(self, shape: Hashable) -> None:
         batch = self._batches[shape]
@@ -219,10 +224,12 @@ class StepEngine(Generic[Order, Row, Result]):
                 running.ticket.tell(Failed(error))
             return
         self.consecutive_failures = 0
-        self._observe(len(batch), len(self._waiting), time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._observe(len(batch), len(self._waiting), seconds)
         self._keep(shape, [running for running in batch if id(running.row) not in finished])
         for running in batch:
             running.steps += 1
+            running.worked_s += seconds / len(batch)
             if not running.ticket.cancelled:  # before the VAE runs for nobody
                 self._report(running, finished=id(running.row) in finished)
 
@@ -232,8 +239,10 @@ class StepEngine(Generic[Order, Row, Result]):
         event: Event[Result]
         try:
             if finished:
+                started = time.monotonic()
                 result = self._denoiser.finish(ticket.order, running.row)
-                event = Finished(result, waited_s=running.started_at - ticket.submitted_at)
+                worked_s = running.worked_s + time.monotonic() - started
+                event = Finished(result, waited_s=running.started_at - ticket.submitted_at, worked_s=worked_s)
             else:
                 previewed = ticket.preview_every and running.steps % ticket.preview_every == 0
                 event = Progress(running.steps, self._denoiser.preview(running.row) if previewed else None)

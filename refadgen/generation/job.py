@@ -6,6 +6,7 @@ A run is a function of catalogue, configuration and ledger. Images that the ledg
 the first actor starts, so the same command again resumes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -227,12 +228,18 @@ class CatalogJob:
         # Once for all actors: the masks of a decisions file may be a hundred megabytes.
         decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
         dataset = self._through(dataset, ProductSegmenter, stages.segment, run_id, self._storage.uri, decided)
-        dataset = self._through(dataset, AdGenerator, stages.generate, run_id)
+        # Blocks with two batches of images: the first of them never waits for the next block.
+        calls_at_once = 1 + math.ceil(2 * self._config.sampling.batch_size / self._config.catalog.rows_per_block)
+        dataset = self._through(dataset, AdGenerator, stages.generate, run_id, calls_at_once=calls_at_once)
         return self._through(dataset, AdPublisher, stages.publish, run_id, self._storage.uri, self._model)
 
-    def _through(self, dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) -> Dataset:
+    def _through(
+        self, dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any, calls_at_once: int = 1
+    ) -> Dataset:
         rows_per_block = self._config.catalog.rows_per_block
-        return with_stage(dataset, stage, pool, rows_per_block, self._stage_config, *arguments)
+        return with_stage(
+            dataset, stage, pool, rows_per_block, self._stage_config, *arguments, calls_at_once=calls_at_once
+        )
 
     @property
     def num_rows(self) -> int:

@@ -107,7 +107,7 @@ class DoorEngine:
                 done = self._denoiser.step(rows)
                 rows = [row for row in rows if row not in done]
                 for row in done:
-                    listeners[id(row)](Finished(None, 0.0))
+                    listeners[id(row)](Finished(None, 0.0, 0.0))
 
 
 def percentile(values: list[float], share: float) -> float:

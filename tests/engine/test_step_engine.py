@@ -130,7 +130,7 @@ def test_an_order_is_told_of_its_steps_and_then_of_its_end(bench):
     b = bench()
     heard, _ = b.order("a", 3)
     assert [b.step(), b.step(), b.step()] == [["a"], ["a"], ["a"]]
-    assert heard.last == Finished("picture of a", waited_s=heard.last.waited_s)
+    assert heard.last == Finished("picture of a", waited_s=heard.last.waited_s, worked_s=heard.last.worked_s)
     assert heard.events[:-1] == [Progress(1), Progress(2)]
 
 

@@ -123,7 +123,7 @@ def test_segmenter(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, capl
 def test_generator(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     from refadgen.model import RefAdGenPipeline
 
-    monkeypatch.setattr(RefAdGenPipeline, "decode", fails_at(1, RefAdGenPipeline.decode))
+    monkeypatch.setattr(RefAdGenPipeline, "decode", fails_at(2, RefAdGenPipeline.decode))
     rows = generated(config, planned(0, 2), planned(1, 2), planned(2, 2))
     outcomes = {row.sku: [image.error and image.error.reason for image in row.images] for row in rows}
     assert outcomes == {"sku-0": [None, None], "sku-1": 2 * ["generation_error"], "sku-2": 2 * ["generation_error"]}
