@@ -1,0 +1,199 @@
+"""The generating stage on a denoiser that only counts: who shares a step, what is tried again, what an end costs."""
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from refadgen.batch.rows import from_table, to_table
+from refadgen.catalog.images import encode_png
+from refadgen.config import GenerateConfig, load_config
+from refadgen.engine.orders import AdOrder
+from refadgen.generation import generator as module
+from refadgen.generation.generator import AdGenerator
+from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
+from refadgen.generation.wanted import WantedImage, attempt_seed
+
+BATCH, STEPS = 4, 3
+
+
+@dataclasses.dataclass(eq=False)
+class Row:
+    order: AdOrder
+    left: int = STEPS
+
+
+class CountingDenoiser:
+    """Paints each image in the canvas's colours; seeds in `bad_seeds` come out black. `gate` holds the first step."""
+
+    batch_size = BATCH
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.bad_seeds: set[int] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error: BaseException | None = None
+
+    def start(self, order: AdOrder) -> Row:
+        if order.prompt == "too long":
+            raise module.RowError("prompt_too_long", "prompt: too long: the model takes 77 tokens")
+        return Row(order)
+
+    def step(self, rows: list[Row]) -> list[Row]:
+        self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        self.sizes.append(len(rows))
+        for row in rows:
+            row.left -= 1
+        return [row for row in rows if not row.left]
+
+    def finish(self, order: AdOrder, row: Row) -> np.ndarray:
+        return np.zeros_like(order.canvas) if order.seed in self.bad_seeds else order.canvas
+
+    def preview(self, row: Row) -> bytes:
+        return b""
+
+
+@pytest.fixture
+def denoiser(monkeypatch: pytest.MonkeyPatch) -> CountingDenoiser:
+    made = CountingDenoiser()
+    monkeypatch.setattr(AdGenerator, "_make_denoiser", lambda self: made)
+    return made
+
+
+@pytest.fixture
+def generator(denoiser: CountingDenoiser, tmp_path: Path) -> Iterator[AdGenerator]:
+    words = [
+        "sampling.guidance_scale=2",
+        "quality.max_attempts=2",
+        "quality.min_color_similarity=0.5",
+        f"model.path={tmp_path}",
+    ]
+    made = AdGenerator(load_config(GenerateConfig, None, words), "run-1")
+    yield made
+    denoiser.gate.set()
+    if made._engine.alive:
+        made._engine.stop()
+
+
+def placed(number: int, num_images: int = 1, prompt: str = "a cup") -> PlacedProduct:
+    canvas = np.random.default_rng(number).integers(0, 255, (64, 48, 3), dtype=np.uint8)
+    mask = np.zeros((64, 48), np.uint8)
+    mask[10:50, 10:40] = 255
+    wanted = tuple(
+        WantedImage(image_id=f"{number:016x}{v:016x}", scene="s", variant=v, prompt=prompt, seed=100 * number + v)
+        for v in range(num_images)
+    )
+    return PlacedProduct(
+        row=number, sku=f"sku-{number}", category=None, image="", negative_prompt=None, wanted=wanted, decision="",
+        input_sha256="", fetch_s=0, segment_s=0, canvas=encode_png(canvas), product_mask=encode_png(mask),
+        product_uri=f"product-{number}", error=None,
+    )  # fmt: skip
+
+
+def block(*rows: PlacedProduct) -> pa.Table:
+    return to_table(rows, PlacedProduct)
+
+
+def made_of(generator: AdGenerator, *rows: PlacedProduct) -> list[GeneratedProduct]:
+    return [row for table in generator(block(*rows)) for row in from_table(table, GeneratedProduct)]
+
+
+def images_of(rows: list[GeneratedProduct]) -> dict[str, GeneratedImage]:
+    return {image.wanted.image_id: image for row in rows for image in row.images}
+
+
+def test_blocks_that_are_in_hand_together_share_their_batches(
+    generator: AdGenerator, denoiser: CountingDenoiser
+) -> None:
+    """Four blocks of three images make three full batches of four."""
+    denoiser.gate.clear()
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(made_of, generator, placed(number, 3)) for number in range(4)]
+        while generator._engine.num_waiting + generator._engine.num_running < 12:
+            threading.Event().wait(0.01)
+        denoiser.gate.set()
+        rows = [row for call in calls for row in call.result(timeout=20)]
+    assert len(images_of(rows)) == 12
+    assert not any(image.error for image in images_of(rows).values())
+    assert sum(denoiser.sizes) == 12 * STEPS
+    assert len(denoiser.sizes) <= 3 * STEPS + STEPS  # the first step may begin with what there is
+    assert denoiser.sizes.count(BATCH) >= 2 * STEPS
+
+
+def test_each_call_gets_the_images_of_its_own_block(generator: AdGenerator) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(made_of, generator, placed(2 * n, 2), placed(2 * n + 1)) for n in range(3)]
+        for n, call in enumerate(calls):
+            rows = call.result(timeout=20)
+            assert sorted(row.sku for row in rows) == [f"sku-{2 * n}", f"sku-{2 * n + 1}"]
+            assert len(images_of(rows)) == 3
+
+
+def test_a_product_of_many_images_travels_in_rows_of_eight(generator: AdGenerator) -> None:
+    rows = made_of(generator, placed(1, 19))
+    assert [len(row.images) for row in rows] == [8, 8, 3]
+    assert len(images_of(rows)) == 19
+
+
+def test_the_gate_sends_an_image_back_for_another_seed(generator: AdGenerator, denoiser: CountingDenoiser) -> None:
+    seed = placed(1).wanted[0].seed
+    denoiser.bad_seeds = {seed}
+    (image,) = images_of(made_of(generator, placed(1))).values()
+    assert image.error is None
+    assert (image.attempts, image.seed) == (2, attempt_seed(seed, 1))
+    assert image.generate_s is not None
+    assert image.generate_s > 0
+
+
+def test_an_image_that_never_passes_is_named_with_its_scores(
+    generator: AdGenerator, denoiser: CountingDenoiser
+) -> None:
+    seed = placed(1).wanted[0].seed
+    denoiser.bad_seeds = {seed, attempt_seed(seed, 1)}
+    (image,) = images_of(made_of(generator, placed(1))).values()
+    assert image.error is not None
+    assert image.error.reason == "low_fidelity"
+    assert image.ad == b""
+    assert image.color_similarity is not None
+
+
+def test_a_prompt_that_is_too_long_costs_its_image(generator: AdGenerator) -> None:
+    rows = made_of(generator, placed(1, prompt="too long"), placed(2))
+    outcomes = {row.sku: row.images[0].error and row.images[0].error.reason for row in rows}
+    assert outcomes == {"sku-1": "prompt_too_long", "sku-2": None}
+
+
+def test_a_product_that_was_refused_before_passes_through(generator: AdGenerator) -> None:
+    error = module.RowFailure.of(module.RowError("mask_empty", "the mask is empty"))
+    rows = made_of(generator, dataclasses.replace(placed(1, 2), canvas=b"", error=error), placed(2))
+    outcomes = {row.sku: [image.error and image.error.reason for image in row.images] for row in rows}
+    assert outcomes == {"sku-1": 2 * ["mask_empty"], "sku-2": [None]}
+
+
+def test_a_lost_device_fails_the_images_of_its_step_alone(generator: AdGenerator, denoiser: CountingDenoiser) -> None:
+    denoiser.error = RuntimeError("device lost")
+    (image,) = images_of(made_of(generator, placed(1))).values()
+    assert image.error is not None
+    assert image.error.reason == "generation_error"
+    denoiser.error = None
+    (image,) = images_of(made_of(generator, placed(2))).values()
+    assert image.error is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_call_ends_with_its_engine(
+    generator: AdGenerator, denoiser: CountingDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing hangs: Ray Data then tries the block again, on another actor."""
+    monkeypatch.setattr(module, "_LOST_S", 0.05)
+    denoiser.error = SystemExit()
+    with pytest.raises(RuntimeError, match="engine's thread has ended"):
+        made_of(generator, placed(1))
