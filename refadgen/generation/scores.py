@@ -18,6 +18,9 @@ _WORST_DELTA_E = 60.0
 _SSIM_WINDOW_SHARE = 1 / 64
 """Gaussian deviation as a share of the canvas's height: the same detail at every size."""
 
+_LEAST_FILL = 0.6
+"""Least share of the product in the cells that it touches, on average; below it, every pixel is looked at."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FidelityScores:
@@ -45,6 +48,8 @@ def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> F
     lab, canvas_lab = (_lab(pixels[box]) * weight[..., None] for pixels in (image_u8, canvas_u8))
     first, second = lab[..., 0], canvas_lab[..., 0]
     share = _cells(weight, cell)
+    if share.sum() < _LEAST_FILL * np.count_nonzero(share):  # wires, thin frames: a cell would mix too much
+        cell, share = 1, weight
     # A cell has the variance of a box already; the blur adds what is missing to the window's.
     rest = float(np.sqrt(sigma**2 - (cell**2 - 1) / 12)) / cell
     window = np.maximum(_blur(share, rest), 1e-6)
