@@ -2,11 +2,10 @@
 
 import hashlib
 import queue
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from refadgen.generation.wanted import WantedImage, attempt_seed
 from refadgen.storage.pictures import from_png
 
 if TYPE_CHECKING:
-    from refadgen.engine.step_engine import Denoiser
+    from refadgen.engine.step_engine import Denoiser, Ticket
     from refadgen.model.denoising import DenoisingRow
 
 _IMAGES_PER_ROW = 8
@@ -40,23 +39,22 @@ _LOST_S = 5.0
 
 @dataclass(eq=False)
 class _Product:
-    """A product on its way: its row, the images that are finished, and how many are not."""
+    """A product on its way: its row, the images that are finished, and how many are not. Only its call changes it."""
 
     row: PlacedProduct
     num_open: int
-    rows_out: "queue.SimpleQueue[GeneratedProduct]"
-    """Takes a row of finished images as soon as the product has no open ones or the row is full."""
     finished: list[GeneratedImage] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def finish(self, image: GeneratedImage) -> None:
-        with self.lock:
-            self.finished.append(image)
-            self.num_open -= 1
-            if self.num_open and len(self.finished) < _IMAGES_PER_ROW:
-                return
-            images, self.finished = tuple(self.finished), []
-        self.rows_out.put(GeneratedProduct.of(self.row, images))
+    def take_row(self) -> GeneratedProduct | None:
+        """A row of the finished images, once the product has no open ones or the row is full."""
+        if not self.finished or (self.num_open and len(self.finished) < _IMAGES_PER_ROW):
+            return None
+        images, self.finished = tuple(self.finished), []
+        return GeneratedProduct.of(self.row, images)
+
+
+_Done: TypeAlias = "queue.SimpleQueue[tuple[_Task, GeneratedImage] | BaseException]"
+"""What comes back to a call: its images, or an error that ends it."""
 
 
 @dataclass(eq=False)
@@ -65,11 +63,14 @@ class _Task:
 
     product: _Product
     wanted: WantedImage
+    done: _Done
     canvas: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
+    product_key: str
     seed: int = 0
     attempts: int = 0
     generate_s: float = 0.0
+    ticket: "Ticket[AdOrder, npt.NDArray[np.uint8]] | None" = None
 
     def finish(
         self,
@@ -78,19 +79,22 @@ class _Task:
         image: npt.NDArray[np.uint8] | None = None,
         scores: FidelityScores | None = None,
     ) -> None:
-        """Hands the image to its product. image: None where it must not be published."""
-        self.product.finish(
-            GeneratedImage(
-                wanted=self.wanted,
-                error=error,
-                ad=b"" if image is None else encode_png(image),
-                seed=self.seed,
-                attempts=self.attempts,
-                color_similarity=None if scores is None else scores.color_similarity,
-                structure_similarity=None if scores is None else scores.structure_similarity,
-                generate_s=self.generate_s,
-            )
+        """Hands the image to its call. image: None where it must not be published."""
+        made = GeneratedImage(
+            wanted=self.wanted,
+            error=error,
+            ad=b"" if image is None else encode_png(image),
+            seed=self.seed,
+            attempts=self.attempts,
+            color_similarity=None if scores is None else scores.color_similarity,
+            structure_similarity=None if scores is None else scores.structure_similarity,
+            generate_s=self.generate_s,
         )
+        self.done.put((self, made))
+
+    def refuse(self, error: RowFailure) -> None:
+        """Hands over an image that was never begun."""
+        self.done.put((self, GeneratedImage(wanted=self.wanted, error=error, seed=self.wanted.seed)))
 
 
 class AdGenerator:
@@ -105,7 +109,8 @@ class AdGenerator:
         """Loads the model. Raises: ValueError for a model, device or number format that cannot be."""
         self._config = config
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
-        # What waits is bounded by the calls that Ray Data makes at once, and by their blocks.
+        # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
+        self._most_in_hand = 2 * config.sampling.batch_size
         self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
 
@@ -121,36 +126,59 @@ class AdGenerator:
         )
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        rows_out: queue.SimpleQueue[GeneratedProduct] = queue.SimpleQueue()
-        products = [_Product(row, len(row.wanted), rows_out) for row in from_table(table, PlacedProduct)]
-        for product in products:
-            self._start(product)
-        num_open = sum(len(product.row.wanted) for product in products)
-        while num_open:
+        done: _Done = queue.SimpleQueue()
+        products = [_Product(row, len(row.wanted)) for row in from_table(table, PlacedProduct)]
+        waiting = (task for product in products for task in self._tasks(product, done))
+        in_hand: set[_Task] = set()
+        num_open = sum(product.num_open for product in products)
+        try:
+            while num_open:
+                # Not the whole block: pictures take memory, and Ray Data may pause this call.
+                while len(in_hand) < self._most_in_hand and (task := next(waiting, None)) is not None:
+                    in_hand.add(task)
+                task, image = self._next(done)
+                in_hand.discard(task)
+                num_open, task.product.num_open = num_open - 1, task.product.num_open - 1
+                task.product.finished.append(image)
+                # At once: a row that leaves early is published early, and a crash then costs less.
+                if (row := task.product.take_row()) is not None:
+                    yield to_table([row], GeneratedProduct)
+        finally:
+            for task in in_hand:  # of a call that ends early: nobody waits for them
+                if task.ticket is not None:
+                    task.ticket.cancel()
+
+    def _next(self, done: _Done) -> tuple[_Task, GeneratedImage]:
+        """The next finished image of a call. Raises: RuntimeError where none can come any more."""
+        while True:
             try:
-                row = rows_out.get(timeout=_LOST_S)
+                found = done.get(timeout=_LOST_S)
             except queue.Empty:
                 if not self._engine.alive:
                     raise RuntimeError("the engine's thread has ended") from None
                 continue
-            num_open -= len(row.images)
-            # At once: a row that leaves early is published early, and a crash then costs less.
-            yield to_table([row], GeneratedProduct)
+            if isinstance(found, BaseException):
+                raise RuntimeError("an image was lost on its way from the engine") from found
+            return found
 
-    def _start(self, product: _Product) -> None:
-        """Orders the product's images; those that cannot be started are finished with their error."""
-        row = product.row
-        error = row.error
+    def _tasks(self, product: _Product, done: _Done) -> Iterator[_Task]:
+        """The product's images; those that cannot be started are finished with their error."""
+        row, nothing = product.row, np.zeros((0, 0), np.uint8)
+        error, canvas, mask, key = row.error, nothing, nothing, ""
         if error is None:
             try:
                 canvas, mask = from_png(row.canvas), from_png(row.product_mask)
+                # Of the lossless picture: features are shared by equal canvases only.
+                key = hashlib.sha256(row.canvas).hexdigest()
             except Exception as problem:  # a fault of ours: the images may be tried again
                 error = self._errors.failure(problem, row.label, "generation_error")
         for wanted in row.wanted:
-            if error is None:
-                self._order(_Task(product, wanted, canvas, mask))
+            task = _Task(product, wanted, done, canvas, mask, key)
+            if error is not None:
+                task.refuse(error)
             else:
-                product.finish(GeneratedImage(wanted=wanted, error=error, seed=wanted.seed))
+                self._order(task)
+            yield task
 
     def _order(self, task: _Task) -> None:
         """Queues one attempt at an image."""
@@ -161,8 +189,7 @@ class AdGenerator:
         order = AdOrder(
             canvas=task.canvas,
             mask=task.mask,
-            # Of the lossless picture: features are shared by equal canvases only.
-            product_key=hashlib.sha256(task.product.row.canvas).hexdigest(),
+            product_key=task.product_key,
             prompt=task.wanted.prompt,
             negative_prompt=task.product.row.negative_prompt,
             seed=task.seed,
@@ -172,30 +199,39 @@ class AdGenerator:
         )
 
         def heard(event: Event[npt.NDArray[np.uint8]]) -> None:  # on the engine's thread: the next step waits
-            if isinstance(event, Finished | Failed):
+            if not isinstance(event, Finished | Failed):
+                return
+            try:
                 self._scorers.submit(self._end, task, event)
+            except BaseException as problem:  # such as: no new thread can be started
+                task.done.put(problem)
+                raise
 
-        self._engine.submit(order, order.shape, heard)
+        task.ticket = self._engine.submit(order, order.shape, heard)
 
     def _end(self, task: _Task, event: Finished[npt.NDArray[np.uint8]] | Failed) -> None:
         """Finishes an image, or sends it back for another seed."""
         try:
-            if isinstance(event, Failed):
-                # Without an earlier attempt's picture: only images that are done are published.
-                task.finish(error=self._failure(event.error, task))
+            self._judge_or_fail(task, event)
+        except BaseException as problem:  # the call must hear of it, or it would wait for ever
+            task.done.put(problem)
+            raise
+
+    def _judge_or_fail(self, task: _Task, event: Finished[npt.NDArray[np.uint8]] | Failed) -> None:
+        row = task.product.row
+        if isinstance(event, Failed):
+            if isinstance(event.error, RowError):
+                task.refuse(RowFailure.of(RowError(event.error.reason, f"row {row.row}: {event.error.problem}")))
                 return
-            task.generate_s += event.worked_s
+            # Out of memory, a lost device: the images of one step fail, the others go on. Without an earlier attempt's
+            # picture: only images that are done are published.
+            task.finish(error=self._errors.failure(event.error, row.label, "generation_error"))
+            return
+        task.generate_s += event.worked_s
+        try:
             self._judge(task, event.result)
         except Exception as problem:
-            task.finish(error=self._errors.failure(problem, task.product.row.label, "generation_error"))
-
-    def _failure(self, error: Exception, task: _Task) -> RowFailure:
-        """What the ledger says of an image that the engine could not make."""
-        row = task.product.row
-        if isinstance(error, RowError):
-            return RowFailure.of(RowError(error.reason, f"row {row.row}: {error.problem}"))
-        # Out of memory, a lost device: the images of one step fail, the others go on.
-        return self._errors.failure(error, row.label, "generation_error")
+            task.finish(error=self._errors.failure(problem, row.label, "generation_error"))
 
     def _judge(self, task: _Task, image: npt.NDArray[np.uint8]) -> None:
         scores = score_fidelity(image, task.canvas, task.mask)

@@ -19,6 +19,7 @@ from refadgen.generation import generator as module
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
 from refadgen.generation.wanted import WantedImage, attempt_seed
+from refadgen.storage.pictures import from_png
 
 BATCH, STEPS = 4, 3
 
@@ -40,6 +41,7 @@ class CountingDenoiser:
         self.gate = threading.Event()
         self.gate.set()
         self.error: BaseException | None = None
+        self.step_s = 0.0
 
     def start(self, order: AdOrder) -> Row:
         if order.prompt == "too long":
@@ -48,6 +50,7 @@ class CountingDenoiser:
 
     def step(self, rows: list[Row]) -> list[Row]:
         self.gate.wait(20)
+        time.sleep(self.step_s)
         if self.error is not None:
             raise self.error
         self.sizes.append(len(rows))
@@ -71,12 +74,8 @@ def denoiser(monkeypatch: pytest.MonkeyPatch) -> CountingDenoiser:
 
 @pytest.fixture
 def generator(denoiser: CountingDenoiser, tmp_path: Path) -> Iterator[AdGenerator]:
-    words = [
-        "sampling.guidance_scale=2",
-        "quality.max_attempts=2",
-        "quality.min_color_similarity=0.5",
-        f"model.path={tmp_path}",
-    ]
+    words = ["sampling.guidance_scale=2", f"sampling.batch_size={BATCH}", f"model.path={tmp_path}"]
+    words += ["quality.max_attempts=2", "quality.min_color_similarity=0.5"]
     made = AdGenerator(load_config(GenerateConfig, None, words), "run-1")
     yield made
     denoiser.gate.set()
@@ -171,6 +170,8 @@ def test_a_prompt_that_is_too_long_costs_its_image(generator: AdGenerator) -> No
     rows = made_of(generator, placed(1, prompt="too long"), placed(2))
     outcomes = {row.sku: row.images[0].error and row.images[0].error.reason for row in rows}
     assert outcomes == {"sku-1": "prompt_too_long", "sku-2": None}
+    (never,) = [row.images[0] for row in rows if row.sku == "sku-1"]
+    assert (never.attempts, never.generate_s, never.seed) == (0, None, never.wanted.seed)
 
 
 def test_a_product_that_was_refused_before_passes_through(generator: AdGenerator) -> None:
@@ -199,3 +200,45 @@ def test_a_call_ends_with_its_engine(
     denoiser.error = SystemExit()
     with pytest.raises(RuntimeError, match="engine's thread has ended"):
         made_of(generator, placed(1))
+
+
+def test_a_lost_image_ends_its_call(generator: AdGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(generator._scorers, "submit", refuse)
+    with pytest.raises(RuntimeError, match="an image was lost"):
+        made_of(generator, placed(1, 3))
+
+
+def test_a_call_that_pauses_has_two_batches_in_hand(generator: AdGenerator, denoiser: CountingDenoiser) -> None:
+    call = generator(block(placed(1, 400)))
+    next(call)
+    until = time.monotonic() + 10
+    while generator._engine.num_waiting + generator._engine.num_running and time.monotonic() < until:
+        time.sleep(0.01)
+    assert sum(denoiser.sizes) <= (8 + 2 * BATCH) * STEPS  # the device pauses with its consumer
+
+
+def test_a_call_that_is_left_cancels_its_images(generator: AdGenerator, denoiser: CountingDenoiser) -> None:
+    denoiser.step_s = 0.05
+    call = generator(block(placed(1, 400)))
+    next(call)
+    call.close()
+    before = sum(denoiser.sizes)
+    time.sleep(0.5)
+    assert sum(denoiser.sizes) <= before + BATCH  # the step that was under way
+
+
+def test_features_are_shared_by_equal_canvases_only(generator: AdGenerator, denoiser: CountingDenoiser) -> None:
+    """Two products that differ in one value have the same compressed picture, but not the same features."""
+    first = placed(1)
+    canvas = from_png(first.canvas).copy()
+    canvas[0, 0, 0] ^= 1
+    other = dataclasses.replace(placed(2), canvas=encode_png(canvas), product_uri=first.product_uri)
+    keys: list[str] = []
+    start = denoiser.start
+    denoiser.start = lambda order: (keys.append(order.product_key), start(order))[1]  # type: ignore[method-assign]
+    made_of(generator, first, other, dataclasses.replace(first, row=3))
+    assert len(keys) == 3
+    assert len({*keys}) == 2
