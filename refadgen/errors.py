@@ -108,6 +108,7 @@ REASONS: dict[str, Reason] = {
     "generation_error": _failed(),
     "internal_error": _failed(),
     "low_fidelity": _failed(),
+    "not_finite": _failed(),
     "publish_failed": _failed(),
     "queue_full": _failed(),
     # Ads that are no training examples.

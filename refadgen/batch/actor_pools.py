@@ -1,14 +1,17 @@
 """Stages of a job as pools of actors of fixed size, and the resources they take."""
 
 import dataclasses
+import logging
 import math
-from typing import Any
+import os
+from typing import Any, NoReturn
 
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from refadgen.config import StageConfig
 
+_log = logging.getLogger("refadgen.batch")
 _TASK_RETRIES = 10
 """Retries of a block whose actor or node was lost. Ray's default has no bound: a poison row would run for ever."""
 
@@ -40,6 +43,19 @@ def with_stage(
 
 def _actor_options() -> dict[str, Any]:
     return {"max_task_retries": _TASK_RETRIES}
+
+
+def restart_actor(problem: Exception) -> NoReturn:
+    """Ends this actor's process for a fault that a new process may not have, such as a lost device.
+
+    Ray starts the actor again and retries the calls that were in hand, each up to `_TASK_RETRIES` times; an error that
+    a call raises would end the job instead. Outside an actor: raises `problem`.
+    """
+    if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
+        raise problem
+    _log.error("this actor's process ends, and a new one retries its blocks: %s", problem, exc_info=problem)
+    logging.shutdown()
+    os._exit(1)  # not exit_actor: Ray takes that for the wish that there be no such actor any more
 
 
 def pools_of(stages: Any) -> dict[str, StageConfig]:

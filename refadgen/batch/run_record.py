@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ray.data import Dataset
+from ray.exceptions import RayActorError
 from tqdm import tqdm
 
 from refadgen.batch.ledger import LedgerWriter, now
@@ -58,15 +59,22 @@ class RunRecord:
 def record_rows(dataset: Dataset, writer: LedgerWriter, *, total: int, unit: str, label: str | None = None) -> None:
     """Appends the ledger rows of a stream as they come, behind a progress bar.
 
-    total: rows that will come. unit: their noun. label: shown before the bar.
+    total: rows that will come. unit: their noun. label: shown before the bar. Raises: RuntimeError where an actor's
+    process ends on the same rows whenever they are retried, or cannot start again.
     """
     with tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True) as progress:
-        # No prefetching: a row counts once it is recorded, and blocks held back here would be lost in a crash.
-        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            writer.add(table)
-            progress.update(len(table))
-            # Drawn with the bar's next update: a redraw for every block would flood the log of a submitted job.
-            progress.set_postfix(dict(writer.counts), refresh=False)
+        try:
+            # No prefetching: a row counts once it is recorded, and blocks held back here would be lost in a crash.
+            for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                writer.add(table)
+                progress.update(len(table))
+                # Drawn with the bar's next update: a redraw for every block would flood the log of a submitted job.
+                progress.set_postfix(dict(writer.counts), refresh=False)
+        except RayActorError as error:
+            raise RuntimeError(
+                "an actor's process ended again and again on the same rows, or could not start again: its own message "
+                f"is in the log above. What is recorded stays, and the same command resumes. Ray says: {error}"
+            ) from error
 
 
 def reason_lines(reasons: Mapping[str, int]) -> Iterator[str]:

@@ -40,5 +40,11 @@ class ByteBoundedCache(Generic[T]):
             while self.num_bytes > self._max_bytes:
                 self.num_bytes -= self._entries.popitem(last=False)[1][1]
 
+    def clear(self) -> None:
+        """Drops all values."""
+        with self._lock:
+            self._entries.clear()
+            self.num_bytes = 0
+
     def __len__(self) -> int:
         return len(self._entries)

@@ -3,19 +3,24 @@
 import functools
 import io
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.orders import AdOrder
+from refadgen.engine.step_engine import OutOfDeviceMemoryError
 from refadgen.errors import RowError
 from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
-from refadgen.model.denoising import DenoisingRow
+from refadgen.model.denoising import DenoisingBatch, DenoisingRow
 from refadgen.model.inference import load_for_inference
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _PROMPTS_KEPT = 64
 """Prompts whose K and V are kept: one ad's attempts, and scenes that several products share, repeat them."""
 
@@ -41,13 +46,15 @@ class AdDenoiser:
         """
         self._pipeline = load_for_inference(model, gpu_expected=gpu_expected)
         self.batch_size = sampling.batch_size
-        self._batch = self._pipeline.batch(
-            batch_size=sampling.batch_size, reference_in_uncond=sampling.reference_in_uncond
-        )
+        self._reference_in_uncond = sampling.reference_in_uncond
+        self._batch = self._new_batch(self.batch_size)
         self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(reference_cache_bytes)
         self._count_reference = count_reference
         # Made here, not by decorating a method: a cache of the class's own would keep every denoiser's model alive.
         self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
+
+    def _new_batch(self, batch_size: int) -> DenoisingBatch:
+        return self._pipeline.batch(batch_size=batch_size, reference_in_uncond=self._reference_in_uncond)
 
     def warm_up(self) -> None:
         """Makes one image of one step at the model's own size: compiling, or running out of memory, happens now."""
@@ -65,11 +72,26 @@ class AdDenoiser:
             num_inference_steps=1,
         )
         row = self.start(order)
-        self.step([row])
+        self.step([row], self.batch_size)
         self.finish(order, row)
+
+    def _in_memory(self, work: Callable[P, T], *arguments: P.args, **settings: P.kwargs) -> T:
+        """Calls `work`. Raises: OutOfDeviceMemoryError, with what is kept for later given back."""
+        try:
+            return work(*arguments, **settings)
+        except torch.OutOfMemoryError as error:
+            problem = str(error).partition("\n")[0]
+        # Outside the clause: an error that is being handled holds the tensors of its frames.
+        self._references.clear()
+        self._encode_prompt.cache_clear()
+        self._batch = self._new_batch(self.batch_size)
+        raise OutOfDeviceMemoryError(problem)
 
     def start(self, order: AdOrder) -> DenoisingRow:
         """A row at its first timestep. Raises: RowError `prompt_too_long` or `negative_prompt_too_long`."""
+        return self._in_memory(self._start, order)
+
+    def _start(self, order: AdOrder) -> DenoisingRow:
         prompt = self._prompt(order)
         reference = self._references.get(order.product_key)
         self._count_reference(reference is not None)
@@ -97,8 +119,13 @@ class AdDenoiser:
             # Without the prompt's text: the error is logged, and prompts belong to customers.
             raise RowError(f"{field}_too_long", f"{field}: too long: the model takes {limit} tokens") from error
 
-    def step(self, rows: list[DenoisingRow]) -> list[DenoisingRow]:
+    def step(self, rows: list[DenoisingRow], batch_size: int) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: the other rows of a batch change no pixel of a row."""
+        return self._in_memory(self._step, rows, batch_size)
+
+    def _step(self, rows: list[DenoisingRow], batch_size: int) -> list[DenoisingRow]:
+        if self._batch.batch_size != batch_size:
+            self._batch = self._new_batch(batch_size)
         # The engine decides before each step who shares it; mostly these are the rows of the step before, and then
         # their stacked K and V are kept.
         self._batch.replace(rows)
@@ -106,13 +133,24 @@ class AdDenoiser:
         return finished
 
     def finish(self, order: AdOrder, row: DenoisingRow) -> npt.NDArray[np.uint8]:
-        """The finished image, uint8 H×W×3."""
-        image_u8: npt.NDArray[np.uint8] = self._pipeline.decode([row])[0]
+        """The finished image, uint8 H×W×3. Raises: RowError `not_finite` where the loop ended in NaN or infinity."""
+        # Here and not in the loop: each look waits for the device, and the image is about to be waited for anyway.
+        if not torch.isfinite(row.latents).all():
+            raise RowError(
+                "not_finite",
+                f"NaN or infinity after {row.step_index} steps of {type(row.scheduler).__name__}: "
+                "try another model.dtype, or another scheduler in the model's folder",
+            )
+        image_u8: npt.NDArray[np.uint8] = self._in_memory(self._pipeline.decode, [row])[0]
         return image_u8
+
+    def check_device(self) -> None:
+        """A sum of two numbers on the device. Raises: RuntimeError where it is lost: its errors come back for ever."""
+        torch.ones(2, device=self._pipeline.device).sum().item()
 
     def preview(self, row: DenoisingRow) -> bytes:
         """An unfinished row's predicted image as a small WebP."""
         sink = io.BytesIO()
         # method=0, the fastest: the engine's thread encodes it between two steps, and all rows wait meanwhile.
-        Image.fromarray(self._pipeline.preview(row)).save(sink, "WEBP", quality=70, method=0)
+        Image.fromarray(self._in_memory(self._pipeline.preview, row)).save(sink, "WEBP", quality=70, method=0)
         return sink.getvalue()

@@ -5,15 +5,20 @@
 It knows neither Ray nor HTTP nor the model: a `Denoiser` starts rows, steps them and finishes them. Rows of one `shape`
 share a batch; batches of several shapes take turns. Three types are the denoiser's own: the order (what to make), the
 row (an order on its way) and the result.
+
+A step that finds too little memory costs nobody: its shape's batches are halved from then on, and its images start
+again, so that each is made at one batch size. An engine that has lost its device ends, and says so to every order.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
+
+from refadgen.engine.waiting import WaitingOrders
 
 _log = logging.getLogger("refadgen.engine")
 
@@ -24,17 +29,28 @@ _OrderIn = TypeVar("_OrderIn", contravariant=True)
 _ResultOut = TypeVar("_ResultOut", covariant=True)
 
 
+class OutOfDeviceMemoryError(Exception):
+    """The device has no memory for what was asked; with fewer rows it may have."""
+
+
+class EngineLostError(Exception):
+    """The engine has ended by an error, such as a lost device: this process makes no more orders."""
+
+
 class Denoiser(Protocol[_OrderIn, Row, _ResultOut]):
-    """The work that the engine schedules. Only the engine's thread calls it."""
+    """The work that the engine schedules. Only the engine's thread calls it.
+
+    What finds no memory raises OutOfDeviceMemoryError, and leaves the device fit for fewer rows.
+    """
 
     batch_size: int
-    """Rows of one batch."""
+    """Rows of one batch, while there is memory for them."""
 
     def start(self, order: _OrderIn) -> Row:
         """A row for `order`, ready for its first step. Raises: any error, which fails that order alone."""
 
-    def step(self, rows: list[Row]) -> list[Row]:
-        """Advances all rows, at most `batch_size` and of one shape. Returns those that this step finished."""
+    def step(self, rows: list[Row], batch_size: int) -> list[Row]:
+        """Advances all rows, of one shape, in a batch padded to `batch_size`. Returns those that this step finished."""
 
     def finish(self, order: _OrderIn, row: Row) -> _ResultOut:
         """The result of a finished row."""
@@ -42,10 +58,13 @@ class Denoiser(Protocol[_OrderIn, Row, _ResultOut]):
     def preview(self, row: Row) -> bytes:
         """An encoded picture of an unfinished row."""
 
+    def check_device(self) -> None:
+        """Does next to nothing on the device. Raises: any error where the device is lost. Called after an error."""
+
 
 @dataclass(frozen=True)
 class Progress:
-    """A step was done. step: from 1. preview: None unless it was asked for at this step."""
+    """A step was done. step: from 1, and from 1 again after a lack of memory. preview: None unless it was asked for."""
 
     step: int
     preview: bytes | None = None
@@ -60,6 +79,8 @@ class Finished(Generic[Result]):
     """From `submit` to the first step."""
     worked_s: float
     """Its share of the engine's time: its start, its part of each step it was in, its end."""
+    batch_size: int
+    """Rows of its batches, padding included. Results are the same byte for byte at one batch size only."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,8 @@ class Failed:
     """The last event of an order that could not be made."""
 
     error: Exception
+    begun: bool = True
+    """Whether it got as far as a batch."""
 
 
 Event = Progress | Finished[Result] | Failed
@@ -84,17 +107,22 @@ class Ticket(Generic[Order, Result]):
     shape: Hashable
     listener: Callable[[Event[Result]], None]
     preview_every: int
+    leave: "Callable[[Ticket[Order, Result]], None]"
+    """Tells the engine that nothing is owed to the order any more."""
     submitted_at: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 
     def cancel(self) -> None:
         """The row leaves at the next step boundary, and the listener is called no more."""
         self.cancelled = True
+        self.leave(self)
 
     def tell(self, event: Event[Result]) -> None:
         """Calls the listener, unless the order was cancelled."""
         if self.cancelled:
             return
+        if not isinstance(event, Progress):
+            self.leave(self)
         try:
             self.listener(event)
         except Exception as error:  # such as an event loop that is closed: nobody listens any more
@@ -127,11 +155,16 @@ class StepEngine(Generic[Order, Row, Result]):
         self._denoiser = denoiser
         self._max_waiting = max_waiting
         self._observe = observe
-        self._waiting: deque[Ticket[Order, Result]] = deque()
+        self._waiting: WaitingOrders[Ticket[Order, Result]] = WaitingOrders()
+        self._open: set[Ticket[Order, Result]] = set()
+        """Orders that are still owed their last event."""
         self._batches: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
-        # Guards _waiting and _stopping. Only the engine's thread changes _batches.
+        self._fitting: dict[Hashable, int] = {}
+        """Batch sizes of the shapes for which the denoiser's own is too large."""
+        # Guards _waiting, _open, _stopping and _lost. Only the engine's thread changes the others.
         self._changed = threading.Condition()
         self._stopping = False
+        self._lost: EngineLostError | None = None
         self.consecutive_failures = 0
         """Steps in a row that raised; 0 again after a step that worked. A lost device stays lost."""
         self._thread = threading.Thread(target=self._run, name="step-engine", daemon=True)
@@ -143,17 +176,25 @@ class StepEngine(Generic[Order, Row, Result]):
         """Queues `order`.
 
         shape: orders of one shape may share a batch. listener: called from the engine's thread; the last event is
-        Finished or Failed. preview_every: steps between previews; 0: none. Raises: QueueFullError.
+        Finished or Failed. preview_every: steps between previews; 0: none. Raises: QueueFullError, EngineLostError.
         """
-        ticket = Ticket(order, shape, listener, preview_every)
+        ticket = Ticket(order, shape, listener, preview_every, self._leave)
         with self._changed:
+            if self._lost is not None:
+                raise EngineLostError(str(self._lost))
             if self._stopping:
                 raise QueueFullError("the engine has stopped")
             if len(self._waiting) >= self._max_waiting:
                 raise QueueFullError(f"{len(self._waiting)} images wait")
-            self._waiting.append(ticket)
+            self._waiting.add(shape, ticket)
+            self._open.add(ticket)
             self._changed.notify()
         return ticket
+
+    def _leave(self, ticket: Ticket[Order, Result]) -> None:
+        with self._changed:
+            self._open.discard(ticket)
+            self._waiting.discard(ticket.shape, ticket)
 
     @property
     def num_waiting(self) -> int:
@@ -175,6 +216,19 @@ class StepEngine(Generic[Order, Row, Result]):
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # else everyone who waits for an image would wait for ever
+            lost = EngineLostError(f"{type(error).__name__}: {error}")
+            lost.__cause__ = error
+            _log.error("the engine ends by %s", type(error).__name__)  # its text may repeat a request's
+            with self._changed:
+                self._lost = lost
+                orphans = list(self._open)
+            for ticket in orphans:
+                ticket.tell(Failed(lost))
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 while not (self._waiting or self._batches or self._stopping):
@@ -185,40 +239,50 @@ class StepEngine(Generic[Order, Row, Result]):
             for shape in list(self._batches):
                 self._step(shape)
 
+    def batch_size(self, shape: Hashable) -> int:
+        """Rows of a batch of `shape`: the denoiser's number, or the half of it (of the half, …) that memory holds."""
+        return self._fitting.get(shape, self._denoiser.batch_size)
+
     def _admit(self) -> None:
         """Drops cancelled orders, and gives each shape's free places to the orders that waited longest for them."""
         for shape, batch in list(self._batches.items()):
             self._keep(shape, [running for running in batch if not running.ticket.cancelled])
-        joining: list[Ticket[Order, Result]] = []
+        joining: deque[Ticket[Order, Result]] = deque()
         with self._changed:
-            places = {shape: self._denoiser.batch_size - len(batch) for shape, batch in self._batches.items()}
-            still_waiting: deque[Ticket[Order, Result]] = deque()
-            for ticket in self._waiting:
-                if ticket.cancelled:
-                    continue
-                free = places.setdefault(ticket.shape, self._denoiser.batch_size)
-                (joining if free else still_waiting).append(ticket)
-                places[ticket.shape] -= 1 if free else 0
-            self._waiting = still_waiting
+            for shape in self._waiting.shapes:
+                free = self.batch_size(shape) - len(self._batches.get(shape, ()))
+                joining.extend(self._waiting.take(shape, free))
         # Outside the lock: starting a row runs the Reference U-Net, and submit() must not wait for that.
-        for ticket in joining:
+        while joining:
+            ticket = joining.popleft()
+            if ticket.cancelled:
+                continue
             started = time.monotonic()
             try:
                 row = self._denoiser.start(ticket.order)
+            except OutOfDeviceMemoryError as error:
+                self._halve(ticket.shape, error, [ticket, *(other for other in joining if other.shape == ticket.shape)])
+                joining = deque(other for other in joining if other.shape != ticket.shape)
+                continue
             except Exception as error:
-                ticket.tell(Failed(error))
+                self._denoiser.check_device()
+                ticket.tell(Failed(error, begun=False))
                 continue
             running = _Running(ticket, row, worked_s=time.monotonic() - started)
             self._batches.setdefault(ticket.shape, []).append(running)
 
     def _step(self, shape: Hashable) -> None:
-        batch = self._batches[shape]
+        batch, batch_size = self._batches[shape], self.batch_size(shape)
         started = time.monotonic()
         try:
             # By identity: a row is a dataclass of tensors, whose == has no truth value.
-            finished = {id(row) for row in self._denoiser.step([running.row for running in batch])}
-        except Exception as error:  # out of memory, a lost device: these images fail, other batches continue
+            finished = {id(row) for row in self._denoiser.step([running.row for running in batch], batch_size)}
+        except OutOfDeviceMemoryError as error:
+            self._halve(shape, error)
+            return
+        except Exception as error:  # these images fail, other batches continue
             self.consecutive_failures += 1
+            self._denoiser.check_device()
             self._keep(shape, [])
             for running in batch:
                 running.ticket.tell(Failed(error))
@@ -231,9 +295,30 @@ class StepEngine(Generic[Order, Row, Result]):
             running.steps += 1
             running.worked_s += seconds / len(batch)
             if not running.ticket.cancelled:  # before the VAE runs for nobody
-                self._report(running, finished=id(running.row) in finished)
+                self._report(running, batch_size, finished=id(running.row) in finished)
 
-    def _report(self, running: _Running[Order, Row, Result], *, finished: bool) -> None:
+    def _halve(
+        self, shape: Hashable, error: OutOfDeviceMemoryError, others: Sequence[Ticket[Order, Result]] = ()
+    ) -> None:
+        """Halves the batches of `shape`; the orders of its batch, and `others` of that shape, begin again.
+
+        From the beginning: an image that was made at two batch sizes would equal that of neither. At a batch size of 1
+        they fail instead.
+        """
+        tickets = [*(running.ticket for running in self._batches.get(shape, ())), *others]
+        self._keep(shape, [])
+        batch_size = self.batch_size(shape)
+        if batch_size == 1:
+            self.consecutive_failures += 1
+            for ticket in tickets:
+                ticket.tell(Failed(error))
+            return
+        self._fitting[shape] = batch_size // 2
+        _log.warning("no memory for batches of %d at %s: %d from now on: %s", batch_size, shape, batch_size // 2, error)
+        with self._changed:
+            self._waiting.put_back(shape, [ticket for ticket in tickets if not ticket.cancelled])
+
+    def _report(self, running: _Running[Order, Row, Result], batch_size: int, *, finished: bool) -> None:
         """Tells the listener of a step: its progress, or its end."""
         ticket = running.ticket
         event: Event[Result]
@@ -242,11 +327,16 @@ class StepEngine(Generic[Order, Row, Result]):
                 started = time.monotonic()
                 result = self._denoiser.finish(ticket.order, running.row)
                 worked_s = running.worked_s + time.monotonic() - started
-                event = Finished(result, waited_s=running.started_at - ticket.submitted_at, worked_s=worked_s)
+                waited_s = running.started_at - ticket.submitted_at
+                event = Finished(result, waited_s=waited_s, worked_s=worked_s, batch_size=batch_size)
             else:
                 previewed = ticket.preview_every and running.steps % ticket.preview_every == 0
                 event = Progress(running.steps, self._denoiser.preview(running.row) if previewed else None)
+        except OutOfDeviceMemoryError as error:
+            self._halve(ticket.shape, error, [ticket] if finished else [])
+            return
         except Exception as error:
+            self._denoiser.check_device()
             event = Failed(error)
         ticket.tell(event)
         if isinstance(event, Failed):

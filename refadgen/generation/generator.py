@@ -2,21 +2,22 @@
 
 import hashlib
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from refadgen.batch.actor_pools import restart_actor
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig
 from refadgen.engine.orders import AdOrder
-from refadgen.engine.step_engine import Event, Failed, Finished, StepEngine
+from refadgen.engine.step_engine import EngineLostError, Event, Failed, Finished, OutOfDeviceMemoryError, StepEngine
 from refadgen.errors import RowError
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
 from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
@@ -33,24 +34,6 @@ _REFERENCE_CACHE_BYTES = 2**30
 """K_ref and V_ref of products whose other images follow; an image on its way holds its own product's."""
 _NUM_SCORERS = 2
 """Threads that score and encode finished images: a single one would be outrun by a fast device."""
-_LOST_S = 5.0
-"""After so long without an image, the engine is asked whether it still lives."""
-
-
-@dataclass(eq=False)
-class _Product:
-    """A product on its way: its row, the images that are finished, and how many are not. Only its call changes it."""
-
-    row: PlacedProduct
-    num_open: int
-    finished: list[GeneratedImage] = field(default_factory=list)
-
-    def take_row(self) -> GeneratedProduct | None:
-        """A row of the finished images, once the product has no open ones or the row is full."""
-        if not self.finished or (self.num_open and len(self.finished) < _IMAGES_PER_ROW):
-            return None
-        images, self.finished = tuple(self.finished), []
-        return GeneratedProduct.of(self.row, images)
 
 
 _Done: TypeAlias = "queue.SimpleQueue[tuple[_Task, GeneratedImage] | BaseException]"
@@ -61,15 +44,16 @@ _Done: TypeAlias = "queue.SimpleQueue[tuple[_Task, GeneratedImage] | BaseExcepti
 class _Task:
     """One wanted image on its way. Only one thread at a time works on it."""
 
-    product: _Product
+    product: PlacedProduct
     wanted: WantedImage
     done: _Done
     canvas: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
     product_key: str
-    seed: int = 0
+    seed: int
     attempts: int = 0
     generate_s: float = 0.0
+    batch_size: int | None = None
     ticket: "Ticket[AdOrder, npt.NDArray[np.uint8]] | None" = None
 
     def finish(
@@ -88,13 +72,10 @@ class _Task:
             attempts=self.attempts,
             color_similarity=None if scores is None else scores.color_similarity,
             structure_similarity=None if scores is None else scores.structure_similarity,
-            generate_s=self.generate_s,
+            generate_s=self.generate_s if self.attempts else None,
+            batch_size=self.batch_size,
         )
         self.done.put((self, made))
-
-    def refuse(self, error: RowFailure) -> None:
-        """Hands over an image that was never begun."""
-        self.done.put((self, GeneratedImage(wanted=self.wanted, error=error, seed=self.wanted.seed)))
 
 
 class AdGenerator:
@@ -103,6 +84,9 @@ class AdGenerator:
     INPUT: PlacedProduct. OUTPUT: GeneratedProduct, one row per product and eight of its images. One GPU, or
     `model.torch_threads` CPU threads. Several calls at once share batches, so that none is padded between two blocks.
     A retried task makes the same images again: company changes no pixel.
+
+    An engine that is lost, with its device or by a fault, ends the actor's process; a new one retries the calls in
+    hand.
     """
 
     def __init__(self, config: GenerateConfig, run_id: str) -> None:
@@ -127,44 +111,45 @@ class AdGenerator:
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         done: _Done = queue.SimpleQueue()
-        products = [_Product(row, len(row.wanted)) for row in from_table(table, PlacedProduct)]
-        waiting = (task for product in products for task in self._tasks(product, done))
+        products = from_table(table, PlacedProduct)
+        tasks = (task for product in products for task in self._tasks(product, done))
         in_hand: set[_Task] = set()
-        num_open = sum(product.num_open for product in products)
+        finished: dict[tuple[int, WantedImage], GeneratedImage] = {}
         try:
-            while num_open:
-                # Not the whole block: pictures take memory, and Ray Data may pause this call.
-                while len(in_hand) < self._most_in_hand and (task := next(waiting, None)) is not None:
-                    in_hand.add(task)
-                task, image = self._next(done)
-                in_hand.discard(task)
-                num_open, task.product.num_open = num_open - 1, task.product.num_open - 1
-                task.product.finished.append(image)
-                # At once: a row that leaves early is published early, and a crash then costs less.
-                if (row := task.product.take_row()) is not None:
-                    yield to_table([row], GeneratedProduct)
+            # In the block's order, whatever is finished first: should Ray split the output of a large block, it takes
+            # the second part of a retried call for the second part of the call that was lost.
+            for product, wanted in _rows_out(products):
+                keys = [(product.row, image) for image in wanted]
+                while not finished.keys() >= set(keys):
+                    # Not the whole block: pictures take memory, and Ray Data may pause this call.
+                    while len(in_hand) < self._most_in_hand and (task := next(tasks, None)) is not None:
+                        in_hand.add(task)
+                    assert in_hand, f"row {product.row} twice in a block"
+                    task, image = self._next(done)
+                    in_hand.discard(task)
+                    finished[task.product.row, task.wanted] = image
+                row = GeneratedProduct.of(product, tuple(finished.pop(key) for key in keys))
+                yield to_table([row], GeneratedProduct)
+        except EngineLostError as error:
+            restart_actor(error)
         finally:
             for task in in_hand:  # of a call that ends early: nobody waits for them
                 if task.ticket is not None:
                     task.ticket.cancel()
 
     def _next(self, done: _Done) -> tuple[_Task, GeneratedImage]:
-        """The next finished image of a call. Raises: RuntimeError where none can come any more."""
-        while True:
-            try:
-                found = done.get(timeout=_LOST_S)
-            except queue.Empty:
-                if not self._engine.alive:
-                    raise RuntimeError("the engine's thread has ended") from None
-                continue
-            if isinstance(found, BaseException):
-                raise RuntimeError("an image was lost on its way from the engine") from found
-            return found
+        """The next finished image of a call. Raises: EngineLostError where none can come any more."""
+        found = done.get()
+        if isinstance(found, EngineLostError):
+            raise found
+        if isinstance(found, BaseException):
+            raise EngineLostError(f"an image was lost: {type(found).__name__}: {found}") from found
+        return found
 
-    def _tasks(self, product: _Product, done: _Done) -> Iterator[_Task]:
-        """The product's images; those that cannot be started are finished with their error."""
-        row, nothing = product.row, np.zeros((0, 0), np.uint8)
-        error, canvas, mask, key = row.error, nothing, nothing, ""
+    def _tasks(self, row: PlacedProduct, done: _Done) -> Iterator[_Task]:
+        """The product's images, each begun when it is asked for; those that cannot be are finished with their error."""
+        error, nothing = row.error, np.zeros((0, 0), np.uint8)
+        canvas, mask, key = nothing, nothing, ""
         if error is None:
             try:
                 canvas, mask = from_png(row.canvas), from_png(row.product_mask)
@@ -173,9 +158,9 @@ class AdGenerator:
             except Exception as problem:  # a fault of ours: the images may be tried again
                 error = self._errors.failure(problem, row.label, "generation_error")
         for wanted in row.wanted:
-            task = _Task(product, wanted, done, canvas, mask, key)
+            task = _Task(row, wanted, done, canvas, mask, key, wanted.seed)
             if error is not None:
-                task.refuse(error)
+                task.finish(error=error)
             else:
                 self._order(task)
             yield task
@@ -191,7 +176,7 @@ class AdGenerator:
             mask=task.mask,
             product_key=task.product_key,
             prompt=task.wanted.prompt,
-            negative_prompt=task.product.row.negative_prompt,
+            negative_prompt=task.product.negative_prompt,
             seed=task.seed,
             fusion_scale=sampling.fusion_scale,
             guidance_scale=sampling.guidance_scale,
@@ -218,20 +203,25 @@ class AdGenerator:
             raise
 
     def _judge_or_fail(self, task: _Task, event: Finished[npt.NDArray[np.uint8]] | Failed) -> None:
-        row = task.product.row
-        if isinstance(event, Failed):
-            if isinstance(event.error, RowError):
-                task.refuse(RowFailure.of(RowError(event.error.reason, f"row {row.row}: {event.error.problem}")))
-                return
-            # Out of memory, a lost device: the images of one step fail, the others go on. Without an earlier attempt's
-            # picture: only images that are done are published.
-            task.finish(error=self._errors.failure(event.error, row.label, "generation_error"))
-            return
-        task.generate_s += event.worked_s
+        row = task.product
         try:
+            if isinstance(event, Failed):
+                task.attempts -= not event.begun
+                raise event.error
+            task.generate_s += event.worked_s
+            task.batch_size = event.batch_size
             self._judge(task, event.result)
-        except Exception as problem:
-            task.finish(error=self._errors.failure(problem, row.label, "generation_error"))
+        except EngineLostError:
+            raise
+        # Without an earlier attempt's picture: only images that are done are published.
+        except RowError as error:
+            task.finish(error=RowFailure.of(RowError(error.reason, f"row {row.row}: {error.problem}")))
+        except OutOfDeviceMemoryError as error:
+            size = f"sampling.width_px={row.width_px}, sampling.height_px={row.height_px}"
+            problem = f"{row.label}: no memory for a single image of {size}: {error}"
+            task.finish(error=RowFailure.of(RowError("generation_error", problem)))
+        except Exception as error:  # of a step: its images fail, the others go on
+            task.finish(error=self._errors.failure(error, row.label, "generation_error"))
 
     def _judge(self, task: _Task, image: npt.NDArray[np.uint8]) -> None:
         scores = score_fidelity(image, task.canvas, task.mask)
@@ -243,3 +233,10 @@ class AdGenerator:
         else:
             failure = RowError("low_fidelity", f"{problem} after {task.attempts} attempts")
             task.finish(error=RowFailure.of(failure), scores=scores)
+
+
+def _rows_out(products: Iterable[PlacedProduct]) -> Iterator[tuple[PlacedProduct, tuple[WantedImage, ...]]]:
+    """Each product with its wanted images, as many at a time as travel in one row."""
+    for product in products:
+        for start in range(0, len(product.wanted), _IMAGES_PER_ROW):
+            yield product, product.wanted[start : start + _IMAGES_PER_ROW]

@@ -66,6 +66,9 @@ class AdLedgerRow:
     """Path and fingerprint."""
     decision: str | None = None
     """Hash of the mask that a person decided on; empty: nobody did."""
+    batch_size: Int32 | None = None
+    """Images denoised at once when this one was made: `sampling.batch_size`, or less where the device's memory did not
+    suffice. Pictures are the same byte for byte at one batch size only."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

@@ -145,4 +145,5 @@ class AdPublisher:
             publish_s=seconds,
             model=self._model.label,
             decision=product.decision,
+            batch_size=image.batch_size,
         )

@@ -107,6 +107,8 @@ class GeneratedImage:
     color_similarity: Float32 | None = None
     structure_similarity: Float32 | None = None
     generate_s: Float32 | None = None
+    batch_size: Int32 | None = None
+    """Of the batches that the image was made in; None where none was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,16 @@ from starlette.types import ASGIApp
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
 from refadgen.engine.orders import AdOrder
-from refadgen.engine.step_engine import Denoiser, Event, Failed, Finished, Progress, QueueFullError, StepEngine
+from refadgen.engine.step_engine import (
+    Denoiser,
+    EngineLostError,
+    Event,
+    Failed,
+    Finished,
+    Progress,
+    QueueFullError,
+    StepEngine,
+)
 from refadgen.errors import RowError
 from refadgen.generation.encoding import GenerationRecord, encode_ad
 from refadgen.generation.model_settings import ModelIdentity
@@ -166,7 +175,7 @@ class AdGeneration:
         denoising = _denoising_order(order, seed)
         try:
             ticket = self._engine.submit(denoising, denoising.shape, hear, preview_every=order.preview_every)
-        except QueueFullError as error:
+        except (QueueFullError, EngineLostError) as error:
             yield Failed(error)
             return
         try:

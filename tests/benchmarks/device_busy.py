@@ -24,6 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 HEIGHT, WIDTH, STEPS, BATCH, ROWS_PER_BLOCK = 640, 512, 20, 8, 4
 VARIANTS: dict[str, Callable[[int], int]] = {
@@ -76,6 +77,7 @@ def main() -> None:
 class _Row:
     canvas: np.ndarray
     steps: int = 0
+    latents: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
 
 
 @dataclass
@@ -88,6 +90,7 @@ class StandIn:
     places: int = 0
     host_s: float = 0.0
     config: Any = None
+    batch_size: int = BATCH
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None) -> str:
         return prompt

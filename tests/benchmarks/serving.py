@@ -64,7 +64,7 @@ class StandIn:
     def start(self, order: Any) -> dict[str, Any]:
         return {"left": getattr(order, "num_inference_steps", order), "order": order}
 
-    def step(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def step(self, rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
         time.sleep(self.slower * (A_S + B_S * self.batch_size))
         for row in rows:
             row["left"] -= 1
@@ -75,6 +75,9 @@ class StandIn:
 
     def preview(self, row: Any) -> bytes:
         return b""
+
+    def check_device(self) -> None:
+        pass
 
 
 class DoorEngine:
@@ -104,10 +107,10 @@ class DoorEngine:
             rows = [self._denoiser.start(order) for order, _ in batch]
             listeners = {id(row): listener for row, (_, listener) in zip(rows, batch, strict=True)}
             while rows:  # a batch lasts as long as its longest row; finished rows leave it
-                done = self._denoiser.step(rows)
+                done = self._denoiser.step(rows, self._denoiser.batch_size)
                 rows = [row for row in rows if row not in done]
                 for row in done:
-                    listeners[id(row)](Finished(None, 0.0, 0.0))
+                    listeners[id(row)](Finished(None, 0.0, 0.0, self._denoiser.batch_size))
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -314,7 +317,7 @@ def measure_stand_in() -> dict[str, Any]:
 def bare_stand_in_s() -> float:
     model, started = StandIn(), time.monotonic()
     row = model.start(STEPS)
-    while not model.step([row]):
+    while not model.step([row], model.batch_size):
         pass
     return time.monotonic() - started
 
@@ -430,7 +433,7 @@ def measure_mini() -> dict[str, Any]:
             num_inference_steps=STEPS,
         )
         row = denoiser.start(order)
-        while not denoiser.step([row]):
+        while not denoiser.step([row], denoiser.batch_size):
             pass
         denoiser.finish(order, row)
         return time.monotonic() - started

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.denoiser import AdDenoiser
 from refadgen.engine.orders import AdOrder
+from refadgen.engine.step_engine import OutOfDeviceMemoryError
+from refadgen.errors import RowError
 from refadgen.model import denoising
 
 
@@ -40,14 +43,67 @@ def test_the_same_rows_are_put_together_once(denoiser, monkeypatch):
     condition = denoising.condition
     monkeypatch.setattr(denoising, "condition", lambda *a, **k: built.append(len(a[0])) or condition(*a, **k))
     rows = [denoiser.start(order(seed)) for seed in (1, 2)]
-    while not denoiser.step(list(rows)):
+    while not denoiser.step(list(rows), 3):
         pass
     assert built == [3]  # padded
     alone = denoiser.start(order(2))
     other = denoiser.start(order(1))
-    assert denoiser.step([alone]) == []
-    assert denoiser.step([alone, other]) == []  # the engine lets another in
-    finished = denoiser.step([alone])  # and gives it up
+    assert denoiser.step([alone], 3) == []
+    assert denoiser.step([alone, other], 3) == []  # the engine lets another in
+    finished = denoiser.step([alone], 3)  # and gives it up
     assert built == [3] * 4
     assert finished[0] is alone
     assert np.array_equal(denoiser.finish(order(2), alone), denoiser.finish(order(2), rows[1]))
+
+
+def test_too_little_memory_is_told_to_the_engine_and_fewer_rows_then_fit(denoiser, monkeypatch):
+    alone = denoiser.start(order(1))
+    while not denoiser.step([alone], 1):
+        pass
+    expected = denoiser.finish(order(1), alone)
+    predict = denoising.DenoisingBatch.step
+
+    def short_of_memory(batch):
+        if batch.batch_size > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return predict(batch)
+
+    monkeypatch.setattr(denoising.DenoisingBatch, "step", short_of_memory)
+    rows = [denoiser.start(order(seed)) for seed in (1, 2)]
+    with pytest.raises(OutOfDeviceMemoryError, match="Tried to allocate 2 GiB") as raised:
+        denoiser.step(rows, 3)
+    assert raised.value.__context__ is None  # which would hold the tensors of the step that failed
+    assert len(denoiser._references) == 0
+    again = denoiser.start(order(1))
+    while not denoiser.step([again], 1):
+        pass
+    assert np.array_equal(denoiser.finish(order(1), again), expected)
+    monkeypatch.setattr(denoiser._pipeline, "encode_reference", lambda *_: raise_out_of_memory())
+    with pytest.raises(OutOfDeviceMemoryError):
+        denoiser.start(order(3))
+
+
+def raise_out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_scheduler_that_gives_nan_fails_its_row_by_name_and_no_other(denoiser, monkeypatch):
+    bad, good = denoiser.start(order(1)), denoiser.start(order(2))
+    step = type(bad.scheduler).step
+
+    def broken(*arguments, **settings):
+        stepped = step(bad.scheduler, *arguments, **settings)
+        stepped.prev_sample[...] = float("nan")
+        return stepped
+
+    bad.scheduler.step = broken
+    while not denoiser.step([bad, good], 3):
+        pass
+    with pytest.raises(RowError, match="NaN or infinity after 3 steps of DDIMScheduler") as raised:
+        denoiser.finish(order(1), bad)
+    assert raised.value.reason == "not_finite"
+    assert denoiser.finish(order(2), good).std() > 0
+
+
+def test_a_device_that_works_passes_its_check(denoiser):
+    denoiser.check_device()

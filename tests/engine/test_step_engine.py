@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 
-from refadgen.engine.step_engine import Event, Failed, Finished, Progress, QueueFullError, StepEngine, Ticket
+from refadgen.engine.step_engine import (
+    EngineLostError,
+    Event,
+    Failed,
+    Finished,
+    OutOfDeviceMemoryError,
+    Progress,
+    QueueFullError,
+    StepEngine,
+    Ticket,
+)
 
 SOON_S = 10.0
 
@@ -25,27 +35,35 @@ class HeldDenoiser:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
+        self.sizes: list[int] = []
+        self.no_memory_for: set[str] = set()
+        """Names of orders that find no memory, once each."""
+        self.lost: Exception | None = None
         self.started: list[str] = []
         self.finished: list[str] = []
         self.begun: queue.Queue[list[str]] = queue.Queue()
-        self.ends: queue.Queue[Exception | None] = queue.Queue()
+        self.ends: queue.Queue[BaseException | None] = queue.Queue()
 
     def start(self, order: tuple[str, int]) -> Row:
         self.started.append(order[0])
+        self._find_memory(f"start of {order[0]}")
         if order[0] == "bad start":
             raise ValueError("no such product")
         return Row(*order)
 
-    def step(self, rows: list[Row]) -> list[Row]:
+    def step(self, rows: list[Row], batch_size: int) -> list[Row]:
+        self.sizes.append(batch_size)
         self.begun.put([row.name for row in rows])
         error = self.ends.get(timeout=SOON_S)
         if error is not None:
             raise error
+        assert len(rows) <= batch_size
         for row in rows:
             row.left -= 1
         return [row for row in rows if row.left == 0]
 
     def finish(self, order: tuple[str, int], row: Row) -> str:
+        self._find_memory(f"finish of {row.name}")
         self.finished.append(row.name)
         if row.name == "bad finish":
             raise ValueError("no picture")
@@ -55,6 +73,15 @@ class HeldDenoiser:
         if row.name == "bad preview":
             raise ValueError("no preview")
         return f"{row.name} with {row.left} to go".encode()
+
+    def check_device(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+
+    def _find_memory(self, what: str) -> None:
+        if what in self.no_memory_for:
+            self.no_memory_for.remove(what)
+            raise OutOfDeviceMemoryError(what)
 
 
 @dataclass
@@ -94,7 +121,7 @@ class Bench:
     def in_step(self) -> list[str]:
         return self.denoiser.begun.get(timeout=SOON_S)
 
-    def end(self, error: Exception | None = None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
         self.denoiser.ends.put(error)
 
     def step(self) -> list[str]:
@@ -130,7 +157,8 @@ def test_an_order_is_told_of_its_steps_and_then_of_its_end(bench):
     b = bench()
     heard, _ = b.order("a", 3)
     assert [b.step(), b.step(), b.step()] == [["a"], ["a"], ["a"]]
-    assert heard.last == Finished("picture of a", waited_s=heard.last.waited_s, worked_s=heard.last.worked_s)
+    last = heard.last
+    assert last == Finished("picture of a", waited_s=last.waited_s, worked_s=last.worked_s, batch_size=2)
     assert heard.events[:-1] == [Progress(1), Progress(2)]
 
 
@@ -293,6 +321,7 @@ def test_a_start_that_fails_fails_its_order_alone(bench):
     assert isinstance(a.last, Finished)
     assert isinstance(bad.last, Failed)
     assert str(bad.last.error) == "no such product"
+    assert not bad.last.begun
     assert b.engine.consecutive_failures == 0
 
 
@@ -368,7 +397,132 @@ def test_a_listener_that_fails_harms_nobody(bench, when):
     assert b.engine.alive
 
 
+# Too little memory
+
+NO_MEMORY = OutOfDeviceMemoryError("tried to allocate 2 GiB")
+
+
+def test_without_memory_a_batch_is_halved_and_its_images_begin_again(bench):
+    b = bench(batch_size=4)
+    b.order("first", 2)
+    b.in_step()
+    heard = [b.order(name, 2)[0] for name in ("a", "b", "c", "d")]
+    b.end()
+    assert b.in_step() == ["first", "a", "b", "c"]
+    b.end(NO_MEMORY)
+    assert [b.step() for _ in range(6)] == [["first", "a"]] * 2 + [["b", "c"]] * 2 + [["d"]] * 2
+    assert [one.last.result for one in heard] == [f"picture of {name}" for name in "abcd"]
+    assert {one.last.batch_size for one in heard} == {2}
+    assert b.denoiser.finished == ["first", "a", "b", "c", "d"]  # each once
+    assert b.denoiser.sizes == [4, 4] + [2] * 6
+    assert b.engine.consecutive_failures == 0
+
+
+def test_a_batch_is_halved_until_it_fits_and_a_single_row_that_does_not_fails(bench):
+    b = bench(batch_size=4)
+    heard = []
+    b.order("blocker", 1)
+    b.in_step()
+    heard = [b.order(name, 1)[0] for name in ("a", "b", "c")]
+    b.end()
+    for names in (["a", "b", "c"], ["a", "b"], ["a"]):
+        assert b.in_step() == names
+        b.end(NO_MEMORY)
+    assert heard[0].last == Failed(NO_MEMORY)
+    assert [b.step(), b.step()] == [["b"], ["c"]]
+    assert isinstance(heard[1].last, Finished)
+    assert heard[2].last.batch_size == 1
+
+
+def test_other_shapes_keep_their_batches(bench):
+    b = bench(batch_size=2)
+    b.order("small", 3)
+    b.in_step()
+    large = [b.order(name, 1, shape="large")[0] for name in ("l1", "l2")]
+    small, _ = b.order("small too", 1)
+    b.end()
+    assert b.step() == ["small", "small too"]
+    assert b.in_step() == ["l1", "l2"]
+    b.end(NO_MEMORY)
+    assert [b.step(), b.step(), b.step()] == [["small"], ["l1"], ["l2"]]
+    assert large[1].last.batch_size == 1
+    assert small.last.batch_size == 2
+
+
+@pytest.mark.parametrize("where", ["start of b", "finish of a"])
+def test_a_lack_of_memory_at_the_start_or_end_of_an_image_costs_no_image(bench, where):
+    b = bench(batch_size=4)
+    b.order("blocker", 1)
+    b.in_step()
+    b.denoiser.no_memory_for = {where}
+    heard = [b.order(name, steps)[0] for name, steps in (("a", 1), ("b", 2), ("c", 2))]
+    for _ in range(50):
+        b.end()
+    assert [one.last.result for one in heard] == ["picture of a", "picture of b", "picture of c"]
+    assert sorted(b.denoiser.finished) == ["a", "b", "blocker", "c"]
+    assert b.engine.batch_size("square") == 2
+
+
+def test_an_order_that_is_cancelled_does_not_begin_again(bench):
+    b = bench(batch_size=4)
+    b.order("blocker", 1)
+    b.in_step()
+    heard, _ = b.order("a", 1)
+    gone, ticket = b.order("gone", 9)
+    b.end()
+    assert b.in_step() == ["a", "gone"]
+    ticket.cancel()
+    b.end(NO_MEMORY)
+    assert b.step() == ["a"]
+    assert isinstance(heard.last, Finished)
+    assert gone.events == []
+
+
+# A lost device
+
+
+@pytest.mark.parametrize("fault", ["the device", "the thread"])
+def test_an_engine_that_is_lost_tells_everyone_and_takes_no_more(bench, fault):
+    b = bench()
+    running, _ = b.order("running", 9)
+    b.in_step()
+    waiting = [b.order(str(n), 1, shape=str(n % 2))[0] for n in range(5)]
+    gone, ticket = b.order("gone", 1)
+    ticket.cancel()
+    if fault == "the device":
+        b.denoiser.lost = RuntimeError("CUDA error: unspecified launch failure")
+        b.end(RuntimeError("CUDA error"))
+    else:
+        b.end(SystemExit("of the thread"))
+    for heard in (running, *waiting):
+        assert isinstance(heard.last, Failed)
+        assert isinstance(heard.last.error, EngineLostError)
+        assert len(heard.events) == 1
+    assert ("launch failure" if fault == "the device" else "of the thread") in str(running.last.error)
+    assert gone.events == []
+    with pytest.raises(EngineLostError):
+        b.order("late", 1)
+    b.engine._thread.join(SOON_S)
+    assert not b.engine.alive
+
+
 # The queue
+
+
+def test_admitting_looks_only_at_the_orders_that_join(bench, monkeypatch):
+    """A catalogue's orders may wait by the thousand while a few join at each step."""
+    b = bench(batch_size=2, max_waiting=1000)
+    b.order("first", 1)
+    b.in_step()
+    for n in range(500):
+        b.order(str(n), 1)
+    looked = []
+    monkeypatch.setattr(Ticket, "cancelled", property(lambda t: looked.append(t) or False, lambda t, v: None))
+    b.end()
+    for _ in range(10):
+        b.step()
+    b.in_step()
+    assert len(looked) < 150
 
 
 def test_the_queue_is_bounded(bench):

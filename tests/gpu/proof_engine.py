@@ -127,9 +127,9 @@ def _engine(setup: Setup, batch: int) -> Iterator[StepEngine[Any, Any, Any]]:
         )
     step = denoiser.step
 
-    def step_in_thread(rows: list[DenoisingRow]) -> list[DenoisingRow]:
+    def step_in_thread(rows: list[DenoisingRow], batch_size: int) -> list[DenoisingRow]:
         _allow_graphs_in_this_thread()
-        return step(rows)
+        return step(rows, batch_size)
 
     denoiser.step = step_in_thread  # type: ignore[method-assign]
     engine: StepEngine[Any, Any, Any] = StepEngine(denoiser, max_waiting=10_000)

@@ -41,7 +41,7 @@ class QuickDenoiser:
             raise RowError("prompt_too_long", "prompt: too long")
         return {"order": order, "left": order.num_inference_steps}
 
-    def step(self, rows):
+    def step(self, rows, batch_size):
         time.sleep(self.step_s)
         self.num_steps += 1
         for row in rows:
@@ -51,6 +51,9 @@ class QuickDenoiser:
     def finish(self, order, row):
         tint = np.array([order.seed % 7, order.seed % 11, order.seed % 13], np.int16)
         return np.clip(order.canvas.astype(np.int16) - tint, 0, 255).astype(np.uint8)
+
+    def check_device(self):
+        pass
 
     def preview(self, row):
         import io

@@ -85,13 +85,16 @@ class Broken:
         self._maybe("start")
         return object()
 
-    def step(self, rows: list[Any]) -> list[Any]:
+    def step(self, rows: list[Any], batch_size: int) -> list[Any]:
         self._maybe("step")
         return rows
 
     def finish(self, order: Any, row: Any) -> Any:
         self._maybe("finish")
         return None  # no image: scoring fails
+
+    def check_device(self) -> None:
+        pass
 
 
 async def last(events: AsyncGenerator[Any, None]) -> Any:
