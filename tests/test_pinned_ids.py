@@ -135,11 +135,11 @@ def test_ids_of_today() -> None:
     settings = pixel_settings(config, "0123456789abcdef")
     plain, full = (wanted_images(row, load_scenes(), config, settings) for row in (PLAIN, FULL))
     assert [image.image_id for image in (*plain, *full)] == [
-        "15511da3b1e3264974caa331b3a82b8c",
-        "7c818183067fa44d015b4b495b3b6bc5",
-        "0978422b01cd6fff4d7d3d47b2c42690",
-        "5f75aa051826bf57a296d1dd483ca210",
-        "5b3536d8db63d4e6bb674bac1ca509fc",
-        "c23e24c05c3f67f8eec992a820a39657",
+        "538702ba5ac3850f30cea80f8719ede5",
+        "74b8d84433c77ac78fdd94a75af4e6b2",
+        "c6b38558976cc8fd013ecdb0559195f3",
+        "6498ab43e226b2ec0fc3e72cf6dde639",
+        "4ec26e55819fad51a3d61f1764c3dd17",
+        "d680707580559eb9bf0a4aed464504dc",
     ]
     assert _dataset_settings() == "a04949324cc32b19"

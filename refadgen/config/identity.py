@@ -17,6 +17,7 @@ from refadgen.config.train import TrainConfig
 ALGORITHM_VERSIONS = {
     "segmentation": 4,  # product image to product mask
     "layout": 2,  # mask and placement to canvas and M′
+    "denoising": 2,  # features, noise and M′ to latents
     "fidelity": 2,  # the scores that the gate compares
     "screening": 2,  # which ads are kept
     "novel_view": 1,  # multi-view augmentation
@@ -24,7 +25,7 @@ ALGORITHM_VERSIONS = {
 }
 """Raise the number where a change of the code moves pixels or triplets while all settings stay: ids then change, so
 that old and new results are never taken for each other."""
-_OF_PIXELS = ("segmentation", "layout", "fidelity")
+_OF_PIXELS = ("segmentation", "layout", "denoising", "fidelity")
 _OF_TRIPLETS = ("segmentation", "screening", "novel_view", "degradation")
 
 

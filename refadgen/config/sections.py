@@ -190,8 +190,10 @@ class SamplingConfig(Section, name="sampling"):
     # Not hashed itself: each id holds its image's own seed, so that a row's seed is independent of the job's.
     seed: int = setting(0, _IMAGE, least=0, most=2**63 - 1, rule="0 to 2^63 - 1")
     """Seed of the job, from which each image's own seed derives where the row gives none."""
-    batch_size: int = setting(8, _RUN, least=1, most=256)
-    """Images denoised at once; short batches are padded, so that results do not depend on how rows fall together."""
+    # Pixels: kernels are chosen by shape and round differently.
+    batch_size: int = setting(8, Decides.PIXELS, least=1, most=256)
+    """Images denoised at once; short batches are padded, so that results do not depend on how rows fall together.
+    Another number changes pixels by rounding, and so the ids."""
 
 
 @dataclass(frozen=True, kw_only=True)

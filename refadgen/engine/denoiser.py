@@ -138,7 +138,7 @@ class AdDenoiser:
         if not torch.isfinite(row.latents).all():
             raise RowError(
                 "not_finite",
-                f"NaN or infinity after {row.step_index} steps of {type(row.scheduler).__name__}: "
+                f"NaN or infinity after {row.step_index} steps of {type(self._pipeline.scheduler).__name__}: "
                 "try another model.dtype, or another scheduler in the model's folder",
             )
         image_u8: npt.NDArray[np.uint8] = self._in_memory(self._pipeline.decode, [row])[0]

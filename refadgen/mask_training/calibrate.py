@@ -2,8 +2,7 @@
 
     python -m refadgen.mask_training.calibrate --output verdict.json --scenes 4000
 
-The scenes show the product families of the split `calibrate`, which the mask network was not trained on. Half of them
-teach the weights, the other half the calibration.
+The scenes show the product families of the split `calibrate`, which the mask network was not trained on.
 """
 
 import argparse
@@ -27,9 +26,12 @@ from refadgen.segmentation.verdict import RIGHT_IOU, Verdict
 
 TOLERANCE = 12.0
 LONGEST_PX = (300, 1200)
+Layers = tuple[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]], ...]
+
 NUM_BINS = 10
 HIDDEN = 24
-NUM_MEMBERS = 4
+NUM_FOLDS = 5
+MEMBERS_PER_FOLD = 3
 
 
 @dataclass(frozen=True)
@@ -64,34 +66,41 @@ def measure_scenes(split: Split, bank: Bank | None, weights: Path, *, first: int
 
 
 def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 500) -> Verdict:
-    """Fits a verdict: half of the rows, drawn by chance, teach the weights, the other half the calibration.
+    """Fits a verdict. Each fold of the rows, drawn by chance, is calibrated by networks that learned from the others.
 
-    `NUM_MEMBERS` networks learn from the same rows; their mean is one network with a wider hidden layer.
+    `MEMBERS_PER_FOLD` networks learn for each of the `NUM_FOLDS` folds; the mean of all is one network with a wider
+    hidden layer.
     """
     names = tuple(sorted(rows[0].features))
     values = np.array([[row.features[name] for name in names] for row in rows])
     right = np.array([row.iou >= RIGHT_IOU for row in rows])
+    mean, scale = values.mean(axis=0), values.std(axis=0) + 1e-6
+    inputs = torch.tensor(np.clip((values - mean) / scale, -6, 6), dtype=torch.float32)
+    target = torch.tensor(right, dtype=torch.float32)
     order = np.random.default_rng(seed).permutation(len(rows))
-    taught, held = order[: len(rows) // 2], order[len(rows) // 2 :]
-    mean, scale = values[taught].mean(axis=0), values[taught].std(axis=0) + 1e-6
-    inputs = torch.tensor(np.clip((values[taught] - mean) / scale, -6, 6), dtype=torch.float32)
-    target = torch.tensor(right[taught], dtype=torch.float32)
-    members = [_taught(inputs, target, seed=seed + index, num_steps=num_steps) for index in range(NUM_MEMBERS)]
-    (first, first_bias), (last, last_bias) = (
-        tuple([layer.detach().double().numpy() for layer in layers] for layers in zip(*pairs, strict=True))
-        for pairs in zip(*members, strict=True)
-    )
-    layers = (
+    raw, layers = np.zeros(len(rows)), list[Layers]()
+    for fold in np.array_split(order, NUM_FOLDS):
+        others = np.setdiff1d(order, fold)
+        for _ in range(MEMBERS_PER_FOLD):
+            member = _taught(inputs[others], target[others], seed=seed + len(layers), num_steps=num_steps)
+            layers.append(member)
+            raw[fold] += Verdict(names, mean, scale, member, *_UNCALIBRATED).raw(values[fold]) / MEMBERS_PER_FOLD
+    (first, first_bias), (last, last_bias) = (zip(*pairs, strict=True) for pairs in zip(*layers, strict=True))
+    both = (
         (np.concatenate(first), np.concatenate(first_bias)),
-        (np.concatenate(last, axis=1) / NUM_MEMBERS, np.mean(last_bias, axis=0)),
+        (np.concatenate(last, axis=1) / len(layers), np.mean(last_bias, axis=0)),
     )
-    verdict = Verdict(names, mean, scale, layers, np.array([-50.0, 50.0]), np.array([0.0, 1.0]))
-    knots, shares = _isotonic(verdict.raw(values[held]), right[held])
-    return Verdict(names, mean, scale, layers, knots, shares)
+    return Verdict(names, mean, scale, both, *_isotonic(raw, right))
 
 
-def _taught(inputs: Tensor, target: Tensor, *, seed: int, num_steps: int) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Weights and biases of both layers of one network. inputs: float32 [N, F], standardised. target: float32 [N]."""
+_UNCALIBRATED = (np.array([-50.0, 50.0]), np.array([0.0, 1.0]))
+
+
+def _taught(inputs: Tensor, target: Tensor, *, seed: int, num_steps: int) -> Layers:
+    """Both layers of one network, as `Verdict` has them.
+
+    inputs: float32 [N, F], standardised. target: float32 [N].
+    """
     torch.manual_seed(seed)
     hidden, last = nn.Linear(inputs.shape[1], HIDDEN), nn.Linear(HIDDEN, 1)
     network = nn.Sequential(hidden, nn.Tanh(), last)
@@ -102,7 +111,8 @@ def _taught(inputs: Tensor, target: Tensor, *, seed: int, num_steps: int) -> tup
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return (hidden.weight, hidden.bias), (last.weight, last.bias)
+    pairs = ((layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()) for layer in (hidden, last))
+    return tuple(pairs)
 
 
 def _isotonic(raw: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], ...]:

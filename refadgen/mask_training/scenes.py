@@ -27,20 +27,20 @@ from refadgen.segmentation.classes import BACKDROP, PRODUCT, SHADOW
 
 KINDS = {
     "white": 2.0,
-    "coloured": 2.0,
+    "coloured": 2.4,
     "gradient": 1.0,
     "white_part": 2.5,
     "white_face": 1.5,
-    "slats": 1.2,
-    "lattice": 1.0,
+    "slats": 2.4,
+    "lattice": 2.0,
     "framed": 1.5,
     "marks": 2.0,
     "dust": 0.6,
     "white_on_white": 1.2,
-    "shadow": 1.6,
-    "reflection": 0.8,
+    "shadow": 2.2,
+    "reflection": 1.4,
     "glass": 0.8,
-    "scene": 5.0,
+    "scene": 4.0,
 }
 """Kinds of photographs, and how often each is drawn for training, relative to the others."""
 PLAIN_KINDS = ("white", "coloured", "gradient", "slats", "lattice", "dust", "shadow", "reflection")

@@ -30,6 +30,8 @@ LONGEST_PX = (240, 560)
 """Sizes of the training photographs: the longer side."""
 NUM_PLANES = 8
 """Of a sample: the network's six inputs, the coverage of the product, the classes."""
+CLOSER = 0.15
+"""How much of a sample's width and height `closer` cuts off at most."""
 CLASS_WEIGHTS = (1.0, 1.0, 1.5, 2.0, 1.5)
 
 Planes = npt.NDArray[np.uint8]
@@ -52,6 +54,25 @@ def sample_of(scene: Scene, side_px: int) -> Planes:
 def tensors_of(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs float32 N×6×H×W, coverage float32 N×H×W in 0…1 and classes int64 N×H×W of samples uint8 N×8×H×W."""
     return planes[:, :6].float() / 127 - 1, planes[:, 6].float() / 255, planes[:, 7].long()
+
+
+def closer(
+    inputs: Tensor, coverage: Tensor, classes: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops half of the samples by up to `CLOSER` in each direction and enlarges them again: a sample that is seen
+    several times is another one each time. The tensors are as `tensors_of` gives them."""
+    count, _, height, width = inputs.shape
+    chosen = torch.rand(count, 1, generator=generator) < 0.5
+    crop = CLOSER * torch.rand(count, 2, generator=generator) * chosen
+    affine = torch.zeros(count, 2, 3)
+    affine[:, 0, 0], affine[:, 1, 1] = 1 - crop[:, 0], 1 - crop[:, 1]
+    affine[:, :, 2] = crop * (2 * torch.rand(count, 2, generator=generator) - 1)
+    grid = F.affine_grid(affine.to(inputs.device), [count, 1, height, width], align_corners=False)
+    smooth = F.grid_sample(
+        torch.cat([inputs, coverage[:, None]], dim=1), grid, padding_mode="border", align_corners=False
+    )
+    named = F.grid_sample(classes[:, None].float(), grid, mode="nearest", padding_mode="border", align_corners=False)
+    return smooth[:, :-1], smooth[:, -1], named[:, 0].long()
 
 
 class _Memory:
@@ -86,12 +107,12 @@ class _Memory:
             self.drawn += 1
 
     def batch(self, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples by chance, each mirrored or not, as `tensors_of` gives them."""
+        """Samples by chance, each mirrored or not and half of them closer, as `tensors_of` gives them."""
         device = self._kept.device
         picked = torch.randint(min(self.drawn, len(self._kept)), (count,), generator=generator)
         planes = self._kept[picked.to(device)]
         mirrored = (torch.rand(count, 1, 1, 1, generator=generator) < 0.5).to(device)
-        return tensors_of(torch.where(mirrored, planes.flip(-1), planes))
+        return closer(*tensors_of(torch.where(mirrored, planes.flip(-1), planes)), generator)
 
 
 def _draw_samples(

@@ -1,23 +1,37 @@
 """Rows and batches of the denoising loop: images that are denoised together and stay independent of each other.
 
-A `DenoisingRow` is one image on its way, with timesteps and scheduler state of its own. A `DenoisingBatch` may
-therefore mix products, prompts, seeds, λ, guidance and steps, and rows may join and leave it between two steps.
+A `DenoisingRow` is one image on its way, with timesteps and solver state of its own. A `DenoisingBatch` may therefore
+mix products, prompts, seeds, λ, guidance and steps, and rows may join and leave it between two steps.
 `RefAdGenPipeline.start` makes rows and `RefAdGenPipeline.batch` makes batches.
 """
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from refadgen.model.attention_fusion import Conditioning, PromptFeatures, ReferenceFeatures, condition
+from refadgen.model.step_tables import StepTable, advance
 
 Predict = Callable[[Tensor, Tensor, Tensor, Conditioning], Tensor]
 """`unets.predict` bound to a Generation U-Net: noisy latents, mask latents, timesteps, conditioning → prediction."""
+
+
+@dataclass(frozen=True)
+class RowScheduler:
+    """A scheduler whose steps are no tables, as one row's own copy: multi-step schedulers keep a history."""
+
+    scheduler: Any
+    """Its timesteps are on the CPU, as its tables are."""
+    timesteps: Tensor
+    """The same, on the latents' device, for the network."""
+    generator: torch.Generator
+    """Of the noise that the scheduler draws, if it does."""
 
 
 @dataclass
@@ -25,25 +39,23 @@ class DenoisingRow:
     """One image being denoised. `step_index` counts the steps done; `finished` when none is left."""
 
     latents: Tensor
-    """z_t, 1×4×h×w."""
+    """z_t, 1×4×h×w; float32 where the solver is a table."""
     mask_latents: Tensor
-    """M′ at latent size, 1×1×h×w, 0 or 1."""
+    """M′ at latent size, 1×1×h×w, 0 or 1, in the network's number format."""
     prompt: PromptFeatures
     reference: ReferenceFeatures
     fusion_scale: float
     guidance_scale: float
-    scheduler: Any
-    """The row's own copy: multi-step schedulers keep a history. Its timesteps are on the CPU, as its tables are."""
-    timesteps: Tensor
-    """The scheduler's timesteps again, on the latents' device, for the network."""
-    generator: torch.Generator
+    solver: StepTable | RowScheduler
     step_index: int = 0
+    kept: Tensor | None = None
+    """What a solver that is a table keeps from the steps before, 1×K×4×h×w; None before the first."""
     predicted_original: Tensor | None = None
-    """x₀ as of the last step, 1×4×h×w; None before the first step and where the scheduler does not predict it."""
+    """x₀ as of the last step, 1×4×h×w; None before the first step and where the solver does not predict it."""
 
     @property
     def finished(self) -> bool:
-        return self.step_index >= len(self.timesteps)
+        return self.step_index >= len(self.solver.timesteps)
 
 
 @dataclass(frozen=True)
@@ -53,8 +65,7 @@ class _Constants:
     Building it copies numbers to the device, for which the host waits, and every row's K and V. A step does neither.
     """
 
-    rows: list[DenoisingRow]
-    """With padding."""
+    stepper: "_Stepper"
     mask_latents: Tensor
     """B×1×h×w."""
     guidance_scale: Tensor
@@ -66,7 +77,8 @@ class _Constants:
 class DenoisingBatch:
     """Rows that are denoised together; they may join (`add`) and leave (`remove`) between two steps.
 
-    Only a step after a change of rows makes the host wait for the device, and schedulers that copy at each step do.
+    Only a step after a change of rows makes the host wait for the device, and so do schedulers that are no tables and
+    copy at each step.
     """
 
     predict: Predict
@@ -109,18 +121,14 @@ class DenoisingBatch:
         if self._constants is None:
             self._constants = self._build()
         constants = self._constants
+        latents, timesteps = constants.stepper.inputs()
         predicted = self.predict(
-            torch.cat([row.scheduler.scale_model_input(row.latents, _timestep(row)) for row in constants.rows]),
-            constants.mask_latents,
-            torch.stack([row.timesteps[row.step_index] for row in constants.rows]),
-            constants.conditioning,
+            latents.to(constants.mask_latents.dtype), constants.mask_latents, timesteps, constants.conditioning
         )
         if constants.conditioning.num_branches == 2:
             unconditional, conditional = predicted.chunk(2)
             predicted = unconditional + constants.guidance_scale * (conditional - unconditional)
-        # self.rows, without the padding, which repeats the first row: it must advance once.
-        for index, row in enumerate(self.rows):
-            _scheduler_step(row, predicted[index : index + 1])
+        constants.stepper.advance(predicted, self.rows)
         done = [row for row in self.rows if row.finished]
         for row in done:
             self.remove(row)
@@ -128,17 +136,18 @@ class DenoisingBatch:
 
     def _build(self) -> _Constants:
         rows = _padded(self.rows, self.batch_size)
-        guidance_scale = torch.tensor([row.guidance_scale for row in rows]).to(rows[0].latents)
+        guidance_scale = torch.tensor([row.guidance_scale for row in rows]).to(rows[0].mask_latents)
         conditioning = condition(
             [row.prompt for row in rows],
             [row.reference for row in rows],
-            torch.tensor([row.fusion_scale for row in rows]).to(rows[0].latents),
+            torch.tensor([row.fusion_scale for row in rows]).to(rows[0].mask_latents),
             # One guided row makes two branches for all: at guidance_scale 1 the formula gives the conditional one.
             guidance=any(row.guidance_scale > 1 for row in rows),
             reference_in_uncond=self.reference_in_uncond,
         )
         mask_latents = torch.cat([row.mask_latents for row in rows])
-        return _Constants(rows, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
+        stepper = _Tabled(rows) if isinstance(rows[0].solver, StepTable) else _RowByRow(rows)
+        return _Constants(stepper, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
 
 
 def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[DenoisingRow]:
@@ -150,18 +159,77 @@ def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[Denois
     return [*rows, *[rows[0]] * ((batch_size or 0) - len(rows))]
 
 
-def _timestep(row: DenoisingRow) -> Tensor:
-    """The row's next timestep as its scheduler takes it, on the CPU."""
-    timestep: Tensor = row.scheduler.timesteps[row.step_index]
-    return timestep
+class _Stepper(Protocol):
+    """How the rows of a batch, padding included, advance."""
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """What the network takes at this step: latents B×4×h×w and timesteps, B."""
+
+    def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
+        """Advances the rows, without the padding, which repeats the first: it must advance once.
+
+        predicted: of the network, guided, B×4×h×w.
+        """
 
 
-def _scheduler_step(row: DenoisingRow, predicted: Tensor) -> None:
-    """Advances `row` by one step of its own scheduler, with the row's generator where the scheduler draws noise."""
-    kwargs = {"generator": row.generator} if _takes_generator(type(row.scheduler).step) else {}
-    stepped = row.scheduler.step(predicted, _timestep(row), row.latents, return_dict=True, **kwargs)
-    row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
-    row.step_index += 1
+class _Tabled:
+    """All rows at once, each by its own table at its own step. Nothing is read back from the device."""
+
+    def __init__(self, rows: Sequence[DenoisingRow]) -> None:
+        tables = {id(row.solver): row.solver for row in rows if isinstance(row.solver, StepTable)}
+        firsts = dict(zip(tables, itertools.accumulate(map(_num_steps, tables.values()), initial=0), strict=False))
+        device = rows[0].latents.device
+        self._timesteps = torch.cat([table.timesteps for table in tables.values()]).to(device)
+        self._input_scale = torch.cat([table.input_scale for table in tables.values()]).to(device)
+        self._weights = torch.cat([table.weights for table in tables.values()]).to(device)
+        self._at = torch.tensor([firsts[id(row.solver)] + row.step_index for row in rows]).to(device)
+        """Where in these tables each row is."""
+        self._num_kept = self._weights.shape[1] - 2
+        self._predicts_original = all(table.predicts_original for table in tables.values())
+        self._state = torch.cat([torch.cat([row.latents[:, None], self._kept(row)], dim=1) for row in rows])
+
+    def _kept(self, row: DenoisingRow) -> Tensor:
+        return row.latents.new_zeros(1, self._num_kept, *row.latents.shape[1:]) if row.kept is None else row.kept
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        return self._state[:, 0] * self._input_scale[self._at].view(-1, 1, 1, 1), self._timesteps[self._at]
+
+    def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
+        result = advance(self._state, predicted.to(self._state.dtype), self._weights[self._at])
+        self._state = result[:, : 1 + self._num_kept]
+        self._at += 1
+        latents, kept, originals = result[:, 0].split(1), result[:, 1 : 1 + self._num_kept].split(1), result[:, -1]
+        for row, own, own_kept, original in zip(rows, latents, kept, originals.split(1), strict=False):
+            row.latents, row.kept = own, own_kept
+            row.predicted_original = original if self._predicts_original else None
+            row.step_index += 1
+
+
+def _num_steps(table: StepTable) -> int:
+    return len(table.timesteps)
+
+
+class _RowByRow:
+    """One row after the other, by diffusers' own step."""
+
+    def __init__(self, rows: Sequence[DenoisingRow]) -> None:
+        self._rows = [(row, row.solver) for row in rows if isinstance(row.solver, RowScheduler)]
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        latents = [
+            solver.scheduler.scale_model_input(row.latents, solver.scheduler.timesteps[row.step_index])
+            for row, solver in self._rows
+        ]
+        return torch.cat(latents), torch.stack([solver.timesteps[row.step_index] for row, solver in self._rows])
+
+    def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
+        for index, (row, solver) in enumerate(self._rows[: len(rows)]):
+            scheduler = solver.scheduler
+            kwargs = {"generator": solver.generator} if _takes_generator(type(scheduler).step) else {}
+            timestep = scheduler.timesteps[row.step_index]
+            stepped = scheduler.step(predicted[index : index + 1], timestep, row.latents, return_dict=True, **kwargs)
+            row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
+            row.step_index += 1
 
 
 @functools.cache

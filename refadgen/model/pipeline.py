@@ -30,7 +30,7 @@ from refadgen.model.attention_fusion import (
     project,
     project_prompt,
 )
-from refadgen.model.denoising import DenoisingBatch, DenoisingRow
+from refadgen.model.denoising import DenoisingBatch, DenoisingRow, RowScheduler
 from refadgen.model.encoders import (
     clip_pixels,
     encode_clip_pixels,
@@ -44,6 +44,7 @@ from refadgen.model.encoders import (
     u8_from_pixels,
 )
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.step_tables import StepTable, StepTables, step_tables
 from refadgen.model.unets import make_generation_unet, make_reference_unet, predict
 
 _SETTINGS = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
@@ -107,6 +108,8 @@ class RefAdGenPipeline(DiffusionPipeline):
         )
         self.vae_scale_factor = latent_factor(vae)
         self._predict = predict  # `optimize` compiles it
+        self._tabled: SchedulerMixin | None = None  # the scheduler that `_tables` are of
+        self._tables: StepTables | None = None
 
     # Loading and saving: the layout is `checkpoint`'s.
 
@@ -242,24 +245,33 @@ class RefAdGenPipeline(DiffusionPipeline):
         height, width = product_mask.shape
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
             raise ValueError(f"canvas of {width}×{height} px: both must be multiples of {self.vae_scale_factor}")
-        scheduler = copy.deepcopy(self.scheduler)  # rows of a batch are at different steps
-        # On the CPU, as its tables: a lookup must not wait for the device.
-        scheduler.set_timesteps(num_inference_steps, device="cpu")
         generator = torch.Generator("cpu").manual_seed(seed)
         mask_latents = self.mask_latents(product_mask)
         shape = (1, self.vae.config.latent_channels, *mask_latents.shape[-2:])
-        noise = torch.randn(shape, generator=generator, dtype=torch.float32).to(self.device, self._dtype)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        solver, noise_scale = self._solver(num_inference_steps, generator)
+        kept_as = torch.float32 if isinstance(solver, StepTable) else self._dtype
         return DenoisingRow(
-            latents=noise * scheduler.init_noise_sigma,
+            latents=(noise * noise_scale).to(self.device, kept_as),
             mask_latents=mask_latents,
             prompt=prompt,
             reference=reference,
             fusion_scale=fusion_scale,
             guidance_scale=self.config.guidance_scale if guidance_scale is None else guidance_scale,
-            scheduler=scheduler,
-            timesteps=scheduler.timesteps.to(self.device),
-            generator=generator,
+            solver=solver,
         )
+
+    def _solver(self, num_steps: int, generator: torch.Generator) -> tuple[StepTable | RowScheduler, float]:
+        """The steps of one row, and the factor of its first noise."""
+        scheduler = copy.deepcopy(self.scheduler)  # some know the factor only once they know the steps
+        # On the CPU, as its tables: a lookup must not wait for the device.
+        scheduler.set_timesteps(num_steps, device="cpu")
+        noise_scale = float(scheduler.init_noise_sigma)
+        if self._tabled is not self.scheduler:
+            self._tabled, self._tables = self.scheduler, step_tables(self.scheduler)
+        if self._tables is not None:
+            return self._tables.of(num_steps), noise_scale
+        return RowScheduler(scheduler, scheduler.timesteps.to(self.device), generator), noise_scale
 
     def batch(self, *, batch_size: int | None = None, reference_in_uncond: bool | None = None) -> DenoisingBatch:
         """An empty batch of this model's rows.

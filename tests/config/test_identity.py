@@ -118,6 +118,7 @@ def test_a_later_model_setting_stands_in_a_place_of_its_own() -> None:
     [
         ("segmentation", True, True),
         ("layout", True, False),
+        ("denoising", True, False),
         ("fidelity", True, False),
         ("screening", False, True),
         ("novel_view", False, True),
@@ -142,7 +143,7 @@ def test_a_raised_version_changes_the_identity(
 
 def test_places_and_execution_settings_are_in_no_identity() -> None:
     words = ["model.path=org/other", "model.device=cpu", "stages.generate.num_actors=4", "fetch.num_retries=9"]
-    changed = load_config(GenerateConfig, None, [*words, "sampling.batch_size=2", "segmentation.device=cpu"])
+    changed = load_config(GenerateConfig, None, [*words, "segmentation.device=cpu"])
     assert pixel_identity(changed, "f") == pixel_identity(GenerateConfig(), "f")
     words = ["data.path=elsewhere", "data.cache=c", "model.base=b", "run.num_workers=2", "optimizer.learning_rate=1e-3"]
     assert training_identity(load_config(TrainConfig, None, words)) == training_identity(TrainConfig())
@@ -174,4 +175,4 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
         "min_probability",
     )
     of_segmentation = [f"segmentation.{name}" for name in added]
-    assert later == [*of_segmentation, "filter.duplicate_product_color", *of_segmentation]
+    assert later == [*of_segmentation, "sampling.batch_size", "filter.duplicate_product_color", *of_segmentation]

@@ -1,5 +1,7 @@
 """The denoiser of the engine keeps what a batch shares between steps, and no pixel depends on it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -87,16 +89,9 @@ def raise_out_of_memory():
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def test_a_scheduler_that_gives_nan_fails_its_row_by_name_and_no_other(denoiser, monkeypatch):
+def test_a_scheduler_that_gives_nan_fails_its_row_by_name_and_no_other(denoiser):
     bad, good = denoiser.start(order(1)), denoiser.start(order(2))
-    step = type(bad.scheduler).step
-
-    def broken(*arguments, **settings):
-        stepped = step(bad.scheduler, *arguments, **settings)
-        stepped.prev_sample[...] = float("nan")
-        return stepped
-
-    bad.scheduler.step = broken
+    bad.solver = dataclasses.replace(bad.solver, weights=bad.solver.weights * float("nan"))
     while not denoiser.step([bad, good], 3):
         pass
     with pytest.raises(RowError, match="NaN or infinity after 3 steps of DDIMScheduler") as raised:

@@ -23,7 +23,7 @@ def _rows(count: int, seed: int) -> list[Measured]:
 
 @pytest.fixture(scope="module")
 def verdict() -> Verdict:
-    return fit(_rows(2000, 0), num_steps=300)
+    return fit(_rows(2000, 0), num_steps=80)
 
 
 def test_what_it_says_is_what_happens(verdict: Verdict) -> None:

@@ -10,7 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from refadgen.mask_training.scenes import KINDS, make_scene
-from refadgen.mask_training.train import Recipe, Training, mask_loss, quality, sample_of, tensors_of, train
+from refadgen.mask_training.train import (
+    CLOSER,
+    Recipe,
+    Training,
+    closer,
+    mask_loss,
+    quality,
+    sample_of,
+    tensors_of,
+    train,
+)
 from refadgen.segmentation.classes import NUM_CLASSES, PRODUCT
 from refadgen.segmentation.mask_network import network_input
 
@@ -24,6 +34,19 @@ def test_a_sample_keeps_what_the_network_would_see() -> None:
     assert np.abs(inputs[0].numpy() - network_input(scene.image, 64)).max() <= 0.5 / 127 + 1e-6
     assert abs(float(coverage.mean()) - float(scene.coverage.mean())) < 0.01
     assert ((classes[0] == PRODUCT) == (coverage[0] > 0.5)).float().mean() > 0.98
+
+
+def test_half_of_the_samples_come_closer_and_stay_true_to_their_masks() -> None:
+    scene = make_scene(np.random.default_rng(3), "coloured", "train", 240)
+    inputs, coverage, classes = tensors_of(torch.from_numpy(sample_of(scene, 64))[None].repeat(40, 1, 1, 1))
+    nearer = closer(inputs, coverage, classes, torch.Generator().manual_seed(0))
+    as_before = [torch.allclose(one, other, atol=1e-4) for one, other in zip(nearer[1], coverage, strict=True)]
+    assert 10 < sum(as_before) < 30
+    assert ((nearer[2] == PRODUCT) == (nearer[1] > 0.5)).float().mean() > 0.98
+    growth = nearer[1].mean(dim=(1, 2)) / coverage.mean(dim=(1, 2))  # nothing of this product is cut off
+    assert growth.min() > 0.98
+    assert 1.1 < growth.max() <= 1 / (1 - CLOSER) ** 2
+    assert torch.allclose(nearer[0][as_before.index(True)], inputs[0], atol=1e-4)
 
 
 def test_the_loss_falls_towards_the_truth() -> None:

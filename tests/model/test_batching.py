@@ -128,8 +128,8 @@ def on_meta(monkeypatch):
     return make
 
 
-# Copies of two rows in three steps that are diffusers' own: UniPC's tables, and noise that is drawn on the CPU.
-OWN_COPIES = {UniPCMultistepScheduler: 34, EulerAncestralDiscreteScheduler: 6}
+# Copies of two rows in three steps that are diffusers' own: noise that is drawn on the CPU.
+OWN_COPIES = {EulerAncestralDiscreteScheduler: 6}
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler, *WITH_HISTORY])

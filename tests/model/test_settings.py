@@ -19,7 +19,7 @@ def usual():
 
 
 def test_bfloat16_runs(usual, tmp_path):
-    """From the same folder: every tensor of the networks and of the row is in the asked-for type."""
+    """From the same folder: every tensor of the networks is in the asked-for type; latents add up in float32."""
     from refadgen.model import RefAdGenPipeline
 
     make_pipeline(image_encoder=True).save_pretrained(tmp_path)
@@ -27,7 +27,7 @@ def test_bfloat16_runs(usual, tmp_path):
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     assert {parameter.dtype for module in modules for parameter in module.parameters()} == {torch.bfloat16}
     row = start(pipeline, 1, "a red cup", num_inference_steps=5)
-    assert row.latents.dtype == row.mask_latents.dtype == torch.bfloat16
+    assert (row.latents.dtype, row.mask_latents.dtype) == (torch.float32, torch.bfloat16)
     latents = latents_of(pipeline)
     assert latents.isfinite().all()
     assert relative_difference(latents, usual) < 0.25  # 8 bits of mantissa, five steps of guidance 7.5

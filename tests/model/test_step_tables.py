@@ -1,0 +1,148 @@
+"""Tables of steps: what comes out is what diffusers' own schedulers make of it."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from tiny_models import make_pipeline, make_scheduler, relative_difference, start
+
+from refadgen.model.denoising import DenoisingBatch, RowScheduler
+from refadgen.model.step_tables import StepTable, advance, step_tables
+
+# Of Stable Diffusion 1.5; DDIM clips by default.
+BASE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+TABLED = [
+    (DDIMScheduler, {"clip_sample": False}),
+    (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "trailing"}),
+    (EulerDiscreteScheduler, {}),
+    (EulerDiscreteScheduler, {"use_karras_sigmas": True, "timestep_spacing": "trailing"}),
+    (DPMSolverMultistepScheduler, {}),
+    (DPMSolverMultistepScheduler, {"solver_order": 3, "use_karras_sigmas": True}),
+    (DPMSolverMultistepScheduler, {"solver_type": "heun", "euler_at_final": True}),
+    (UniPCMultistepScheduler, {}),
+    (UniPCMultistepScheduler, {"solver_order": 3, "disable_corrector": [0, 3]}),
+]
+
+
+def prediction(latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """Stands for the network: depends on all that it is given, and is not linear."""
+    return torch.tanh(0.4 * latents + timesteps.view(-1, 1, 1, 1) / 1000) + 0.3 * latents.flip(-1)
+
+
+def own_run(scheduler, noise: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """The loop that diffusers' documentation shows."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(num_steps)
+    latents = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        predicted = prediction(scheduler.scale_model_input(latents, timestep), timestep[None])
+        latents = scheduler.step(predicted, timestep, latents).prev_sample
+    return latents
+
+
+def noise_of(seed: int) -> torch.Tensor:
+    return torch.randn(1, 4, 11, 9, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+@pytest.fixture
+def stand_in_batch(monkeypatch):
+    """`make(scheduler, steps)`: a batch of rows of these numbers of steps, with `prediction` as its network."""
+
+    def make(scheduler, steps: list[int]):
+        pipeline = make_pipeline(image_encoder=False, scheduler=scheduler)
+        encoded = start(pipeline, 1, "a cup")
+        mask = np.full((88, 72), 255, np.uint8)
+        rows = [
+            pipeline.start(
+                encoded.reference, mask, encoded.prompt, seed=seed, num_inference_steps=count, guidance_scale=1.0
+            )
+            for seed, count in enumerate(steps)
+        ]
+        batch = DenoisingBatch(lambda latents, _, timesteps, __: prediction(latents, timesteps), True, batch_size=4)
+        return batch, rows
+
+    return make
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize(("scheduler", "options"), TABLED, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_rows_at_different_steps_equal_diffusers_own_runs(scheduler, options, predicts, stand_in_batch):
+    made = scheduler(**BASE, **options, prediction_type=predicts)
+    batch, rows = stand_in_batch(made, [20, 20, 7])
+    assert all(isinstance(row.solver, StepTable) for row in rows)
+    batch.add(rows[0])
+    batch.step()
+    batch.step()
+    batch.add(rows[1])
+    batch.add(rows[2])
+    while batch.rows:
+        batch.step()
+    for seed, (row, steps) in enumerate(zip(rows, [20, 20, 7], strict=True)):
+        assert relative_difference(row.latents, own_run(made, noise_of(seed), steps)) < 2e-5, f"row {seed}"
+
+
+NOT_TABLED = [
+    (DDIMScheduler, {"clip_sample": True}),
+    (DDIMScheduler, {"clip_sample": False, "thresholding": True}),
+    (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    (UniPCMultistepScheduler, {"thresholding": True}),
+    (EulerAncestralDiscreteScheduler, {}),
+    (PNDMScheduler, {"skip_prk_steps": True}),
+]
+
+
+@pytest.mark.parametrize(("scheduler", "options"), NOT_TABLED, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_steps_that_clip_or_draw_noise_are_diffusers_own(scheduler, options, stand_in_batch):
+    made = scheduler(**BASE, **options)
+    assert step_tables(made) is None
+    if scheduler is DDIMScheduler:
+        batch, rows = stand_in_batch(made, [6])
+        assert isinstance(rows[0].solver, RowScheduler)
+        batch.replace(rows)
+        while batch.rows:
+            batch.step()
+        assert torch.equal(rows[0].latents, own_run(made, noise_of(0), 6))
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_the_predicted_image_of_each_step_is_known(scheduler, stand_in_batch):
+    """Also of solvers whose own step does not tell it: the endpoint's previews show it."""
+    batch, rows = stand_in_batch(scheduler(**BASE, prediction_type="sample"), [8])
+    batch.replace(rows)
+    for _ in range(3):
+        before = rows[0].latents
+        scale, timestep = rows[0].solver.input_scale, rows[0].solver.timesteps
+        step = rows[0].step_index
+        batch.step()
+        assert (
+            relative_difference(rows[0].predicted_original, prediction(before * scale[step], timestep[step : step + 1]))
+            < 1e-5
+        )
+
+
+def test_a_row_advances_alike_at_every_place():
+    """Byte for byte, at sizes that are no multiple of what a processor takes at once."""
+    weights = step_tables(UniPCMultistepScheduler(**BASE)).of(20).weights[5:6]
+    generator = torch.Generator().manual_seed(1)
+    state = torch.randn(1, weights.shape[1] - 1, 4, 5, 3, generator=generator)
+    predicted = torch.randn(1, 4, 5, 3, generator=generator)
+    alone = advance(state, predicted, weights)
+    together = advance(state.repeat(7, 1, 1, 1, 1), predicted.repeat(7, 1, 1, 1), weights.repeat(7, 1, 1))
+    assert all(torch.equal(row, alone[0]) for row in together)
+
+
+def test_a_scheduler_that_is_replaced_has_tables_of_its_own():
+    pipeline = make_pipeline(image_encoder=False)
+    assert isinstance(start(pipeline, 1, "a cup", num_inference_steps=4).solver, StepTable)
+    pipeline.scheduler = PNDMScheduler.from_config(make_scheduler().config, skip_prk_steps=True)
+    assert isinstance(start(pipeline, 1, "a cup", num_inference_steps=4).solver, RowScheduler)
