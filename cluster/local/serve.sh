@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serves the endpoint on http://127.0.0.1:8000 in the foreground, with a Ray of its own: Ctrl-C ends both.
-# Settings may follow, as section.field=value: cluster/local/serve.sh model.path=/models/refadgen sampling.batch_size=4
+# Settings may follow, as section.field=value: cluster/local/serve.sh model.path=/models/refadgen sampling.num_inference_steps=12
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"

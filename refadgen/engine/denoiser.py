@@ -21,6 +21,8 @@ from refadgen.model.inference import load_for_inference
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What errors of CUDA's libraries say of a lack of memory that PyTorch does not raise as one."""
 _PROMPTS_KEPT = 64
 """Prompts whose K and V are kept: one ad's attempts, and scenes that several products share, repeat them."""
 
@@ -79,8 +81,10 @@ class AdDenoiser:
         """Calls `work`. Raises: OutOfDeviceMemoryError, with what is kept for later given back."""
         try:
             return work(*arguments, **settings)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:  # of which torch.OutOfMemoryError is one
             problem = str(error).partition("\n")[0]
+            if not (isinstance(error, torch.OutOfMemoryError) or any(text in problem for text in _NO_MEMORY)):
+                raise
         # Outside the clause: an error that is being handled holds the tensors of its frames.
         self._references.clear()
         self._encode_prompt.cache_clear()
@@ -134,6 +138,9 @@ class AdDenoiser:
 
     def finish(self, order: AdOrder, row: DenoisingRow) -> npt.NDArray[np.uint8]:
         """The finished image, uint8 H×W×3. Raises: RowError `not_finite` where the loop ended in NaN or infinity."""
+        return self._in_memory(self._finish, row)
+
+    def _finish(self, row: DenoisingRow) -> npt.NDArray[np.uint8]:
         # Here and not in the loop: each look waits for the device, and the image is about to be waited for anyway.
         if not torch.isfinite(row.latents).all():
             raise RowError(
@@ -141,12 +148,15 @@ class AdDenoiser:
                 f"NaN or infinity after {row.step_index} steps of {type(self._pipeline.scheduler).__name__}: "
                 "try another model.dtype, or another scheduler in the model's folder",
             )
-        image_u8: npt.NDArray[np.uint8] = self._in_memory(self._pipeline.decode, [row])[0]
+        image_u8: npt.NDArray[np.uint8] = self._pipeline.decode([row])[0]
         return image_u8
 
     def check_device(self) -> None:
         """A sum of two numbers on the device. Raises: RuntimeError where it is lost: its errors come back for ever."""
-        torch.ones(2, device=self._pipeline.device).sum().item()
+        try:
+            torch.ones(2, device=self._pipeline.device).sum().item()
+        except torch.OutOfMemoryError:  # full, and not lost
+            return
 
     def preview(self, row: DenoisingRow) -> bytes:
         """An unfinished row's predicted image as a small WebP."""

@@ -161,6 +161,10 @@ class StepEngine(Generic[Order, Row, Result]):
         self._batches: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
         self._fitting: dict[Hashable, int] = {}
         """Batch sizes of the shapes for which the denoiser's own is too large."""
+        self._held: deque[Hashable] = deque()
+        """Shapes that found no memory beside another's batch: each gets the device alone for a batch, in this order."""
+        self._alone = False
+        """Whether a held shape has it now."""
         # Guards _waiting, _open, _stopping and _lost. Only the engine's thread changes the others.
         self._changed = threading.Condition()
         self._stopping = False
@@ -249,7 +253,7 @@ class StepEngine(Generic[Order, Row, Result]):
             self._keep(shape, [running for running in batch if not running.ticket.cancelled])
         joining: deque[Ticket[Order, Result]] = deque()
         with self._changed:
-            for shape in self._waiting.shapes:
+            for shape in self._shapes_to_admit():
                 free = self.batch_size(shape) - len(self._batches.get(shape, ()))
                 joining.extend(self._waiting.take(shape, free))
         # Outside the lock: starting a row runs the Reference U-Net, and submit() must not wait for that.
@@ -261,8 +265,12 @@ class StepEngine(Generic[Order, Row, Result]):
             try:
                 row = self._denoiser.start(ticket.order)
             except OutOfDeviceMemoryError as error:
-                self._halve(ticket.shape, error, [ticket, *(other for other in joining if other.shape == ticket.shape)])
+                alike = [ticket, *(other for other in joining if other.shape == ticket.shape)]
                 joining = deque(other for other in joining if other.shape != ticket.shape)
+                if self._others_run(ticket.shape):
+                    self._hold(ticket.shape, alike)
+                else:
+                    self._halve(ticket.shape, error, alike)
                 continue
             except Exception as error:
                 self._denoiser.check_device()
@@ -270,6 +278,13 @@ class StepEngine(Generic[Order, Row, Result]):
                 continue
             running = _Running(ticket, row, worked_s=time.monotonic() - started)
             self._batches.setdefault(ticket.shape, []).append(running)
+
+    def _shapes_to_admit(self) -> Sequence[Hashable]:
+        """Those whose orders may join now: all, unless a shape needs the device alone."""
+        if self._batches:
+            return [] if self._held or self._alone else list(self._waiting.shapes)
+        self._alone = bool(self._held)
+        return [self._held.popleft()] if self._held else list(self._waiting.shapes)
 
     def _step(self, shape: Hashable) -> None:
         batch, batch_size = self._batches[shape], self.batch_size(shape)
@@ -291,11 +306,18 @@ class StepEngine(Generic[Order, Row, Result]):
         seconds = time.monotonic() - started
         self._observe(len(batch), len(self._waiting), seconds)
         self._keep(shape, [running for running in batch if id(running.row) not in finished])
+        without_memory: list[tuple[Ticket[Order, Result], OutOfDeviceMemoryError]] = []
         for running in batch:
             running.steps += 1
             running.worked_s += seconds / len(batch)
-            if not running.ticket.cancelled:  # before the VAE runs for nobody
+            if running.ticket.cancelled:  # before the VAE runs for nobody
+                continue
+            try:
                 self._report(running, batch_size, finished=id(running.row) in finished)
+            except OutOfDeviceMemoryError as error:
+                without_memory.append((running.ticket, error))
+        if without_memory:  # once, however many of this step they are: none was tried in a smaller batch yet
+            self._halve(shape, without_memory[0][1], [ticket for ticket, _ in without_memory])
 
     def _halve(
         self, shape: Hashable, error: OutOfDeviceMemoryError, others: Sequence[Ticket[Order, Result]] = ()
@@ -303,11 +325,14 @@ class StepEngine(Generic[Order, Row, Result]):
         """Halves the batches of `shape`; the orders of its batch, and `others` of that shape, begin again.
 
         From the beginning: an image that was made at two batch sizes would equal that of neither. At a batch size of 1
-        they fail instead.
+        they wait until they have the device alone, and fail if they had.
         """
         tickets = [*(running.ticket for running in self._batches.get(shape, ())), *others]
         self._keep(shape, [])
         batch_size = self.batch_size(shape)
+        if batch_size == 1 and self._others_run(shape):
+            self._hold(shape, tickets)
+            return
         if batch_size == 1:
             self.consecutive_failures += 1
             for ticket in tickets:
@@ -315,11 +340,25 @@ class StepEngine(Generic[Order, Row, Result]):
             return
         self._fitting[shape] = batch_size // 2
         _log.warning("no memory for batches of %d at %s: %d from now on: %s", batch_size, shape, batch_size // 2, error)
+        self._put_back(shape, tickets)
+
+    def _others_run(self, shape: Hashable) -> bool:
+        return any(other != shape for other in self._batches)
+
+    def _hold(self, shape: Hashable, tickets: Sequence[Ticket[Order, Result]]) -> None:
+        """Lets nobody join until what runs of other shapes has ended; then `tickets` come first."""
+        if shape not in self._held:
+            _log.warning("no memory for %s beside other sizes: it waits until they are done", shape)
+            self._held.append(shape)
+        self._put_back(shape, tickets)
+
+    def _put_back(self, shape: Hashable, tickets: Sequence[Ticket[Order, Result]]) -> None:
         with self._changed:
             self._waiting.put_back(shape, [ticket for ticket in tickets if not ticket.cancelled])
 
     def _report(self, running: _Running[Order, Row, Result], batch_size: int, *, finished: bool) -> None:
-        """Tells the listener of a step: its progress, or its end."""
+        """Tells the listener of a step: its progress, or its end. Raises: OutOfDeviceMemoryError before it is told of
+        its end."""
         ticket = running.ticket
         event: Event[Result]
         try:
@@ -330,17 +369,25 @@ class StepEngine(Generic[Order, Row, Result]):
                 waited_s = running.started_at - ticket.submitted_at
                 event = Finished(result, waited_s=waited_s, worked_s=worked_s, batch_size=batch_size)
             else:
-                previewed = ticket.preview_every and running.steps % ticket.preview_every == 0
-                event = Progress(running.steps, self._denoiser.preview(running.row) if previewed else None)
-        except OutOfDeviceMemoryError as error:
-            self._halve(ticket.shape, error, [ticket] if finished else [])
-            return
+                event = Progress(running.steps, self._preview(running))
+        except OutOfDeviceMemoryError:
+            raise
         except Exception as error:
             self._denoiser.check_device()
             event = Failed(error)
         ticket.tell(event)
         if isinstance(event, Failed):
             ticket.cancel()  # a failed preview ends its order, though its row has steps left
+
+    def _preview(self, running: _Running[Order, Row, Result]) -> bytes | None:
+        """The picture of this step, where one is due and there is memory for it."""
+        every = running.ticket.preview_every
+        if not every or running.steps % every:
+            return None
+        try:
+            return self._denoiser.preview(running.row)
+        except OutOfDeviceMemoryError:  # the image itself goes on
+            return None
 
     def _keep(self, shape: Hashable, batch: list[_Running[Order, Row, Result]]) -> None:
         """Makes `batch` the batch of `shape`."""

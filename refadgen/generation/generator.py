@@ -217,8 +217,11 @@ class AdGenerator:
         except RowError as error:
             task.finish(error=RowFailure.of(RowError(error.reason, f"row {row.row}: {error.problem}")))
         except OutOfDeviceMemoryError as error:
-            size = f"sampling.width_px={row.width_px}, sampling.height_px={row.height_px}"
-            problem = f"{row.label}: no memory for a single image of {size}: {error}"
+            height, width = task.mask.shape
+            problem = (
+                f"{row.label}: no memory for a single image of {width}×{height} px "
+                f"(sampling.width_px, sampling.height_px): {error}"
+            )
             task.finish(error=RowFailure.of(RowError("generation_error", problem)))
         except Exception as error:  # of a step: its images fail, the others go on
             task.finish(error=self._errors.failure(error, row.label, "generation_error"))

@@ -84,16 +84,15 @@ class _Memory:
 
     def __init__(self, recipe: "Recipe", bank: Bank | None, *, seed: int, num_slots: int = 64) -> None:
         """Starts the processes that draw."""
-        fork = multiprocessing.get_context("fork")  # they share the bank's pictures
+        spawn = multiprocessing.get_context("spawn")  # a copy of this process could hang on a lock of its threads
         side, self._num_slots, self.drawn = recipe.side_px, num_slots, 0
         self._slots = torch.zeros(num_slots, NUM_PLANES, side, side, dtype=torch.uint8).share_memory_()
-        self._free, self._full = fork.Queue(), fork.Queue()
+        self._free, self._full = spawn.Queue(), spawn.Queue()
         for slot in range(num_slots):
             self._free.put(slot)
         for worker in range(recipe.num_workers):
             work = (self._slots, self._free, self._full, bank, [seed, worker])
-            fork.Process(target=_draw_samples, args=work, daemon=True).start()
-        # After the forks: a process that has begun with a GPU must not be copied.
+            spawn.Process(target=_draw_samples, args=work, daemon=True).start()
         self._kept = torch.zeros(recipe.kept, NUM_PLANES, side, side, dtype=torch.uint8, device=recipe.device)
 
     def take(self, at_least: int = 0) -> None:
@@ -251,7 +250,7 @@ def train(output: Path, recipe: Recipe, *, bank: Bank | None, held_out: Bank | N
         seed = state["step"]
         if state["seconds"] >= 60 * recipe.minutes:
             raise ValueError(f"--minutes {recipe.minutes:g}: are over in {output}; give more to go on")
-    with multiprocessing.get_context("fork").Pool(1) as other:
+    with multiprocessing.get_context("spawn").Pool(1) as other:
         pending = other.apply_async(_checks, (held_out, recipe))
         memory = _Memory(recipe, bank, seed=1000 + seed)
         training = Training(output, recipe)

@@ -91,11 +91,16 @@ class DenoisingBatch:
     """Those of the present rows; None after a change."""
 
     def add(self, row: DenoisingRow) -> None:
-        """Takes `row` in from the next step on. Raises: ValueError when it has another size or the batch is full."""
+        """Takes `row` in from the next step on.
+
+        Raises: ValueError when it has another size or kind of scheduler, or the batch is full.
+        """
         if self.rows and row.latents.shape != self.rows[0].latents.shape:
             raise ValueError(f"latents of {tuple(row.latents.shape)} in a batch of {tuple(self.rows[0].latents.shape)}")
         if self.batch_size is not None and len(self.rows) >= self.batch_size:
             raise ValueError(f"the batch is full: {self.batch_size} rows")
+        if self.rows and _steps_of(row) != _steps_of(self.rows[0]):
+            raise ValueError("rows of different schedulers in a batch")
         self.rows.append(row)
         self._constants = None
 
@@ -118,7 +123,7 @@ class DenoisingBatch:
     @torch.no_grad()
     def step(self) -> list[DenoisingRow]:
         """Advances each row by its own next timestep. Returns the rows that this step finished, and drops them."""
-        if self._constants is None:
+        if self._constants is None or not self._constants.stepper.follows(self.rows):
             self._constants = self._build()
         constants = self._constants
         latents, timesteps = constants.stepper.inputs()
@@ -150,6 +155,11 @@ class DenoisingBatch:
         return _Constants(stepper, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
 
 
+def _steps_of(row: DenoisingRow) -> int | None:
+    """How many tensors the row's table keeps; None: no table."""
+    return row.solver.num_kept if isinstance(row.solver, StepTable) else None
+
+
 def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[DenoisingRow]:
     """The rows, with the first repeated up to `batch_size`."""
     # A step of one fixed shape: kernels are chosen by shape and round differently, so without padding a row's pixels
@@ -161,6 +171,9 @@ def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[Denois
 
 class _Stepper(Protocol):
     """How the rows of a batch, padding included, advance."""
+
+    def follows(self, rows: Sequence[DenoisingRow]) -> bool:
+        """Whether the rows are where its last step left them, and nobody else has moved them."""
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         """What the network takes at this step: latents B×4×h×w and timesteps, B."""
@@ -187,6 +200,10 @@ class _Tabled:
         self._num_kept = self._weights.shape[1] - 2
         self._predicts_original = all(table.predicts_original for table in tables.values())
         self._state = torch.cat([torch.cat([row.latents[:, None], self._kept(row)], dim=1) for row in rows])
+        self._latents = [row.latents for row in rows]
+
+    def follows(self, rows: Sequence[DenoisingRow]) -> bool:
+        return all(row.latents is own for row, own in zip(rows, self._latents, strict=False))
 
     def _kept(self, row: DenoisingRow) -> Tensor:
         return row.latents.new_zeros(1, self._num_kept, *row.latents.shape[1:]) if row.kept is None else row.kept
@@ -198,8 +215,8 @@ class _Tabled:
         result = advance(self._state, predicted.to(self._state.dtype), self._weights[self._at])
         self._state = result[:, : 1 + self._num_kept]
         self._at += 1
-        latents, kept, originals = result[:, 0].split(1), result[:, 1 : 1 + self._num_kept].split(1), result[:, -1]
-        for row, own, own_kept, original in zip(rows, latents, kept, originals.split(1), strict=False):
+        self._latents, kept = list(result[:, 0].split(1)), result[:, 1 : 1 + self._num_kept].split(1)
+        for row, own, own_kept, original in zip(rows, self._latents, kept, result[:, -1].split(1), strict=False):
             row.latents, row.kept = own, own_kept
             row.predicted_original = original if self._predicts_original else None
             row.step_index += 1
@@ -214,6 +231,9 @@ class _RowByRow:
 
     def __init__(self, rows: Sequence[DenoisingRow]) -> None:
         self._rows = [(row, row.solver) for row in rows if isinstance(row.solver, RowScheduler)]
+
+    def follows(self, rows: Sequence[DenoisingRow]) -> bool:
+        return True  # the rows hold all there is
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         latents = [

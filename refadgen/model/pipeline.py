@@ -108,7 +108,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         )
         self.vae_scale_factor = latent_factor(vae)
         self._predict = predict  # `optimize` compiles it
-        self._tabled: SchedulerMixin | None = None  # the scheduler that `_tables` are of
+        self._tabled: Any = None  # the configuration of the scheduler that `_tables` are of
         self._tables: StepTables | None = None
 
     # Loading and saving: the layout is `checkpoint`'s.
@@ -267,8 +267,8 @@ class RefAdGenPipeline(DiffusionPipeline):
         # On the CPU, as its tables: a lookup must not wait for the device.
         scheduler.set_timesteps(num_steps, device="cpu")
         noise_scale = float(scheduler.init_noise_sigma)
-        if self._tabled is not self.scheduler:
-            self._tabled, self._tables = self.scheduler, step_tables(self.scheduler)
+        if self._tabled is not self.scheduler.config:  # another object, too, once a setting is registered
+            self._tabled, self._tables = self.scheduler.config, step_tables(self.scheduler)
         if self._tables is not None:
             return self._tables.of(num_steps), noise_scale
         return RowScheduler(scheduler, scheduler.timesteps.to(self.device), generator), noise_scale

@@ -70,7 +70,8 @@ def step_tables(scheduler: Any) -> StepTables | None:
         return None
     tables = StepTables(scheduler)
     sizes = (1.0, 100.0)  # the second is large enough to be clipped
-    agrees = all(_agrees(scheduler, tables.of(steps), size) for steps in _CHECKED_STEPS for size in sizes)
+    lengths = {min(steps, scheduler.config.num_train_timesteps) for steps in _CHECKED_STEPS}
+    agrees = all(_agrees(scheduler, tables.of(steps), size) for steps in lengths for size in sizes)
     return tables if agrees else None
 
 

@@ -70,6 +70,7 @@ class HeldDenoiser:
         return f"picture of {row.name}"
 
     def preview(self, row: Row) -> bytes:
+        self._find_memory(f"preview of {row.name}")
         if row.name == "bad preview":
             raise ValueError("no preview")
         return f"{row.name} with {row.left} to go".encode()
@@ -461,6 +462,52 @@ def test_a_lack_of_memory_at_the_start_or_end_of_an_image_costs_no_image(bench, 
     assert [one.last.result for one in heard] == ["picture of a", "picture of b", "picture of c"]
     assert sorted(b.denoiser.finished) == ["a", "b", "blocker", "c"]
     assert b.engine.batch_size("square") == 2
+
+
+def test_images_that_end_together_without_memory_halve_their_batch_once(bench):
+    b = bench(batch_size=4)
+    b.order("blocker", 1)
+    b.in_step()
+    b.denoiser.no_memory_for = {f"finish of {name}" for name in "abcd"}
+    heard = [b.order(name, 1)[0] for name in "abcd"]
+    for _ in range(20):
+        b.end()
+    assert [one.last.result for one in heard] == [f"picture of {name}" for name in "abcd"]
+    assert b.engine.batch_size("square") == 2
+
+
+def test_a_preview_without_memory_is_left_out(bench):
+    b = bench(batch_size=2)
+    b.denoiser.no_memory_for = {"preview of a"}
+    heard, _ = b.order("a", 3, preview_every=1)
+    for _ in range(3):
+        b.step()
+    assert heard.last.result == "picture of a"
+    assert [event.preview is None for event in heard.events[:-1]] == [True, False]
+    assert b.engine.batch_size("square") == 2
+
+
+@pytest.mark.parametrize("where", ["start", "step"])
+def test_a_shape_without_memory_beside_another_gets_the_device_alone(bench, where):
+    """Also before orders of other shapes that came later: these could take its memory again, for ever."""
+    b = bench(batch_size=1)
+    b.order("small", 4)
+    assert b.in_step() == ["small"]
+    if where == "start":
+        b.denoiser.no_memory_for = {"start of large"}
+    large, _ = b.order("large", 2, shape="large")
+    later, _ = b.order("later", 1)
+    b.end()
+    assert b.in_step() == ["small"]
+    b.end()
+    if where == "step":
+        assert b.in_step() == ["large"]
+        b.end(NO_MEMORY)
+    assert [b.step() for _ in range(5)] == [["small"], ["small"], ["large"], ["large"], ["later"]]
+    assert large.last.result == "picture of large"
+    assert isinstance(later.last, Finished)
+    assert b.engine.batch_size("large") == 1
+    assert b.engine.consecutive_failures == 0
 
 
 def test_an_order_that_is_cancelled_does_not_begin_again(bench):

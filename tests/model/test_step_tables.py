@@ -60,7 +60,7 @@ def stand_in_batch(monkeypatch):
 
     def make(scheduler, steps: list[int]):
         pipeline = make_pipeline(image_encoder=False, scheduler=scheduler)
-        encoded = start(pipeline, 1, "a cup")
+        encoded = start(pipeline, 1, "a cup", num_inference_steps=2)
         mask = np.full((88, 72), 255, np.uint8)
         rows = [
             pipeline.start(
@@ -146,3 +146,41 @@ def test_a_scheduler_that_is_replaced_has_tables_of_its_own():
     assert isinstance(start(pipeline, 1, "a cup", num_inference_steps=4).solver, StepTable)
     pipeline.scheduler = PNDMScheduler.from_config(make_scheduler().config, skip_prk_steps=True)
     assert isinstance(start(pipeline, 1, "a cup", num_inference_steps=4).solver, RowScheduler)
+
+
+def test_a_setting_changed_in_place_gives_other_tables():
+    pipeline = make_pipeline(image_encoder=False)
+    before = start(pipeline, 1, "a cup", num_inference_steps=4).solver
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    after = start(pipeline, 1, "a cup", num_inference_steps=4).solver
+    assert not torch.equal(before.weights, after.weights)
+
+
+def test_a_scheduler_of_few_training_steps_has_tables(stand_in_batch):
+    made = DDIMScheduler(**(BASE | {"steps_offset": 0}), clip_sample=False, num_train_timesteps=10)
+    batch, rows = stand_in_batch(made, [5])
+    batch.replace(rows)
+    while batch.rows:
+        batch.step()
+    assert relative_difference(rows[0].latents, own_run(made, noise_of(0), 5)) < 2e-5
+
+
+def test_a_row_that_another_batch_has_moved_goes_on_from_there(stand_in_batch):
+    made = UniPCMultistepScheduler(**BASE)
+    batch, rows = stand_in_batch(made, [9])
+    other, _ = stand_in_batch(made, [9])
+    for each in (batch, other, batch, batch, other):
+        each.replace(rows)
+        each.step()
+    batch.replace(rows)
+    while batch.rows:
+        batch.step()
+    assert relative_difference(rows[0].latents, own_run(made, noise_of(0), 9)) < 2e-5
+
+
+def test_rows_of_different_schedulers_share_no_batch(stand_in_batch):
+    batch, rows = stand_in_batch(UniPCMultistepScheduler(**BASE), [4])
+    _, others = stand_in_batch(DDIMScheduler(**BASE, clip_sample=False), [4])
+    batch.add(rows[0])
+    with pytest.raises(ValueError, match="different schedulers"):
+        batch.add(others[0])
