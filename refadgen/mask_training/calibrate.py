@@ -66,10 +66,10 @@ def measure_scenes(split: Split, bank: Bank | None, weights: Path, *, first: int
 
 
 def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 500) -> Verdict:
-    """Fits a verdict. Each fold of the rows, drawn by chance, is calibrated by networks that learned from the others.
+    """Fits a verdict. Each fold of the rows is calibrated by networks that learned from the others.
 
-    `MEMBERS_PER_FOLD` networks learn for each of the `NUM_FOLDS` folds; the mean of all is one network with a wider
-    hidden layer.
+    A fold holds families of its own, so that the calibration is of families never seen before. `MEMBERS_PER_FOLD`
+    networks learn for each of the `NUM_FOLDS` folds; the mean of all is one network with a wider hidden layer.
     """
     names = tuple(sorted(rows[0].features))
     values = np.array([[row.features[name] for name in names] for row in rows])
@@ -77,10 +77,9 @@ def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 500) -> Verdict
     mean, scale = values.mean(axis=0), values.std(axis=0) + 1e-6
     inputs = torch.tensor(np.clip((values - mean) / scale, -6, 6), dtype=torch.float32)
     target = torch.tensor(right, dtype=torch.float32)
-    order = np.random.default_rng(seed).permutation(len(rows))
     raw, layers = np.zeros(len(rows)), list[Layers]()
-    for fold in np.array_split(order, NUM_FOLDS):
-        others = np.setdiff1d(order, fold)
+    for fold in _folds([row.family for row in rows], seed):
+        others = np.setdiff1d(np.arange(len(rows)), fold)
         for _ in range(MEMBERS_PER_FOLD):
             member = _taught(inputs[others], target[others], seed=seed + len(layers), num_steps=num_steps)
             layers.append(member)
@@ -91,6 +90,19 @@ def fit(rows: list[Measured], *, seed: int = 0, num_steps: int = 500) -> Verdict
         (np.concatenate(last, axis=1) / len(layers), np.mean(last_bias, axis=0)),
     )
     return Verdict(names, mean, scale, both, *_isotonic(raw, right))
+
+
+def _folds(families: list[str], seed: int) -> list[npt.NDArray[np.intp]]:
+    """Indices of `NUM_FOLDS` folds of about equally many rows; no family is in two."""
+    names, counts = np.unique(families, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    folds: list[list[str]] = [[] for _ in range(NUM_FOLDS)]
+    sizes = np.zeros(NUM_FOLDS)
+    for index in order[np.argsort(-counts[order], kind="stable")]:
+        smallest = int(sizes.argmin())
+        folds[smallest].append(names[index])
+        sizes[smallest] += counts[index]
+    return [np.flatnonzero(np.isin(families, fold)) for fold in folds]
 
 
 _UNCALIBRATED = (np.array([-50.0, 50.0]), np.array([0.0, 1.0]))

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from refadgen.mask_training import drawn_random as shapes
 from refadgen.mask_training import drawn_things as things
 from refadgen.mask_training import drawn_vessels as vessels
 from refadgen.mask_training.pen import Color, Cutout, Pen
@@ -46,6 +47,10 @@ FAMILIES: dict[Split, tuple[Family, ...]] = {
         things.umbrella,
         things.blob,
         things.composite,
+        shapes.strung,
+        shapes.toothed,
+        shapes.perforated,
+        shapes.trellis,
     ),
     "calibrate": (
         vessels.jar,
@@ -60,6 +65,9 @@ FAMILIES: dict[Split, tuple[Family, ...]] = {
         things.bench,
         things.rack,
         things.headphones,
+        shapes.wreath,
+        shapes.rake,
+        shapes.grater,
     ),
     "test": (
         vessels.carafe,
@@ -103,9 +111,9 @@ WITH_PALE_PARTS = (
 """Families whose `pale` parts reach the contour."""
 WITH_FACE = ("television", "notebook", "plate", "tablet", "laptop", "wall_clock", "poster")
 """Families that are mostly one `face` within a thin frame."""
-WITH_SLATS = ("slat_chair", "shelf", "fork", "bench", "fence", "comb")
+WITH_SLATS = ("slat_chair", "shelf", "fork", "toothed", "bench", "rake", "fence", "comb")
 """Families with gaps between bars, through which the backdrop shows."""
-LATTICES = ("basket", "rack", "cage", "wheel")
+LATTICES = ("basket", "wheel", "perforated", "trellis", "rack", "grater", "cage")
 """Families of crossing wires or spokes, with many small gaps."""
 TRANSLUCENT = ("wine_glass", "flacon", "vase", "tumbler")
 """Families through which the backdrop shines."""

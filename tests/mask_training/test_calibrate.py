@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from refadgen.mask_training.calibrate import Measured, fit, measure_scenes, reliability
+from refadgen.mask_training.calibrate import Measured, _folds, fit, measure_scenes, reliability
 from refadgen.segmentation.second_opinion import WEIGHTS
 from refadgen.segmentation.verdict import Verdict, load_verdict
 
@@ -17,7 +17,11 @@ def _rows(count: int, seed: int) -> list[Measured]:
     for _ in range(count):
         telling, silent = rng.normal(size=2)
         right = rng.random() < 1 / (1 + np.exp(-3 * telling))
-        rows.append(Measured("white", "cup", 0.97 if right else 0.6, {"telling": telling, "silent": silent}))
+        rows.append(
+            Measured(
+                "white", f"family {rng.integers(12)}", 0.97 if right else 0.6, {"telling": telling, "silent": silent}
+            )
+        )
     return rows
 
 
@@ -34,6 +38,14 @@ def test_what_it_says_is_what_happens(verdict: Verdict) -> None:
         assert count == 200
         assert abs(mean - share) < 0.12
     assert said[happened].mean() > 0.7 > 0.3 > said[~happened].mean()
+
+
+def test_no_family_is_in_two_folds() -> None:
+    families = ["cup"] * 50 + ["bag"] * 30 + [name for name in "abcdefgh" for _ in range(10)]
+    folds = _folds(families, seed=3)
+    assert sorted(np.concatenate(folds)) == list(range(len(families)))
+    assert sum(len({families[index] for index in fold}) for fold in folds) == len(set(families))
+    assert max(map(len, folds)) == 50  # of the one large family
 
 
 def test_a_verdict_is_the_same_after_reading(verdict: Verdict, tmp_path) -> None:

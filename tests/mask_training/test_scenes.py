@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from refadgen.mask_training import drawn, drawn_things, drawn_vessels, overlays, scenes
+from refadgen.mask_training import drawn, drawn_random, drawn_things, drawn_vessels, overlays, scenes
 from refadgen.mask_training.drawn import FAMILIES, Family, Split, draw_product
 from refadgen.mask_training.pen import Pen
 from refadgen.mask_training.scenes import KINDS, PLAIN_KINDS, Scene, make_scene
@@ -75,7 +75,7 @@ def test_the_families_of_the_splits_never_overlap_and_none_is_left_out() -> None
     listed = [family.__name__ for split in SPLITS for family in FAMILIES[split]]
     written = [
         name
-        for module in (drawn_vessels, drawn_things)
+        for module in (drawn_vessels, drawn_things, drawn_random)
         for name, found in inspect.getmembers(module, inspect.isfunction)
         if found.__module__ == module.__name__ and not name.startswith("_")
     ]
