@@ -75,6 +75,20 @@ def step_tables(scheduler: Any) -> StepTables | None:
     return tables if agrees else None
 
 
+def check_finite(scheduler: Any) -> None:
+    """Raises: ValueError where a run of a scheduler of diffusers ends in NaN or infinity by its configuration alone."""
+    started = _started(scheduler, min(max(_CHECKED_STEPS), scheduler.config.num_train_timesteps))
+    latents = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    for index, timestep in enumerate(started.timesteps, start=1):
+        predicted = 0.1 * started.scale_model_input(latents, timestep)
+        latents = started.step(predicted, timestep, latents, return_dict=True).prev_sample
+        if not latents.isfinite().all():
+            raise ValueError(
+                f"scheduler: {type(scheduler).__name__} gives NaN or infinity at step {index} of "
+                f"{len(started.timesteps)} with its configuration; change scheduler/scheduler_config.json"
+            )
+
+
 def advance(state: Tensor, predicted: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of a step: B×(1 + K + 1)×C×h×w.
 

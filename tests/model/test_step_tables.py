@@ -16,7 +16,7 @@ from diffusers import (
 from tiny_models import make_pipeline, make_scheduler, relative_difference, start
 
 from refadgen.model.denoising import DenoisingBatch, RowScheduler
-from refadgen.model.step_tables import StepTable, advance, step_tables
+from refadgen.model.step_tables import StepTable, advance, check_finite, step_tables
 
 # Of Stable Diffusion 1.5; DDIM clips by default.
 BASE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
@@ -184,3 +184,14 @@ def test_rows_of_different_schedulers_share_no_batch(stand_in_batch):
     batch.add(rows[0])
     with pytest.raises(ValueError, match="different schedulers"):
         batch.add(others[0])
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler])
+def test_a_scheduler_that_works_passes_the_check(scheduler):
+    check_finite(scheduler(**BASE))
+
+
+def test_a_scheduler_whose_configuration_gives_nan_is_refused_by_name():
+    made = UniPCMultistepScheduler(**BASE, solver_type="bh1")  # its last step divides by zero
+    with pytest.raises(ValueError, match=r"UniPCMultistepScheduler gives NaN or infinity at step 20 of 20"):
+        check_finite(made)
