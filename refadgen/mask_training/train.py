@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import time
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,10 +91,18 @@ class _Memory:
         self._free, self._full = spawn.Queue(), spawn.Queue()
         for slot in range(num_slots):
             self._free.put(slot)
+        self._workers = []
         for worker in range(recipe.num_workers):
             work = (self._slots, self._free, self._full, bank, [seed, worker])
-            spawn.Process(target=_draw_samples, args=work, daemon=True).start()
+            self._workers.append(spawn.Process(target=_draw_samples, args=work, daemon=True))
+            self._workers[-1].start()
         self._kept = torch.zeros(recipe.kept, NUM_PLANES, side, side, dtype=torch.uint8, device=recipe.device)
+
+    def close(self) -> None:
+        """Ends the processes that draw."""
+        for worker in self._workers:
+            worker.terminate()
+            worker.join()
 
     def take(self, at_least: int = 0) -> None:
         """Takes what has been drawn, and waits for `at_least` samples."""
@@ -250,9 +259,10 @@ def train(output: Path, recipe: Recipe, *, bank: Bank | None, held_out: Bank | N
         seed = state["step"]
         if state["seconds"] >= 60 * recipe.minutes:
             raise ValueError(f"--minutes {recipe.minutes:g}: are over in {output}; give more to go on")
-    with multiprocessing.get_context("spawn").Pool(1) as other:
+    with ExitStack() as stack:
+        other = stack.enter_context(multiprocessing.get_context("spawn").Pool(1))
         pending = other.apply_async(_checks, (held_out, recipe))
-        memory = _Memory(recipe, bank, seed=1000 + seed)
+        memory = stack.enter_context(closing(_Memory(recipe, bank, seed=1000 + seed)))
         training = Training(output, recipe)
         generator = torch.Generator().manual_seed(seed)
         memory.take(at_least=8 * recipe.batch_size)

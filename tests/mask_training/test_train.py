@@ -1,6 +1,7 @@
 """Training of the mask network: samples, the loss, and a run that goes on where it was."""
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_the_loss_falls_towards_the_truth() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("network")
     train(output, RECIPE, bank=None, held_out=None)
+    assert multiprocessing.active_children() == []  # those that drew have ended
     return output
 
 
