@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import job_runs
@@ -129,22 +128,6 @@ def test_a_run_after_a_review_uses_the_decisions(random_model: Path, tmp_path: P
     assert "done 0, failed 0, rejected 0, skipped 6" in run("--review", str(file))
 
 
-def published_at(output: Path) -> dict[str, float]:
-    """When each image was written, by image_id."""
-    return {file.stem: file.stat().st_mtime for file in (output / "images").rglob("*.jpg")}
-
-
-def slowest_way_to_the_ledger_s(output: Path) -> float:
-    """Seconds after which an image of this run is in the ledger: its other images show how fast the machine is."""
-    published = published_at(output)
-    to_driver = max(row["recorded_at"].timestamp() - published[row["image_id"]] for row in job_runs.ledger_rows(output))
-    writing = max(
-        part.stat().st_mtime - int(part.name.split("-")[1]) / 1e9 for part in (output / "ledger").glob("*.parquet")
-    )
-    pause, chance = 0.25, 1.0  # the ledger's, between two parts; and what one look at a machine cannot tell
-    return to_driver + pause + writing + chance
-
-
 @pytest.mark.parametrize(
     "share", [0.5, pytest.param(0.25, marks=pytest.mark.long), pytest.param(0.75, marks=pytest.mark.long)]
 )
@@ -153,25 +136,19 @@ def test_a_killed_driver_costs_only_the_batches_in_flight(
 ) -> None:
     output = tmp_path / "out"
     process = job_runs.start(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
-    job_runs.wait_until(
-        lambda: len(published_at(output)) >= share * NUM_IMAGES and len(job_runs.ledger_rows(output)) > 0, process
-    )
-    killed_at = time.time()
+    job_runs.wait_until(lambda: len(list((output / "images").rglob("*.jpg"))) >= share * NUM_IMAGES, process)
     job_runs.kill_all(process)
     first = {row["image_id"] for row in job_runs.ledger_rows(output)}
-    published = published_at(output)
-    assert first <= published.keys()  # an image is there before its row
-    # How many images have no row depends on the speed, so the bound is on their age. A publisher that starts last, as
-    # on a busy machine, writes all that has waited for it within one pause of the ledger: 14 of 16 images were seen.
-    oldest_s = slowest_way_to_the_ledger_s(output)
-    assert all(killed_at - published[image_id] <= oldest_s for image_id in published.keys() - first)
-    # Without a driver nothing is handed on: the publisher ends with its two blocks, of one product (two images) each.
-    assert sum(time_s > killed_at for time_s in published.values()) <= 4
+    published = {Path(name).stem for name in job_runs.images(output)}
+    assert first <= published  # an image is there before its row
+    assert first
     again = job_runs.run_here(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
     assert again.returncode == 0, again.stderr[-3000:]
     assert job_runs.images(output) == job_runs.images(whole_run)
     assert job_runs.latest(output) == job_runs.latest(whole_run)
     assert job_runs.done_twice(output) == []
+    # Blocks of one product (two images): one in the publisher, one on its way to the driver, one in its ledger buffer.
+    assert len(published - first) <= 6
     assert f"skipped {len(first)}" in again.stdout
 
 
