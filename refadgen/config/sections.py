@@ -14,6 +14,7 @@ _RUN = Decides.RUN
 
 Anchor = Literal["top", "center", "bottom", "left", "right", "bottom-left", "bottom-right", "top-left", "top-right"]
 ImageFormat = Literal["jpeg", "png", "webp"]
+SchedulerName = Literal["model", "ddim", "euler", "dpm++", "unipc"]
 SaliencyNormalization = Literal["imagenet", "centered", "none"]
 ONNX_SUFFIX = ".onnx"
 
@@ -178,6 +179,14 @@ class SamplingConfig(Section, name="sampling"):
     """Denoising steps (Fig. 9: about 20 suffice)."""
     guidance_scale: float | None = setting(None, _PIXELS, least=1, most=50)
     """Classifier-free guidance."""
+    scheduler: SchedulerName = setting("model", Decides.PIXELS)
+    """The solver: the model's own, or DDIM, Euler, DPM-Solver++ or UniPC with the model's noise schedule."""
+    guidance_interval: tuple[float, float] = setting((0.0, 1.0), Decides.PIXELS, least=0, most=1)
+    """Guidance only at steps whose timestep, as a share of the training's, lies in it: others run one branch of two."""
+    reuse_steps: int = setting(1, Decides.PIXELS, least=1, most=10)
+    """Steps on one set of the network's deep features; at the others of them only the outer blocks run. 1: none."""
+    tuned_for: str = setting("", _RUN, pattern=r"([0-9a-f]{16})?", rule="a model's fingerprint, 16 hexadecimal digits")
+    """The model that these settings were measured for (`jobs/tune_sampling.py`): the job refuses another."""
     fusion_scale: float = setting(1.0, _PIXELS, least=0, most=10)
     """λ of the Attention Fusion Module (Sec. 5.5)."""
     reference_in_uncond: bool | None = setting(None, _PIXELS)
@@ -194,6 +203,16 @@ class SamplingConfig(Section, name="sampling"):
     batch_size: int = setting(8, Decides.PIXELS, least=1, most=256)
     """Images denoised at once; short batches are padded, so that results do not depend on how rows fall together.
     Another number changes pixels by rounding, and so the ids."""
+
+    @property
+    def kinds_of_steps(self) -> int:
+        """The most kinds of steps that one image has: with and without guidance, with and without reuse."""
+        return (1 if self.guidance_interval == (0, 1) else 2) * (1 if self.reuse_steps == 1 else 2)
+
+    @property
+    def images_in_flight(self) -> int:
+        """Images that the step engine has on their way: a batch of each kind, so that one of them is always full."""
+        return self.batch_size * self.kinds_of_steps
 
 
 @dataclass(frozen=True, kw_only=True)

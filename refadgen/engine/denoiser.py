@@ -18,6 +18,7 @@ from refadgen.errors import RowError
 from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
 from refadgen.model.denoising import DenoisingBatch, DenoisingRow
 from refadgen.model.inference import load_for_inference
+from refadgen.model.passes import FastMode, Pass
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,12 +42,15 @@ class AdDenoiser:
     ) -> None:
         """Loads the model.
 
-        sampling: only `batch_size` and `reference_in_uncond` are read; the rest comes with each order.
+        sampling: what is the same for all orders is read: `batch_size`, `reference_in_uncond`, the scheduler and fast
+        mode; the rest comes with each order.
         reference_cache_bytes: of K_ref and V_ref kept in the device's memory. gpu_expected: whether the cluster gave
         this process a GPU. count_reference: called once per started order; true where the product's features were kept.
         Raises: ValueError naming the field whose model, device or number format cannot be.
         """
-        self._pipeline = load_for_inference(model, gpu_expected=gpu_expected)
+        self._pipeline = load_for_inference(model, scheduler=sampling.scheduler, gpu_expected=gpu_expected)
+        self._fast = FastMode(guidance_interval=sampling.guidance_interval, reuse_steps=sampling.reuse_steps)
+        self.num_kinds = sampling.kinds_of_steps
         self.batch_size = sampling.batch_size
         self._reference_in_uncond = sampling.reference_in_uncond
         self._batch = self._new_batch(self.batch_size)
@@ -110,7 +114,12 @@ class AdDenoiser:
             fusion_scale=order.fusion_scale,
             guidance_scale=order.guidance_scale,
             num_inference_steps=order.num_inference_steps,
+            fast=self._fast,
         )
+
+    def kind(self, row: DenoisingRow) -> Pass:
+        """The pass of the network at the row's next step."""
+        return row.next_pass
 
     def _prompt(self, order: AdOrder) -> PromptFeatures:
         try:

@@ -26,5 +26,5 @@ class AdOrder:
 
     @property
     def shape(self) -> tuple[int, int, bool]:
-        """Height, width, and whether guidance runs two branches. Orders of one shape share batches."""
+        """Height, width, and whether it has guidance. Orders of one shape share batches."""
         return (*self.mask.shape, self.guidance_scale > 1)

@@ -3,8 +3,9 @@
     submit() ─► waiting ─► [ join ─► step ─► finished images leave ]* ─► listener: Progress …, then Finished or Failed
 
 It knows neither Ray nor HTTP nor the model: a `Denoiser` starts rows, steps them and finishes them. Rows of one `shape`
-share a batch; batches of several shapes take turns. Three types are the denoiser's own: the order (what to make), the
-row (an order on its way) and the result.
+share a batch; batches of several shapes take turns. Where steps differ in kind, more rows than one batch holds are on
+their way, and each step takes those of one kind. Three types are the denoiser's own: the order (what to make), the row
+(an order on its way) and the result.
 
 A step that finds too little memory costs nobody: its shape's batches are halved from then on, and its images start
 again, so that each is made at one batch size. An engine that has lost its device ends, and says so to every order.
@@ -21,6 +22,8 @@ from typing import Generic, Protocol, TypeVar
 from refadgen.engine.waiting import WaitingOrders
 
 _log = logging.getLogger("refadgen.engine")
+_PATIENCE = 16
+"""Steps of other kinds that a row waits for a full batch of its own kind."""
 
 Order = TypeVar("Order")
 Row = TypeVar("Row")
@@ -45,12 +48,18 @@ class Denoiser(Protocol[_OrderIn, Row, _ResultOut]):
 
     batch_size: int
     """Rows of one batch, while there is memory for them."""
+    num_kinds: int
+    """The most kinds of steps that one row has. So many batches of rows are on their way at once."""
+
+    def kind(self, row: Row) -> Hashable:
+        """The kind of the row's next step: rows of one kind can be stepped together."""
 
     def start(self, order: _OrderIn) -> Row:
         """A row for `order`, ready for its first step. Raises: any error, which fails that order alone."""
 
     def step(self, rows: list[Row], batch_size: int) -> list[Row]:
-        """Advances all rows, of one shape, in a batch padded to `batch_size`. Returns those that this step finished."""
+        """Advances all rows, of one shape and kind, in a batch padded to `batch_size`. Returns those that this step
+        finished."""
 
     def finish(self, order: _OrderIn, row: Row) -> _ResultOut:
         """The result of a finished row."""
@@ -139,6 +148,8 @@ class _Running(Generic[Order, Row, Result]):
     worked_s: float
     started_at: float = field(default_factory=time.monotonic)
     steps: int = 0
+    turn: int = 0
+    """When it was stepped last, by the engine's count of steps."""
 
 
 class StepEngine(Generic[Order, Row, Result]):
@@ -159,6 +170,8 @@ class StepEngine(Generic[Order, Row, Result]):
         self._open: set[Ticket[Order, Result]] = set()
         """Orders that are still owed their last event."""
         self._batches: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
+        """What is on its way, by shape."""
+        self._turn = 0
         self._fitting: dict[Hashable, int] = {}
         """Batch sizes of the shapes for which the denoiser's own is too large."""
         self._held: deque[Hashable] = deque()
@@ -254,7 +267,7 @@ class StepEngine(Generic[Order, Row, Result]):
         joining: deque[Ticket[Order, Result]] = deque()
         with self._changed:
             for shape in self._shapes_to_admit():
-                free = self.batch_size(shape) - len(self._batches.get(shape, ()))
+                free = self._denoiser.num_kinds * self.batch_size(shape) - len(self._batches.get(shape, ()))
                 joining.extend(self._waiting.take(shape, free))
         # Outside the lock: starting a row runs the Reference U-Net, and submit() must not wait for that.
         while joining:
@@ -276,7 +289,7 @@ class StepEngine(Generic[Order, Row, Result]):
                 self._denoiser.check_device()
                 ticket.tell(Failed(error, begun=False))
                 continue
-            running = _Running(ticket, row, worked_s=time.monotonic() - started)
+            running = _Running(ticket, row, worked_s=time.monotonic() - started, turn=self._turn)
             self._batches.setdefault(ticket.shape, []).append(running)
 
     def _shapes_to_admit(self) -> Sequence[Hashable]:
@@ -286,8 +299,23 @@ class StepEngine(Generic[Order, Row, Result]):
         self._alone = bool(self._held)
         return [self._held.popleft()] if self._held else list(self._waiting.shapes)
 
+    def _next_batch(self, shape: Hashable) -> list[_Running[Order, Row, Result]]:
+        """Those of `shape` that step now: of one kind, a full batch where there is one, else who waited longest."""
+        of_kind: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
+        for running in self._batches[shape]:
+            of_kind.setdefault(self._denoiser.kind(running.row), []).append(running)
+        batch_size = self.batch_size(shape)
+        batches = [sorted(kind, key=lambda running: running.turn)[:batch_size] for kind in of_kind.values()]
+
+        def urgency(batch: list[_Running[Order, Row, Result]]) -> tuple[bool, bool, int]:
+            waited = self._turn - batch[0].turn
+            return waited >= _PATIENCE, len(batch) == batch_size, waited
+
+        return max(batches, key=urgency)
+
     def _step(self, shape: Hashable) -> None:
-        batch, batch_size = self._batches[shape], self.batch_size(shape)
+        batch, batch_size = self._next_batch(shape), self.batch_size(shape)
+        self._turn += 1
         started = time.monotonic()
         try:
             # By identity: a row is a dataclass of tensors, whose == has no truth value.
@@ -298,17 +326,18 @@ class StepEngine(Generic[Order, Row, Result]):
         except Exception as error:  # these images fail, other batches continue
             self.consecutive_failures += 1
             self._denoiser.check_device()
-            self._keep(shape, [])
+            self._drop(shape, batch)
             for running in batch:
                 running.ticket.tell(Failed(error))
             return
         self.consecutive_failures = 0
         seconds = time.monotonic() - started
         self._observe(len(batch), len(self._waiting), seconds)
-        self._keep(shape, [running for running in batch if id(running.row) not in finished])
+        self._drop(shape, [running for running in batch if id(running.row) in finished])
         without_memory: list[tuple[Ticket[Order, Result], OutOfDeviceMemoryError]] = []
         for running in batch:
             running.steps += 1
+            running.turn = self._turn
             running.worked_s += seconds / len(batch)
             if running.ticket.cancelled:  # before the VAE runs for nobody
                 continue
@@ -389,8 +418,11 @@ class StepEngine(Generic[Order, Row, Result]):
         except OutOfDeviceMemoryError:  # the image itself goes on
             return None
 
+    def _drop(self, shape: Hashable, leaving: Sequence[_Running[Order, Row, Result]]) -> None:
+        self._keep(shape, [running for running in self._batches[shape] if running not in leaving])
+
     def _keep(self, shape: Hashable, batch: list[_Running[Order, Row, Result]]) -> None:
-        """Makes `batch` the batch of `shape`."""
+        """Makes `batch` what is on its way of `shape`."""
         if batch:
             self._batches[shape] = batch
         else:

@@ -57,6 +57,18 @@ class GenerationRecord:
     fusion_scale: float
     color_similarity: float
     structure_similarity: float
+    scheduler: str | None = None
+    guidance_interval: tuple[float, float] | None = None
+    reuse_steps: int | None = None
+    """These three: None where they are as they were before there were such settings; records then leave them out."""
+
+    def facts(self) -> dict[str, Any]:
+        """The record as it stands in a file."""
+        facts = dataclasses.asdict(self)
+        for name in ("scheduler", "guidance_interval", "reuse_steps"):
+            if facts[name] is None:
+                del facts[name]
+        return facts
 
     @classmethod
     def of(
@@ -87,6 +99,9 @@ class GenerationRecord:
             fusion_scale=sampling.fusion_scale,
             color_similarity=_rounded(color_similarity),
             structure_similarity=_rounded(structure_similarity),
+            scheduler=None if sampling.scheduler == "model" else sampling.scheduler,
+            guidance_interval=None if sampling.guidance_interval == (0, 1) else sampling.guidance_interval,
+            reuse_steps=None if sampling.reuse_steps == 1 else sampling.reuse_steps,
         )
 
 
@@ -97,7 +112,7 @@ def _rounded(score: float) -> float:
 
 def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config: OutputConfig) -> bytes:
     """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
-    image, xmp, sink = Image.fromarray(image_u8), _xmp(dataclasses.asdict(record)), io.BytesIO()
+    image, xmp, sink = Image.fromarray(image_u8), _xmp(record.facts()), io.BytesIO()
     if config.format == "jpeg":
         # Without chroma subsampling: halved colour resolution smears small print, and the product must stay itself.
         image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)

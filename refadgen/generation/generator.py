@@ -94,7 +94,7 @@ class AdGenerator:
         self._config = config
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
-        self._most_in_hand = 2 * config.sampling.batch_size
+        self._most_in_hand = 2 * config.sampling.images_in_flight
         self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
 

@@ -228,8 +228,8 @@ class CatalogJob:
         # Once for all actors: the masks of a decisions file may be a hundred megabytes.
         decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
         dataset = self._through(dataset, ProductSegmenter, stages.segment, run_id, self._storage.uri, decided)
-        # Blocks with two batches of images: the first of them never waits for the next block.
-        calls_at_once = 1 + math.ceil(2 * self._config.sampling.batch_size / self._config.catalog.rows_per_block)
+        # Blocks with twice the images that are on their way: the first of them never waits for the next block.
+        calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
         dataset = self._through(dataset, AdGenerator, stages.generate, run_id, calls_at_once=calls_at_once)
         return self._through(dataset, AdPublisher, stages.publish, run_id, self._storage.uri, self._model)
 

@@ -39,6 +39,11 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     require_refadgen(folder, index)
     resolved = with_model_defaults(config, index, folder)
     mark = fingerprint(folder)
+    if config.sampling.tuned_for not in ("", mark):
+        raise ValueError(
+            f"sampling.tuned_for={config.sampling.tuned_for!r}: these settings were measured for another model; "
+            f"model.path={config.model.path!r} is {mark}: measure it (jobs/tune_sampling.py), or set this to ''"
+        )
     return resolved, ModelIdentity(fingerprint=mark, label=f"{config.model.path}@{mark}")
 
 

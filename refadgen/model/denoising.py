@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from refadgen.model.attention_fusion import Conditioning, PromptFeatures, ReferenceFeatures, condition
+from refadgen.model.passes import Pass
 from refadgen.model.step_tables import StepTable, advance
 
-Predict = Callable[[Tensor, Tensor, Tensor, Conditioning], Tensor]
-"""`unets.predict` bound to a Generation U-Net: noisy latents, mask latents, timesteps, conditioning → prediction."""
+Predict = Callable[[Tensor, Tensor, Tensor, Conditioning, Tensor | None], tuple[Tensor, Tensor]]
+"""`unets.predict` bound to a Generation U-Net: noisy latents, mask latents, timesteps, conditioning, deep features of
+an earlier step or None → prediction, deep features."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,13 @@ class DenoisingRow:
     fusion_scale: float
     guidance_scale: float
     solver: StepTable | RowScheduler
+    passes: tuple[Pass, ...]
+    """Of each step."""
     step_index: int = 0
     kept: Tensor | None = None
     """What a solver that is a table keeps from the steps before, 1×K×4×h×w; None before the first."""
+    deep: Tensor | None = None
+    """Deep features of the network for the steps that use them again, branches×C×h×w; None where the next does not."""
     predicted_original: Tensor | None = None
     """x₀ as of the last step, 1×4×h×w; None before the first step and where the solver does not predict it."""
 
@@ -57,20 +63,31 @@ class DenoisingRow:
     def finished(self) -> bool:
         return self.step_index >= len(self.solver.timesteps)
 
+    @property
+    def next_pass(self) -> Pass:
+        """Of the next step."""
+        return self.passes[self.step_index]
+
 
 @dataclass(frozen=True)
 class _Constants:
-    """What a batch's steps share while its rows stay the same.
+    """What the steps of the same rows share.
 
     Building it copies numbers to the device, for which the host waits, and every row's K and V. A step does neither.
     """
 
+    rows: list[DenoisingRow]
+    """Without the padding."""
     stepper: "_Stepper"
     mask_latents: Tensor
     """B×1×h×w."""
     guidance_scale: Tensor
     """B×1×1×1."""
     conditioning: Conditioning
+
+    def serve(self, rows: Sequence[DenoisingRow]) -> bool:
+        """Whether they are those of `rows`, where their last step left them."""
+        return [id(row) for row in rows] == [id(row) for row in self.rows] and self.stepper.follows(rows)
 
 
 @dataclass
@@ -85,10 +102,10 @@ class DenoisingBatch:
     reference_in_uncond: bool
     """Whether the unconditional branch sees the product."""
     batch_size: int | None = None
-    """Each step runs this many rows, padded; None: as many as there are."""
+    """Each pass of the network runs this many rows, padded; None: as many as there are."""
     rows: list[DenoisingRow] = field(default_factory=list)
-    _constants: _Constants | None = None
-    """Those of the present rows; None after a change."""
+    _constants: dict[bool, _Constants] = field(default_factory=dict)
+    """Those of the last pass with guidance, and of the last without."""
 
     def add(self, row: DenoisingRow) -> None:
         """Takes `row` in from the next step on.
@@ -102,57 +119,81 @@ class DenoisingBatch:
         if self.rows and _steps_of(row) != _steps_of(self.rows[0]):
             raise ValueError("rows of different schedulers in a batch")
         self.rows.append(row)
-        self._constants = None
 
     def remove(self, row: DenoisingRow) -> None:
         """Drops `row`, finished or not."""
         self.rows = [other for other in self.rows if other is not row]  # by identity: == would compare tensors
-        self._constants = None
+        # Their K and V would take memory until the next change.
+        self._constants = {
+            guided: constants
+            for guided, constants in self._constants.items()
+            if all(other is not row for other in constants.rows)
+        }
 
     def replace(self, rows: Sequence[DenoisingRow]) -> None:
-        """Makes these the batch's rows, in this order. The present rows again: nothing is built anew.
+        """Makes these the batch's rows, in this order. The rows of an earlier step again: nothing is built anew.
 
         Raises: as `add`.
         """
-        if [id(row) for row in rows] == [id(row) for row in self.rows]:
-            return
-        self.rows, self._constants = [], None
+        self.rows = []
         for row in rows:
             self.add(row)
 
     @torch.no_grad()
     def step(self) -> list[DenoisingRow]:
-        """Advances each row by its own next timestep. Returns the rows that this step finished, and drops them."""
-        if self._constants is None or not self._constants.stepper.follows(self.rows):
-            self._constants = self._build()
-        constants = self._constants
-        latents, timesteps = constants.stepper.inputs()
-        predicted = self.predict(
-            latents.to(constants.mask_latents.dtype), constants.mask_latents, timesteps, constants.conditioning
-        )
-        if constants.conditioning.num_branches == 2:
-            unconditional, conditional = predicted.chunk(2)
-            predicted = unconditional + constants.guidance_scale * (conditional - unconditional)
-        constants.stepper.advance(predicted, self.rows)
+        """Advances each row by its own next timestep, those of one pass together. Returns the rows that this step
+        finished, and drops them."""
+        of_pass: dict[Pass, list[DenoisingRow]] = {}
+        for row in self.rows:
+            of_pass.setdefault(row.next_pass, []).append(row)
+        for next_pass, rows in of_pass.items():
+            self._advance(next_pass, rows)
         done = [row for row in self.rows if row.finished]
         for row in done:
             self.remove(row)
         return done
 
-    def _build(self) -> _Constants:
-        rows = _padded(self.rows, self.batch_size)
+    def _advance(self, next_pass: Pass, rows: list[DenoisingRow]) -> None:
+        """One step of rows of one pass."""
+        constants = self._constants.get(next_pass.guided)
+        if constants is None or not constants.serve(rows):
+            self._constants.pop(next_pass.guided, None)  # not beside its successor in memory
+            constants = self._constants[next_pass.guided] = self._build(rows, guidance=next_pass.guided)
+        latents, timesteps = constants.stepper.inputs()
+        kept = None if next_pass.full else self._deep(rows, guided=next_pass.guided)
+        predicted, deep = self.predict(
+            latents.to(constants.mask_latents.dtype), constants.mask_latents, timesteps, constants.conditioning, kept
+        )
+        if next_pass.guided:
+            unconditional, conditional = predicted.chunk(2)
+            predicted = unconditional + constants.guidance_scale * (conditional - unconditional)
+        constants.stepper.advance(predicted, rows)
+        for index, row in enumerate(rows):
+            if row.finished or row.next_pass.full:
+                row.deep = None
+            elif next_pass.full:
+                # Of all branches, and a copy: a captured graph writes its results to the same place at each run.
+                row.deep = deep[index :: len(deep) // constants.conditioning.num_branches].clone()
+
+    def _deep(self, rows: list[DenoisingRow], *, guided: bool) -> Tensor:
+        """The rows' deep features as the network takes them, unconditional ones first: N×C×h×w."""
+        kept = [row.deep for row in _padded(rows, self.batch_size) if row.deep is not None]
+        conditional = [deep[-1:] for deep in kept]
+        return torch.cat([*(deep[:1] for deep in kept), *conditional] if guided else conditional)
+
+    def _build(self, unpadded: list[DenoisingRow], *, guidance: bool) -> _Constants:
+        rows = _padded(unpadded, self.batch_size)
         guidance_scale = torch.tensor([row.guidance_scale for row in rows]).to(rows[0].mask_latents)
         conditioning = condition(
             [row.prompt for row in rows],
             [row.reference for row in rows],
             torch.tensor([row.fusion_scale for row in rows]).to(rows[0].mask_latents),
-            # One guided row makes two branches for all: at guidance_scale 1 the formula gives the conditional one.
-            guidance=any(row.guidance_scale > 1 for row in rows),
+            guidance=guidance,
             reference_in_uncond=self.reference_in_uncond,
         )
         mask_latents = torch.cat([row.mask_latents for row in rows])
         stepper = _Tabled(rows) if isinstance(rows[0].solver, StepTable) else _RowByRow(rows)
-        return _Constants(stepper, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
+        return _Constants(list(unpadded), stepper, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
 
 
 def _steps_of(row: DenoisingRow) -> int | None:

@@ -4,15 +4,20 @@ import torch
 
 from refadgen.config import ModelConfig
 from refadgen.config.devices import resolve_device, resolve_dtype
+from refadgen.config.sections import SchedulerName
 from refadgen.model.folder import find_model
 from refadgen.model.pipeline import RefAdGenPipeline
+from refadgen.model.schedulers import other_scheduler
 from refadgen.model.step_tables import check_finite
 
 
-def load_for_inference(config: ModelConfig, *, gpu_expected: bool) -> RefAdGenPipeline:
+def load_for_inference(
+    config: ModelConfig, *, scheduler: SchedulerName = "model", gpu_expected: bool
+) -> RefAdGenPipeline:
     """The pipeline on its device, in its number format, with the settings of speed applied.
 
-    Also sets this process's number of CPU threads. gpu_expected: whether the cluster gave this process a GPU.
+    Also sets this process's number of CPU threads. scheduler: in place of the model's own. gpu_expected: whether the
+    cluster gave this process a GPU.
     Raises: ValueError naming the field whose model, device or number format cannot be, or a scheduler that gives NaN.
     """
     # Threads before anything is computed: sums in another order give other pixels.
@@ -20,6 +25,7 @@ def load_for_inference(config: ModelConfig, *, gpu_expected: bool) -> RefAdGenPi
     device = resolve_device(config.device, gpu_expected=gpu_expected, field="model.device")
     dtype = resolve_dtype(config.dtype, device)
     pipeline = RefAdGenPipeline.from_pretrained(find_model(config.path), torch_dtype=dtype, device=device)
+    pipeline.scheduler = other_scheduler(pipeline.scheduler, scheduler)
     check_finite(pipeline.scheduler)
     pipeline.optimize(channels_last=config.channels_last, compile=config.compile, cuda_graphs=config.cuda_graphs)
     return pipeline

@@ -44,6 +44,7 @@ from refadgen.model.encoders import (
     u8_from_pixels,
 )
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.passes import FULL_STEPS, FastMode, passes_of
 from refadgen.model.step_tables import StepTable, StepTables, step_tables
 from refadgen.model.unets import make_generation_unet, make_reference_unet, predict
 
@@ -235,12 +236,14 @@ class RefAdGenPipeline(DiffusionPipeline):
         fusion_scale: float = 1.0,
         guidance_scale: float | None = None,
         num_inference_steps: int = 20,
+        fast: FastMode = FULL_STEPS,
     ) -> DenoisingRow:
         """One image at its first timestep.
 
         reference, prompt: features of one row. product_mask: of the placed product, uint8 H×W; its size is the
         image's. seed: of the noise, drawn on the CPU so that every device starts alike. guidance_scale None: the
-        model's. Raises: ValueError for sizes that are no multiple of the VAE's factor.
+        model's. fast: what saves work at its steps. Raises: ValueError for sizes that are no multiple of the VAE's
+        factor.
         """
         height, width = product_mask.shape
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
@@ -251,14 +254,18 @@ class RefAdGenPipeline(DiffusionPipeline):
         noise = torch.randn(shape, generator=generator, dtype=torch.float32)
         solver, noise_scale = self._solver(num_inference_steps, generator)
         kept_as = torch.float32 if isinstance(solver, StepTable) else self._dtype
+        guidance_scale = self.config.guidance_scale if guidance_scale is None else guidance_scale
+        timesteps = solver.timesteps if isinstance(solver, StepTable) else solver.scheduler.timesteps
+        shares = [float(timestep) / self.scheduler.config.num_train_timesteps for timestep in timesteps]
         return DenoisingRow(
             latents=(noise * noise_scale).to(self.device, kept_as),
             mask_latents=mask_latents,
             prompt=prompt,
             reference=reference,
             fusion_scale=fusion_scale,
-            guidance_scale=self.config.guidance_scale if guidance_scale is None else guidance_scale,
+            guidance_scale=guidance_scale,
             solver=solver,
+            passes=passes_of(shares, guided=guidance_scale > 1, fast=fast),
         )
 
     def _solver(self, num_steps: int, generator: torch.Generator) -> tuple[StepTable | RowScheduler, float]:
@@ -333,6 +340,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         fusion_scale: float = 1.0,
         guidance_scale: float | None = None,
         num_inference_steps: int = 20,
+        fast: FastMode = FULL_STEPS,
     ) -> ImagePipelineOutput:
         """Ad images of placed products, one per prompt: encodes, denoises and decodes in one call.
 
@@ -351,6 +359,7 @@ class RefAdGenPipeline(DiffusionPipeline):
                     fusion_scale=fusion_scale,
                     guidance_scale=guidance_scale,
                     num_inference_steps=num_inference_steps,
+                    fast=fast,
                 )
             )
         for _ in self.progress_bar(self.denoise(rows), total=num_inference_steps):

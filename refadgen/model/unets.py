@@ -1,6 +1,7 @@
 """The two U-Nets made from one base: their changes to it, their trained parameters, and predicting with guidance."""
 
 import copy
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -90,13 +91,16 @@ def predict(
     mask_latents: Tensor,
     timesteps: Tensor,
     conditioning: Conditioning,
-) -> Tensor:
-    """The Generation U-Net's prediction for both guidance branches of a batch.
+    deep: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The Generation U-Net's prediction for both guidance branches of a batch, and its deep features.
 
     noisy_latents: B×4×h×w, as the scheduler scaled them. mask_latents: M′ at latent size, B×1×h×w, 0 or 1.
-    timesteps: B. Returns: N×4×h×w, unconditional rows first (N = 2B with guidance, else B).
+    timesteps: B. deep: deep features of an earlier step of these rows, to be used again: only the first down block and
+    the last up block then run (Ma et al. 2024, DeepCache, Sec. 3.2). Returns: the prediction, N×4×h×w, unconditional
+    rows first (N = 2B with guidance, else B); and the deep features, N×C×h×w: what enters the last up block.
 
-    Equals `UNet2DConditionModel.forward` on doubled inputs, with less work: see the table above.
+    Without `deep` equals `UNet2DConditionModel.forward` on doubled inputs, with less work: see the table above.
     """
     num_rows = noisy_latents.shape[0] * conditioning.num_branches
     kwargs = {"encoder_hidden_states": None, "cross_attention_kwargs": {"conditioning": conditioning}}
@@ -119,26 +123,37 @@ def predict(
             if attention is not None:
                 sample = attention(repeat_rows(sample, num_rows), return_dict=False, **kwargs)[0]
             skips.append(sample)
+        if deep is not None:
+            break
         for downsample in block.downsamplers or []:
             sample = downsample(sample)
             skips.append(sample)
 
-    sample = repeat_rows(sample, num_rows)
+    sample = repeat_rows(sample, num_rows) if deep is None else deep
     skips = [repeat_rows(skip, num_rows) for skip in skips]
-    if unet.mid_block is not None:
+    if deep is None and unet.mid_block is not None:
         sample = unet.mid_block(sample, temb, **kwargs)
 
-    for block in unet.up_blocks:
-        block_skips = tuple(skips[-len(block.resnets) :])
-        del skips[-len(block.resnets) :]
-        # The next skip's size, not twice this one's: sizes that the downsampling rounded.
-        upsample_size = skips[-1].shape[2:] if skips else None
-        block_kwargs = kwargs if getattr(block, "has_cross_attention", False) else {}
-        sample = block(sample, block_skips, temb, upsample_size=upsample_size, **block_kwargs)
+    *inner, last = unet.up_blocks
+    for block in inner if deep is None else []:
+        sample = _up(block, sample, skips, temb, kwargs)
+    deep = sample
+    sample = _up(last, sample, skips, temb, kwargs)
 
     if unet.conv_norm_out is not None:
         sample = unet.conv_act(unet.conv_norm_out(sample))
-    return unet.conv_out(sample)
+    return unet.conv_out(sample), deep
+
+
+def _up(block: nn.Module, sample: Tensor, skips: list[Tensor], temb: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    """One up block; takes its own from the end of `skips`."""
+    own = tuple(skips[-len(block.resnets) :])
+    del skips[-len(block.resnets) :]
+    # The next skip's size, not twice this one's: sizes that the downsampling rounded.
+    upsample_size = skips[-1].shape[2:] if skips else None
+    block_kwargs = kwargs if getattr(block, "has_cross_attention", False) else {}
+    raised: Tensor = block(sample, own, temb, upsample_size=upsample_size, **block_kwargs)
+    return raised
 
 
 def parameters_without_gradient(reference_unet: UNet2DConditionModel) -> set[str]:

@@ -94,7 +94,7 @@ def diffusion_losses(
         reference_in_uncond=True,
     )
     noisy_latents = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-    predicted = predict(generation_unet, noisy_latents, batch.mask_latents, batch.timesteps, conditioning)
+    predicted, _ = predict(generation_unet, noisy_latents, batch.mask_latents, batch.timesteps, conditioning)
     # Squares and sums in float32: under autocast the prediction is bfloat16.
     targets = target(scheduler, batch.latents, batch.noise, batch.timesteps)
     losses = weighted_mean_square(predicted.float() - targets.float(), batch.mask_latents, product_weight)

@@ -30,7 +30,7 @@ def seconds_of_a_step(scheduler, num_rows: int, num_steps: int = 20) -> float:
     pipeline = make_pipeline(image_encoder=False, scheduler=scheduler)
     encoded = start(pipeline, 1, "a cup")
     mask = np.full(CANVAS, 255, np.uint8)
-    batch = DenoisingBatch(lambda latents, *_: latents, True)
+    batch = DenoisingBatch(lambda latents, *_: (latents, latents), True)
     with mock.patch.object(type(pipeline), "device", torch.device("meta")):
         for seed in range(num_rows):
             batch.add(pipeline.start(encoded.reference, mask, encoded.prompt, seed=seed, guidance_scale=1.0))

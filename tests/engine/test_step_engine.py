@@ -33,8 +33,9 @@ class Row:
 class HeldDenoiser:
     """Each step tells the test who is in it, and ends when the test lets it. An order is a name and its steps."""
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, num_kinds: int = 1) -> None:
         self.batch_size = batch_size
+        self.num_kinds = num_kinds
         self.sizes: list[int] = []
         self.no_memory_for: set[str] = set()
         """Names of orders that find no memory, once each."""
@@ -51,7 +52,12 @@ class HeldDenoiser:
             raise ValueError("no such product")
         return Row(*order)
 
+    def kind(self, row: Row) -> int:
+        """Steps of several kinds take turns at each row, and rows that are named `… last` have the last one alone."""
+        return self.num_kinds - 1 if row.name.endswith("last") else row.left % self.num_kinds
+
     def step(self, rows: list[Row], batch_size: int) -> list[Row]:
+        assert len({self.kind(row) for row in rows}) == 1
         self.sizes.append(batch_size)
         self.begun.put([row.name for row in rows])
         error = self.ends.get(timeout=SOON_S)
@@ -110,8 +116,8 @@ class Heard:
 class Bench:
     """An engine whose steps are held. `in_step` waits for the next step and names who is in it; `end` ends it."""
 
-    def __init__(self, batch_size: int = 2, max_waiting: int = 100) -> None:
-        self.denoiser = HeldDenoiser(batch_size)
+    def __init__(self, batch_size: int = 2, max_waiting: int = 100, num_kinds: int = 1) -> None:
+        self.denoiser = HeldDenoiser(batch_size, num_kinds)
         self.seen: list[tuple[int, int, float]] = []
         self.engine = StepEngine(self.denoiser, max_waiting=max_waiting, observe=lambda *step: self.seen.append(step))
 
@@ -227,6 +233,49 @@ def test_batches_of_two_shapes_take_turns(bench):
     b.end()
     steps = [b.step() for _ in range(5)]
     assert steps == [["a", "b"], ["tall"], ["a", "b"], ["tall"], ["tall"]]
+
+
+# Steps of several kinds
+
+
+def waiting_together(b: Bench, orders: list[tuple[str, int]]) -> None:
+    """Orders that all wait when the engine next looks, with nothing on its way."""
+    b.order("held", 1, shape="another")
+    b.in_step()
+    for name, steps in orders:
+        b.order(name, steps)
+    b.end()
+
+
+def test_rows_whose_next_steps_are_of_one_kind_step_together(bench):
+    b = bench(batch_size=2, num_kinds=2)
+    waiting_together(b, [("a", 2), ("b", 1), ("c", 2), ("d", 1)])
+    assert [b.step(), b.step(), b.step()] == [["a", "c"], ["b", "d"], ["a", "c"]]
+
+
+def test_a_kind_that_fills_its_batch_goes_first(bench):
+    b = bench(batch_size=2, num_kinds=2)
+    waiting_together(b, [("a", 1), ("b", 2), ("c", 2)])
+    assert b.step() == ["b", "c"]
+
+
+def test_while_orders_wait_no_batch_is_padded(bench):
+    """As many rows as two batches hold are on their way, so one of two kinds fills its own."""
+    b = bench(batch_size=4, num_kinds=2)
+    waiting_together(b, [(str(number), 1 + number % 7) for number in range(60)])
+    sizes = []
+    while b.engine.num_waiting:
+        sizes.append(len(b.step()))
+    assert len(sizes) > 40
+    assert set(sizes) == {4}
+
+
+def test_a_row_of_a_rare_kind_waits_for_sixteen_steps_at_most(bench):
+    b = bench(batch_size=2, num_kinds=3, max_waiting=300)
+    waiting_together(b, [("at last", 1), *((str(number), 1) for number in range(100))])
+    before = [b.step() for _ in range(17)]
+    assert [len(names) for names in before] == [2] * 16 + [1]
+    assert before[-1] == ["at last"]
 
 
 # Giving up

@@ -117,9 +117,10 @@ def on_meta(monkeypatch):
         mask = np.full((88, 72), 255, np.uint8)
         rows = [pipeline.start(**encoded, product_mask=mask, seed=seed, num_inference_steps=5) for seed in (1, 2)]
 
-        def predict(latents, mask_latents, timesteps, conditioning):
+        def predict(latents, mask_latents, timesteps, conditioning, deep):
             assert {latents.device.type, mask_latents.device.type, timesteps.device.type} == {"meta"}
-            return torch.cat([latents] * conditioning.num_branches)
+            predicted = torch.cat([latents] * conditioning.num_branches)
+            return predicted, predicted
 
         batch = DenoisingBatch(predict, reference_in_uncond=True)
         batch.replace(rows)

@@ -68,7 +68,12 @@ def stand_in_batch(monkeypatch):
             )
             for seed, count in enumerate(steps)
         ]
-        batch = DenoisingBatch(lambda latents, _, timesteps, __: prediction(latents, timesteps), True, batch_size=4)
+
+        def predict(latents, _, timesteps, *__):
+            predicted = prediction(latents, timesteps)
+            return predicted, predicted
+
+        batch = DenoisingBatch(predict, True, batch_size=4)
         return batch, rows
 
     return make
