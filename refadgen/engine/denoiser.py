@@ -146,7 +146,7 @@ class AdDenoiser:
         return finished
 
     def finish(self, order: AdOrder, row: DenoisingRow) -> npt.NDArray[np.uint8]:
-        """The finished image, uint8 H×W×3. Raises: RowError `not_finite` where the loop ended in NaN or infinity."""
+        """The finished image, uint8 H×W×3. Raises: RowError `not_finite` where loop or VAE end in NaN or infinity."""
         return self._in_memory(self._finish, row)
 
     def _finish(self, row: DenoisingRow) -> npt.NDArray[np.uint8]:
@@ -157,7 +157,10 @@ class AdDenoiser:
                 f"NaN or infinity after {row.step_index} steps of {type(self._pipeline.scheduler).__name__}: "
                 "try another model.dtype, or another scheduler in the model's folder",
             )
-        image_u8: npt.NDArray[np.uint8] = self._pipeline.decode([row])[0]
+        try:
+            image_u8: npt.NDArray[np.uint8] = self._pipeline.decode([row])[0]
+        except ArithmeticError as error:
+            raise RowError("not_finite", str(error)) from error
         return image_u8
 
     def check_device(self) -> None:

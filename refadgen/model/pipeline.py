@@ -312,21 +312,29 @@ class RefAdGenPipeline(DiffusionPipeline):
 
         One row a pass: the VAE at these sizes fills a device with one image, a pass of one shape gives the same pixels
         whoever else is finished, and rows that leave a batch one by one need no padding.
+
+        Raises: ArithmeticError where the VAE makes NaN or infinity of numbers that are none.
         """
-        return np.concatenate([self._decode(row.latents) for row in rows])
+        images = []
+        for row in rows:
+            pixels = self._pixels(row.latents)
+            if not pixels.isfinite().all() and row.latents.isfinite().all():
+                raise ArithmeticError(f"the VAE gives NaN or infinity in {self.vae.dtype}: try another model.dtype")
+            images.append(u8_from_pixels(pixels))
+        return np.concatenate(images)
 
     @torch.no_grad()
     def preview(self, row: DenoisingRow) -> npt.NDArray[np.uint8]:
         """The last predicted x₀ of `row`, decoded, uint8 H×W×3; before the first step, its noise."""
-        image_u8: npt.NDArray[np.uint8] = self._decode(
-            row.latents if row.predicted_original is None else row.predicted_original
-        )[0]
+        latents = row.latents if row.predicted_original is None else row.predicted_original
+        image_u8: npt.NDArray[np.uint8] = u8_from_pixels(self._pixels(latents))[0]
         return image_u8
 
-    def _decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+    def _pixels(self, latents: Tensor) -> Tensor:
         # The inverse of `encode_images`.
         latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        return u8_from_pixels(self.vae.decode(latents).sample)
+        pixels: Tensor = self.vae.decode(latents).sample
+        return pixels
 
     @torch.no_grad()
     def __call__(

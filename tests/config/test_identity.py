@@ -175,4 +175,5 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
         "min_probability",
     )
     of_segmentation = [f"segmentation.{name}" for name in added]
-    assert later == [*of_segmentation, "sampling.batch_size", "filter.duplicate_product_color", *of_segmentation]
+    of_sampling = [f"sampling.{name}" for name in ("scheduler", "guidance_interval", "reuse_steps", "batch_size")]
+    assert later == [*of_segmentation, *of_sampling, "filter.duplicate_product_color", *of_segmentation]

@@ -1,6 +1,7 @@
 """The denoiser of the engine keeps what a batch shares between steps, and no pixel depends on it."""
 
 import dataclasses
+import queue
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.denoiser import AdDenoiser
 from refadgen.engine.orders import AdOrder
-from refadgen.engine.step_engine import OutOfDeviceMemoryError
+from refadgen.engine.step_engine import OutOfDeviceMemoryError, Progress, StepEngine
 from refadgen.errors import RowError
 from refadgen.model import denoising
 
@@ -100,5 +101,50 @@ def test_a_scheduler_that_gives_nan_fails_its_row_by_name_and_no_other(denoiser)
     assert denoiser.finish(order(2), good).std() > 0
 
 
+def test_a_vae_that_gives_nan_fails_its_row_by_name(denoiser, monkeypatch):
+    row = denoiser.start(order(1))
+    while not denoiser.step([row], 3):
+        pass
+    vae = denoiser._pipeline.vae
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda latents: decode(latents * float("inf")))
+    with pytest.raises(RowError, match="the VAE gives NaN or infinity in torch") as raised:
+        denoiser.finish(order(1), row)
+    assert raised.value.reason == "not_finite"
+    assert denoiser.preview(row)  # of an unfinished image: no reason to end it
+
+
 def test_a_device_that_works_passes_its_check(denoiser):
     denoiser.check_device()
+
+
+FAST = {"scheduler": "dpm++", "guidance_interval": (0.3, 0.9), "reuse_steps": 2}
+
+
+def test_in_fast_mode_steps_differ_in_kind_and_company_changes_no_byte(random_model):
+    """The engine puts rows of one kind together, whatever their steps are: each is as it is alone."""
+    made = AdDenoiser(
+        ModelConfig(path=str(random_model), device="cpu"),
+        SamplingConfig(batch_size=3, **FAST),
+        reference_cache_bytes=10**9,
+        gpu_expected=False,
+    )
+    assert made.num_kinds == 4
+    orders = [dataclasses.replace(order(seed), num_inference_steps=3 + seed) for seed in (1, 2, 3, 4)]
+    alone = []
+    for one in orders:
+        row = made.start(one)
+        while not made.step([row], 3):
+            pass
+        alone.append(made.finish(one, row))
+    engine = StepEngine(made, max_waiting=10)
+    results: queue.SimpleQueue = queue.SimpleQueue()
+    for number, one in enumerate(orders):
+        engine.submit(one, one.shape, lambda event, number=number: results.put((number, event)))
+    finished = {}
+    while len(finished) < len(orders):
+        number, event = results.get(timeout=60)
+        if not isinstance(event, Progress):
+            finished[number] = event.result
+    engine.stop()
+    assert all(np.array_equal(finished[number], expected) for number, expected in enumerate(alone))

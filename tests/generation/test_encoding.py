@@ -29,7 +29,7 @@ RECORD = GenerationRecord.of(
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
 def test_record_and_source_type_are_in_the_file(format: str) -> None:
     data = encode_ad(IMAGE, RECORD, OutputConfig(format=format))
-    assert read_record(data) == dataclasses.asdict(RECORD)
+    assert read_record(data) == RECORD.facts()
     assert read_record(data)["color_similarity"] == 0.1235
     with Image.open(io.BytesIO(data)) as image:
         assert image.format == format.upper()
@@ -37,6 +37,15 @@ def test_record_and_source_type_are_in_the_file(format: str) -> None:
     namespace = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
     found = ElementTree.fromstring(packet).iter(f"{namespace}DigitalSourceType")
     assert [element.text for element in found] == [SOURCE_TYPE]
+
+
+def test_a_record_names_fast_mode_where_there_is_one_and_is_else_as_it_always_was() -> None:
+    fast = dataclasses.replace(RECORD, scheduler="dpm++", guidance_interval=(0.2, 0.9), reuse_steps=2)
+    named = {"scheduler": "dpm++", "guidance_interval": [0.2, 0.9], "reuse_steps": 2}
+    found = read_record(encode_ad(IMAGE, fast, OutputConfig()))
+    assert {name: found.pop(name) for name in named} == named
+    assert found == RECORD.facts() == read_record(encode_ad(IMAGE, RECORD, OutputConfig()))
+    assert len(found) == 14
 
 
 def test_the_same_image_is_the_same_bytes() -> None:

@@ -35,6 +35,7 @@ class CountingDenoiser:
     """Paints each image in the canvas's colours; seeds in `bad_seeds` come out black. `gate` holds the first step."""
 
     batch_size = BATCH
+    num_kinds = 1
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -51,6 +52,9 @@ class CountingDenoiser:
         if order.prompt == "too long":
             raise module.RowError("prompt_too_long", "prompt: too long: the model takes 77 tokens")
         return Row(order)
+
+    def kind(self, row: Row) -> int:
+        return 0
 
     def step(self, rows: list[Row], batch_size: int) -> list[Row]:
         self.gate.wait(20)

@@ -73,6 +73,7 @@ class Broken:
     """A denoiser with one method that fails."""
 
     batch_size = 4
+    num_kinds = 1
 
     def __init__(self, method: str) -> None:
         self._method = method
@@ -84,6 +85,9 @@ class Broken:
     def start(self, order: Any) -> object:
         self._maybe("start")
         return object()
+
+    def kind(self, row: Any) -> int:
+        return 0
 
     def step(self, rows: list[Any], batch_size: int) -> list[Any]:
         self._maybe("step")
