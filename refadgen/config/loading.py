@@ -52,7 +52,8 @@ def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.
 def build(cls: type[T], values: dict[str, Any], prefix: str = "", default: T | None = None) -> T:
     """A configuration dataclass from plain nested values, checked and converted.
 
-    default: holds what `values` leaves out; None: the defaults of the class. Raises: ValueError naming the dotted field.
+    default: holds what `values` leaves out; None: the defaults of the class.
+    Raises: ValueError naming the dotted field.
     """
     hints = typing.get_type_hints(cls)
     for name in values:
