@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import dataclasses
+import inspect
 import io
 import json
 import multiprocessing
@@ -41,7 +42,6 @@ import urllib3
 from fastapi import FastAPI, Request
 from PIL import Image, ImageDraw
 from ray import serve
-
 from stand_in import BATCH, STEPS, StandInDenoiser
 
 from refadgen.config import ServeConfig
@@ -403,6 +403,8 @@ def measure_mini() -> dict[str, Any]:
     cache_bytes = config.limits.reference_cache_bytes
     denoiser = AdDenoiser(config.model, config.sampling, reference_cache_bytes=cache_bytes, gpu_expected=False)
 
+    size = [denoiser.batch_size] * ("batch_size" in inspect.signature(denoiser.step).parameters)  # not of older builds
+
     def bare(seed: int) -> float:
         started = time.monotonic()
         order = AdOrder(
@@ -417,7 +419,7 @@ def measure_mini() -> dict[str, Any]:
             num_inference_steps=STEPS,
         )
         row = denoiser.start(order)
-        while not denoiser.step([row], denoiser.batch_size):
+        while not denoiser.step([row], *size):
             pass
         denoiser.finish(order, row)
         return time.monotonic() - started
