@@ -7,7 +7,8 @@ cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"
 export RAY_AUTH_MODE=disabled # on loopback only; cluster/ elsewhere uses tokens
 export RAY_DISABLE_IMPORT_WARNING=1
-# Four logical CPUs even on two cores: on fewer, pools of one-CPU actors would wait for each other forever.
-cpus=$(nproc)
-exec ray start --head --block --num-cpus="$((cpus < 4 ? 4 : cpus))" \
+# A CPU for each core's generating actor, and three for planning and the stages that take half a CPU: with fewer
+# logical CPUs pools would wait for each other forever, or leave a core idle.
+cores=$(python -c 'from refadgen.config.devices import num_cores; print(num_cores())')
+exec ray start --head --block --num-cpus="$((cores + 3))" \
   --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --disable-usage-stats "$@"

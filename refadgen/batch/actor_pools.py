@@ -1,23 +1,41 @@
-"""Stages of a job as pools of actors of fixed size, and the resources they take."""
+"""Stages of a job as pools of actors, and the resources they take."""
 
-import dataclasses
 import logging
 import math
 import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import ray
+import ray._private.state
 from ray.data import ActorPoolStrategy, Dataset
+from ray.data._internal.execution.operators import actor_pool_map_operator
+from tqdm import tqdm
 
+from refadgen.batch.pool_sizes import PLANNING_CPUS, NodeSize, PoolSize, fewest, pools_of
 from refadgen.config import StageConfig
 
 _log = logging.getLogger("refadgen.batch")
 _TASK_RETRIES = 10
 """Retries of a block whose actor or node was lost. Ray's default has no bound: a poison row would run for ever."""
+_RESTARTS = 30
+"""Restarts of one actor in a run. Without a bound, one whose constructor kills its process would start for ever; one
+whose constructor raises is not started again anyway."""
+BESIDE_CORES = 3
+"""Logical CPUs of a local Ray beside one for each core: for planning, and for the stages that take half a CPU."""
 
 
 def with_stage(
-    dataset: Dataset, stage: type, pool: StageConfig, batch_size: int, *arguments: Any, calls_at_once: int = 1
+    dataset: Dataset,
+    stage: type,
+    pool: StageConfig,
+    size: PoolSize,
+    batch_size: int,
+    *arguments: Any,
+    calls_at_once: int = 1,
 ) -> Dataset:
     """Maps `dataset` through a pool of `stage(*arguments)` actors.
 
@@ -30,26 +48,28 @@ def with_stage(
         batch_size=batch_size,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=pool.num_actors,
+            min_size=size.least,
+            max_size=size.most,
             max_concurrent_calls_per_actor=calls_at_once,
             enable_true_multi_threading=calls_at_once > 1,
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        # The only way that Ray 2.60 offers to bound the retries of an actor's task.
+        # The only way that Ray 2.60 offers to bound the retries of an actor's task, and its restarts.
         ray_remote_args_fn=_actor_options,
     )
 
 
 def _actor_options() -> dict[str, Any]:
-    return {"max_task_retries": _TASK_RETRIES}
+    return {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
 
 
 def restart_actor(problem: Exception) -> NoReturn:
     """Ends this actor's process for a fault that a new process may not have, such as a lost device.
 
     Ray starts the actor again and retries the calls that were in hand, each up to `_TASK_RETRIES` times; an error that
-    a call raises would end the job instead. Outside an actor: raises `problem`.
+    a call raises would end the job instead. Where the new process cannot start either, the run ends with its error
+    (`record_rows`). Outside an actor: raises `problem`.
     """
     if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         raise problem
@@ -58,30 +78,61 @@ def restart_actor(problem: Exception) -> NoReturn:
     os._exit(1)  # not exit_actor: Ray takes that for the wish that there be no such actor any more
 
 
-def pools_of(stages: Any) -> dict[str, StageConfig]:
-    """The pools of a job's `stages` section by name."""
-    return {field.name: getattr(stages, field.name) for field in dataclasses.fields(stages)}
+def num_cpus(stages: Any, cores: int) -> int:
+    """Logical CPUs of a local Ray: for one actor a core, and for all pools at their least."""
+    least = sum(fewest(pool) * pool.num_cpus for pool in pools_of(stages).values())
+    return max(math.ceil(least) + PLANNING_CPUS, cores + BESIDE_CORES)
 
 
-def num_cpus(stages: Any) -> int:
-    """Logical CPUs that all actors and one planning task need at once."""
-    return math.ceil(sum(pool.num_actors * pool.num_cpus for pool in pools_of(stages).values())) + 1
+def nodes_of_ray(cores: int) -> list[NodeSize]:
+    """The nodes that this Ray has, and those that it may add.
+
+    cores: of this machine. They bound the CPUs of a Ray of one node, which may have been told of any number.
+    """
+    nodes = [NodeSize(node.get("CPU", 0), node.get("GPU", 0)) for node in _nodes()]
+    if len(nodes) == 1:
+        nodes = [NodeSize(min(nodes[0].cpus, cores + BESIDE_CORES), nodes[0].gpus)]
+    for group in _node_groups():
+        added = NodeSize(group.resources.get("CPU", 0), group.resources.get("GPU", 0))
+        nodes += [added] * (max(group.max_count, 1) - nodes.count(added))
+    return nodes
 
 
-def require_resources(stages: Any) -> None:
+def _nodes() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _node_groups() -> list[Any]:
+    """The kinds of nodes that a Ray with an autoscaler has or may add. max_count: of nodes; -1: any number."""
+    # Ray has no public way to ask; its own Ray Data asks here.
+    config = ray._private.state.state.get_cluster_config()
+    return [] if config is None else [group for group in config.node_group_configs if group.max_count]
+
+
+def _most(kind: str) -> float:
+    """Logical resources of a kind that this Ray has or can ever have."""
+    added = [(group.resources.get(kind, 0), group.max_count) for group in _node_groups()]
+    unbounded = any(each and count < 0 for each, count in added)
+    possible = math.inf if unbounded else sum(each * count for each, count in added if each)
+    return float(max(possible, sum(node.get(kind, 0) for node in _nodes())))
+
+
+def require_resources(stages: Any, sizes: Mapping[str, PoolSize]) -> None:
     """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
     pools = pools_of(stages)
-    have = ray.cluster_resources()
-    need_gpus = sum(pool.num_actors * pool.num_gpus for pool in pools.values())
-    need_cpus = sum(pool.num_actors * pool.num_cpus for pool in pools.values()) + 1  # one for the tasks that plan
-    if need_gpus > have.get("GPU", 0):
-        raise ValueError(f"stages.*.num_gpus: the actors ask for {need_gpus:g} GPUs, Ray has {have.get('GPU', 0):g}")
-    if need_cpus > have.get("CPU", 0):
+    need_gpus = sum(sizes[name].least * pool.num_gpus for name, pool in pools.items())
+    need_cpus = sum(sizes[name].least * pool.num_cpus for name, pool in pools.items()) + PLANNING_CPUS
+    if need_gpus > _most("GPU"):
+        raise ValueError(
+            f"stages.*.num_gpus: the actors ask for {need_gpus:g} GPUs, Ray has {_most('GPU'):g}; ask for less, or fix "
+            "fewer actors (stages.*.num_actors)"
+        )
+    if need_cpus > _most("CPU"):
         raise ValueError(
             f"stages.*.num_cpus: the actors ask for {need_cpus:g} CPUs (one of them for planning), "
-            f"Ray has {have.get('CPU', 0):g}; ask for less, or start Ray with more (--num-cpus)"
+            f"Ray has {_most('CPU'):g}; ask for less, or start Ray with more (--num-cpus)"
         )
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [*_nodes(), *(group.resources for group in _node_groups())]
     for name, pool in pools.items():
         for kind, asked in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
             largest = max(node.get(kind, 0) for node in nodes)
@@ -89,3 +140,27 @@ def require_resources(stages: Any) -> None:
                 raise ValueError(
                     f"stages.{name}.num_{kind.lower()}s={asked:g}: the largest node of this Ray has {largest:g}"
                 )
+
+
+class _Growth(logging.Handler):
+    """Says which pools Ray Data enlarges: it says so itself in a log file of its own only."""
+
+    _SAID = re.compile(r"Scaling up MapWorker\(MapBatches\((\w+)\)\) actor pool by (\d+) \(reason=utilization")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := self._SAID.match(record.getMessage()):
+            tqdm.write(f"{found[1]}: {found[2]} more, for its blocks pile up", file=sys.stderr)
+
+
+@contextmanager
+def growth_shown() -> Iterator[None]:
+    """Shows how pools grow meanwhile."""
+    logger, shown = logging.getLogger(actor_pool_map_operator.__name__), _Growth()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(shown)
+    try:
+        yield
+    finally:
+        logger.removeHandler(shown)
+        logger.setLevel(level)

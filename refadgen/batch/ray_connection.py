@@ -9,6 +9,8 @@ import ray
 from ray.data import DataContext
 from ray.exceptions import RayTaskError
 
+from refadgen.config.devices import num_cores
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ def connect(num_cpus: int, *, dashboard: bool = False) -> None:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
             ray.init(
                 address="local",
-                num_cpus=max(4, num_cpus, os.cpu_count() or 1),  # pools of one-CPU actors deadlock on two
+                num_cpus=max(4, num_cpus, num_cores()),  # pools of one-CPU actors deadlock on two
                 include_dashboard=dashboard,
                 logging_level=logging.WARNING,
             )
@@ -35,6 +37,10 @@ def connect(num_cpus: int, *, dashboard: bool = False) -> None:
     context.enable_progress_bars = False  # jobs have their own, in images
     # Ray would end a run after half an hour without a finished block; a block at full size on a CPU takes longer.
     context.execution_no_progress_timeout_s = 24 * 3600
+    # A pool grows by one actor at a time: a stage that is first to have work would otherwise take all free CPUs before
+    # the next has any. It never shrinks while there is work: an actor that holds networks is dear to start again.
+    context.autoscaling_config.actor_pool_max_upscaling_delta = 1
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = -1.0
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 

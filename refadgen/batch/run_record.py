@@ -12,6 +12,7 @@ from ray.data import Dataset
 from ray.exceptions import RayActorError
 from tqdm import tqdm
 
+from refadgen.batch.actor_pools import growth_shown
 from refadgen.batch.ledger import LedgerWriter, now
 from refadgen.storage.store import Storage
 
@@ -62,7 +63,8 @@ def record_rows(dataset: Dataset, writer: LedgerWriter, *, total: int, unit: str
     total: rows that will come. unit: their noun. label: shown before the bar. Raises: RuntimeError where an actor's
     process ends on the same rows whenever they are retried, or cannot start again.
     """
-    with tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True) as progress:
+    bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True)
+    with bar as progress, growth_shown():
         try:
             # No prefetching: a row counts once it is recorded, and blocks held back here would be lost in a crash.
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):

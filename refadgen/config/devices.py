@@ -4,10 +4,23 @@ Every room that loads networks asks here, so that a GPU that was asked for and i
 torch is imported inside the functions: settings are read by processes that never use it.
 """
 
+import math
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def num_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Processor cores that this process may use: a container's share, where its runtime sets one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):  # no Linux, or an older one
+        return cores
+    return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
 def resolve_device(name: str, *, gpu_expected: bool, field: str) -> "torch.device":

@@ -49,9 +49,10 @@ def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.
     return build(cls, tree)
 
 
-def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
+def build(cls: type[T], values: dict[str, Any], prefix: str = "", default: T | None = None) -> T:
     """A configuration dataclass from plain nested values, checked and converted.
 
+    default: holds what `values` leaves out; None: the defaults of the class.
     Raises: ValueError naming the dotted field.
     """
     hints = typing.get_type_hints(cls)
@@ -60,15 +61,19 @@ def build(cls: type[T], values: dict[str, Any], prefix: str = "") -> T:
             near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)  # 0: always one proposal
             raise ValueError(f"unknown setting {prefix}{name}; did you mean {prefix}{near[0]}?")
     arguments: dict[str, Any] = {}
+    # A section's defaults depend on where it stands: one generating actor needs a CPU, one that publishes half.
+    sections = {field.name: field.default_factory for field in dataclasses.fields(typing.cast(Any, cls))}
     for name, value in values.items():
         kind = hints[name]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise ValueError(f"{prefix}{name}={value!r}: must be a section with fields")
-            arguments[name] = build(typing.cast(type, kind), value, f"{prefix}{name}.")
+            factory = sections[name]
+            section = None if factory is dataclasses.MISSING else factory()
+            arguments[name] = build(typing.cast(type, kind), value, f"{prefix}{name}.", section)
         else:
             arguments[name] = _convert(kind, value, f"{prefix}{name}")
-    return cls(**arguments)
+    return cls(**arguments) if default is None else dataclasses.replace(typing.cast(Any, default), **arguments)
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:
@@ -81,8 +86,14 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
         options = typing.get_args(kind)
         if value is None and type(None) in options:
             return None
+        words = [word for option in options if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+        if value in words:
+            return value
         kind = next(option for option in options if option is not type(None))
-        return _convert(kind, value, name)
+        try:
+            return _convert(kind, value, name)
+        except ValueError as error:
+            raise ValueError(" or ".join([str(error), *words])) from None
     if origin is Literal:
         if value not in typing.get_args(kind):
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(typing.get_args(kind))}")

@@ -212,9 +212,10 @@ def _check(name: str, value: Any, kind: Any, mark: Setting) -> None:
     """Raises: ValueError unless `value` is one of the type's choices and obeys the mark."""
     # Types themselves are checked where users' words come in, by `loading.build`.
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        if value is None:
+        options = typing.get_args(kind)
+        if value is None or any(value in typing.get_args(o) for o in options if typing.get_origin(o) is Literal):
             return
-        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+        kind = next(option for option in options if option is not types.NoneType)
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         require(value in choices, name, value, f"one of {', '.join(choices)}")

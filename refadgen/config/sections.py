@@ -252,8 +252,9 @@ class ReviewConfig(Section, name="review"):
 class StageConfig(Section, name="stages.*"):
     """The size of one stage's actor pool."""
 
-    num_actors: int = setting(1, _RUN, least=1, most=10_000)
-    """Actors of the pool; fixed."""
+    num_actors: int | Literal["auto"] = setting("auto", _RUN, least=1, most=10_000)
+    """Actors of the pool; a number fixes them. auto: of the generating stage as many as there are GPUs, or cores, for;
+    of others one with a GPU, or from one upwards without, as their blocks pile up (`batch/pool_sizes.py`)."""
     num_cpus: float = setting(0.5, _RUN, least=0)
     """Logical CPUs of one actor."""
     num_gpus: float = setting(0.0, _RUN, least=0)

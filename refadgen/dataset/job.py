@@ -7,6 +7,7 @@ configuration and ledgers: the same command again resumes. After a run `data/` h
 """
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +18,16 @@ import pyarrow.compute as pc
 from ray.data import Dataset
 
 from refadgen.batch import ray_connection
-from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
+from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import Ledger, LedgerWriter, short_keys
 from refadgen.batch.planning import Plan, plan_fragments
+from refadgen.batch.pool_sizes import PoolSize, say_sizes, size_pools
 from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.scan import CatalogScan, scan_catalog
-from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
+from refadgen.config import DatasetConfig, as_dict, dotted, to_yaml
+from refadgen.config.devices import num_cores
 from refadgen.config.identity import differences, triplet_identity
 from refadgen.config.paths import absolute_paths
 from refadgen.dataset.card import write_card
@@ -148,6 +151,7 @@ class DatasetJob:
             [
                 to_yaml(self._config),
                 f"input: {redact_address(self._input_uri)}, {self._scan.num_rows} rows",
+                f"actors: {say_sizes(self._sizes)}",
                 f"output: {self._storage.uri}",
                 f"ads: {len(keys)}, to screen: {np.count_nonzero(~screened)}, "
                 f"reconciled: {np.count_nonzero(reconciled)}",
@@ -210,10 +214,8 @@ class DatasetJob:
         plan, counts = plan.filtered(Chosen(keys=reconciled, others=True))
         if not sum(counts):
             return
-        pool = self._config.stages.screen
-        screened = with_stage(
-            plan.stream(_SCREENED_ROWS), AdScreener, pool, _SCREENED_ROWS, self._stage_config, run_id, self._catalog_uri
-        )
+        ads = plan.stream(_SCREENED_ROWS)
+        screened = self._through(ads, AdScreener, "screen", run_id, self._catalog_uri, rows=_SCREENED_ROWS)
         with LedgerWriter(self._screening) as writer:
             record_rows(screened, writer, total=sum(counts), unit="ad", label="screening")
 
@@ -222,18 +224,25 @@ class DatasetJob:
         if not len(open_keys):
             return 0
         plan, _ = plan.filtered(Chosen(keys=open_keys))
-        stages = self._config.stages
         dataset = plan.stream(self._config.triplet.rows_per_file)
-        dataset = self._through(dataset, AdFetcher, stages.screen, run_id, self._catalog_uri)
-        dataset = self._through(dataset, ProductExtractor, stages.extract, run_id)
-        dataset = self._through(dataset, AdDescriber, stages.describe, run_id)
-        dataset = self._through(dataset, TripletBuilder, stages.augment, run_id, self._storage.uri)
+        dataset = self._through(dataset, AdFetcher, "screen", run_id, self._catalog_uri)
+        dataset = self._through(dataset, ProductExtractor, "extract", run_id)
+        dataset = self._through(dataset, AdDescriber, "describe", run_id)
+        dataset = self._through(dataset, TripletBuilder, "augment", run_id, self._storage.uri)
         with LedgerWriter(self._ledger) as writer:
             record_rows(dataset, writer, total=len(open_keys), unit="ad", label="building")
         return writer.counts["done"]
 
-    def _through(self, dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any) -> Dataset:
-        return with_stage(dataset, stage, pool, self._config.triplet.rows_per_file, self._stage_config, *arguments)
+    def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, rows: int | None = None) -> Dataset:
+        """rows: in one call; None: as many as a file of triplets has."""
+        pool, size = getattr(self._config.stages, name), self._sizes[name]
+        rows = rows or self._config.triplet.rows_per_file
+        return with_stage(dataset, stage, pool, size, rows, self._stage_config, *arguments)
+
+    @functools.cached_property
+    def _sizes(self) -> dict[str, PoolSize]:
+        """The size of each stage's pool. Needs Ray."""
+        return size_pools(self._config.stages, nodes_of_ray(num_cores()))
 
     @property
     def num_rows(self) -> int:
@@ -242,7 +251,7 @@ class DatasetJob:
 
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
-        require_resources(self._config.stages)
+        require_resources(self._config.stages, self._sizes)
 
 
 def _require_apart(input_uri: str, output: Storage) -> None:
@@ -269,4 +278,4 @@ def _totals(ledger: Ledger, keys: Keys) -> tuple[dict[str, int], dict[str, int]]
 
 def connect_ray(config: DatasetConfig) -> None:
     """Joins or starts a Ray with room for all actors of a pass."""
-    ray_connection.connect(num_cpus(config.stages))
+    ray_connection.connect(num_cpus(config.stages, num_cores()))

@@ -6,6 +6,7 @@ A run is a function of catalogue, configuration and ledger. Images that the ledg
 the first actor starts, so the same command again resumes.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ import ray
 from ray.data import Dataset
 
 from refadgen.batch import ray_connection
-from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
+from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.planning import Plan, plan_fragments
+from refadgen.batch.pool_sizes import PoolSize, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
-from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
+from refadgen.config import GenerateConfig, as_dict, to_yaml
+from refadgen.config.devices import num_cores
 from refadgen.config.paths import absolute_paths
 from refadgen.generation.decisions import load_decisions, overrule, reopened
 from refadgen.generation.generator import AdGenerator
@@ -138,9 +141,7 @@ class CatalogJob:
 
     def _changed(self, plan: Plan, run_id: str) -> Keys:
         """Short keys of the recorded images whose product image has changed behind its address."""
-        products = self._through(
-            self._stream(plan), ProductFetcher, self._config.stages.fetch, run_id, self._catalog_uri
-        )
+        products = self._through(self._stream(plan), ProductFetcher, "fetch", run_id, self._catalog_uri)
         recorded = ray.put(RecordedInputs.of(self._ledger))
         changed = products.map_batches(
             changed_inputs, batch_size=None, batch_format="pyarrow", fn_kwargs={"recorded": recorded}
@@ -160,6 +161,7 @@ class CatalogJob:
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
+                f"actors: {say_sizes(self._sizes)}",
                 self._estimate(counts.to_make),
             ]
         )
@@ -168,7 +170,7 @@ class CatalogJob:
         seconds = [s for s in self._ledger.latest(["generate_s"])["generate_s"].to_pylist() if s]
         if not seconds:
             return "no estimate: nothing was made in this output yet (--limit 20 makes a few)"
-        mean, num_actors = sum(seconds) / len(seconds), self._config.stages.generate.num_actors
+        mean, num_actors = sum(seconds) / len(seconds), self._sizes["generate"].least
         total = mean * to_make / num_actors
         return (
             f"about {total / 3600:.1f} h ({total:.0f} s) with {num_actors} generate actors, "
@@ -185,6 +187,7 @@ class CatalogJob:
             catalog=redact_address(self._catalog_uri),
             model=self._model.label,
             config=as_dict(self._config),
+            actors={name: str(size) for name, size in self._sizes.items()},
         )
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
@@ -222,24 +225,34 @@ class CatalogJob:
 
     def _generate(self, plan: Plan, run_id: str) -> Dataset:
         """Ledger rows, as the stream gives them."""
-        stages = self._config.stages
         dataset = self._stream(plan)
-        dataset = self._through(dataset, ProductFetcher, stages.fetch, run_id, self._catalog_uri)
+        dataset = self._through(dataset, ProductFetcher, "fetch", run_id, self._catalog_uri)
         # Once for all actors: the masks of a decisions file may be a hundred megabytes.
         decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
-        dataset = self._through(dataset, ProductSegmenter, stages.segment, run_id, self._storage.uri, decided)
+        dataset = self._through(dataset, ProductSegmenter, "segment", run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
         calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
-        dataset = self._through(dataset, AdGenerator, stages.generate, run_id, calls_at_once=calls_at_once)
-        return self._through(dataset, AdPublisher, stages.publish, run_id, self._storage.uri, self._model)
+        dataset = self._through(dataset, AdGenerator, "generate", run_id, calls_at_once=calls_at_once)
+        return self._through(dataset, AdPublisher, "publish", run_id, self._storage.uri, self._model)
 
-    def _through(
-        self, dataset: Dataset, stage: type, pool: StageConfig, *arguments: Any, calls_at_once: int = 1
-    ) -> Dataset:
-        rows_per_block = self._config.catalog.rows_per_block
+    def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, calls_at_once: int = 1) -> Dataset:
         return with_stage(
-            dataset, stage, pool, rows_per_block, self._stage_config, *arguments, calls_at_once=calls_at_once
+            dataset,
+            stage,
+            getattr(self._config.stages, name),
+            self._sizes[name],
+            self._config.catalog.rows_per_block,
+            self._stage_config,
+            *arguments,
+            calls_at_once=calls_at_once,
         )
+
+    @functools.cached_property
+    def _sizes(self) -> dict[str, PoolSize]:
+        """The size of each stage's pool. Needs Ray."""
+        cores_per_main = float(self._config.model.torch_threads)
+        nodes = nodes_of_ray(num_cores())
+        return size_pools(self._config.stages, nodes, main="generate", cores_per_main=cores_per_main)
 
     @property
     def num_rows(self) -> int:
@@ -248,9 +261,9 @@ class CatalogJob:
 
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
-        require_resources(self._config.stages)
+        require_resources(self._config.stages, self._sizes)
 
 
 def connect_ray(config: GenerateConfig) -> None:
     """Joins or starts a Ray with room for all actors."""
-    ray_connection.connect(num_cpus(config.stages))
+    ray_connection.connect(num_cpus(config.stages, num_cores()))

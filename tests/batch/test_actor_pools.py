@@ -1,5 +1,7 @@
-"""An actor that ends its own process, on a real local Ray: what it costs, and that it is bounded."""
+"""Pools of actors on a real local Ray: one grows with its work; an actor that ends its own process is bounded."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,12 +10,15 @@ import pytest
 import ray
 
 from refadgen.batch import actor_pools, ray_connection
-from refadgen.batch.actor_pools import restart_actor, with_stage
+from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, restart_actor, with_stage
 from refadgen.batch.ledger import LedgerWriter
+from refadgen.batch.pool_sizes import PoolSize
 from refadgen.batch.run_record import record_rows
+from refadgen.config import GenerateConfig, load_config
 from refadgen.config.sections import StageConfig
 
 NUM_ROWS = 12
+ONE = PoolSize(1, 1)
 
 
 class Recorded(LedgerWriter):
@@ -45,9 +50,14 @@ def recorded(folder: Path, *, heals: bool) -> list[int]:
                 restart_actor(RuntimeError("the device is lost"))
             yield table
 
+    return rows_through(Stage, ONE, calls_at_once=3)
+
+
+def rows_through(stage: type, size: PoolSize, calls_at_once: int = 1) -> list[int]:
     rows = ray.data.from_arrow(pa.table({"n": list(range(NUM_ROWS))})).repartition(NUM_ROWS)
     writer = Recorded()
-    record_rows(with_stage(rows, Stage, StageConfig(), 1, calls_at_once=3), writer, total=NUM_ROWS, unit="row")
+    stream = with_stage(rows, stage, StageConfig(), size, 1, calls_at_once=calls_at_once)
+    record_rows(stream, writer, total=NUM_ROWS, unit="row")
     return writer.rows
 
 
@@ -63,6 +73,87 @@ def test_a_device_that_is_always_lost_ends_the_run_with_a_clear_error(
     monkeypatch.setattr(actor_pools, "_TASK_RETRIES", 1)
     with pytest.raises(RuntimeError, match="ended again and again on the same rows"):
         recorded(tmp_path, heals=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills_itself", [False, True])
+def test_an_actor_that_cannot_start_again_ends_the_run(
+    kills_itself: bool, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor_pools, "_RESTARTS", 1)
+
+    class Stage:
+        def __init__(self) -> None:
+            if (tmp_path / "lost").exists() and kills_itself:
+                os._exit(1)
+            if (tmp_path / "lost").exists():
+                raise ValueError("PyTorch sees no GPU")
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            (tmp_path / "lost").touch()
+            restart_actor(RuntimeError("the device is lost"))
+
+    with pytest.raises(RuntimeError, match="could not start again") as raised:
+        rows_through(Stage, ONE)
+    assert kills_itself or "PyTorch sees no GPU" in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_pool_grows_while_its_blocks_pile_up(
+    local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stage:
+        def __call__(self, table: pa.Table) -> pa.Table:
+            (tmp_path / str(os.getpid())).touch()
+            until = time.monotonic() + 120
+            while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+                time.sleep(0.05)
+            return table
+
+    assert sorted(rows_through(Stage, PoolSize(1, 2))) == list(range(NUM_ROWS))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert capsys.readouterr().err.count("Stage: 1 more, for its blocks pile up") == 1
+
+
+@pytest.mark.slow
+def test_more_actors_than_the_ray_can_ever_hold_are_refused_in_words(local_ray: None) -> None:
+    def check(size: int, *words: str) -> None:
+        stages = load_config(GenerateConfig, None, words).stages
+        require_resources(stages, dict.fromkeys(("fetch", "segment", "publish"), ONE) | {"generate": PoolSize(size, 9)})
+
+    check(1)
+    with pytest.raises(ValueError, match=r"the actors ask for 2 GPUs, Ray has 0; .* \(stages\.\*\.num_actors\)"):
+        check(2, "stages.generate.num_gpus=1")
+    with pytest.raises(ValueError, match=r"the actors ask for 92\.5 CPUs \(one of them for planning\), Ray has \d"):
+        check(90)
+
+
+@pytest.mark.slow
+def test_a_ray_of_one_node_has_no_more_cores_than_its_machine(local_ray: None) -> None:
+    assert [node.cpus for node in nodes_of_ray(cores=1)] == [4]
+    assert nodes_of_ray(cores=1000)[0].cpus == ray.cluster_resources()["CPU"]
+
+
+def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Group:
+        def __init__(self, max_count: int, **resources: float) -> None:
+            self.max_count, self.resources = max_count, resources
+
+    monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 8}, {"CPU": 16, "GPU": 1}])
+    monkeypatch.setattr(actor_pools, "_node_groups", lambda: [Group(3, CPU=16, GPU=1)])
+    assert [node.gpus for node in nodes_of_ray(cores=2)] == [0, 1, 1, 1]
+    stages = load_config(GenerateConfig, None, ["stages.generate.num_gpus=1"]).stages
+    sizes = dict.fromkeys(("fetch", "segment", "publish"), ONE)
+    require_resources(stages, sizes | {"generate": PoolSize(3, 3)})
+    with pytest.raises(ValueError, match="ask for 4 GPUs, Ray has 3"):
+        require_resources(stages, sizes | {"generate": PoolSize(4, 4)})
+    monkeypatch.setattr(actor_pools, "_node_groups", lambda: [Group(-1, CPU=16, GPU=1)])  # any number
+    require_resources(stages, sizes | {"generate": PoolSize(40, 40)})
+
+
+def test_a_local_ray_has_room_for_an_actor_on_each_core() -> None:
+    assert num_cpus(load_config(GenerateConfig).stages, cores=2) == 5
+    assert num_cpus(load_config(GenerateConfig, None, ["stages.generate.num_actors=20"]).stages, cores=2) == 23
 
 
 def test_outside_an_actor_the_error_itself_comes() -> None:

@@ -118,6 +118,26 @@ def test_pending_rows_do_not_wait_for_further_ones(ledger: Ledger) -> None:
         wait_until(lambda: len(ledger.latest()) == 2)
 
 
+def test_a_burst_is_written_by_count_without_waiting(ledger: Ledger) -> None:
+    """What a kill costs is what is pending: never as many rows as hurry the writer."""
+    with LedgerWriter(ledger, min_interval_s=3600) as writer:
+        writer.add(table([entry(0, "done")]))
+        wait_until(lambda: len(ledger.parts()) == 1)
+        for block in range(1, 6):
+            writer.add(table([entry(10 * block + number, "done") for number in range(3)]))
+        wait_until(lambda: sum(map(len, writer._pending)) < 4)
+        wait_until(lambda: len(ledger.latest()) >= 13)
+
+
+def test_a_long_fast_run_makes_few_parts(ledger: Ledger) -> None:
+    with LedgerWriter(ledger, min_interval_s=3600) as writer:
+        for number in range(400):
+            writer.add(table([entry(number, "done")]))
+            wait_until(lambda: sum(map(len, writer._pending)) < 4 or writer._ahead < 1)
+        assert len(ledger.parts()) <= 17
+    assert len(ledger.latest()) == 400
+
+
 def test_an_error_in_the_middle_of_a_run_loses_no_row(ledger: Ledger) -> None:
     def interrupted() -> None:
         with LedgerWriter(ledger, min_interval_s=3600) as writer:

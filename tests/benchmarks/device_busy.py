@@ -16,17 +16,17 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
+from stand_in import BATCH, StandIn, bare_images_per_s, install, settings, step_seconds
 
-HEIGHT, WIDTH, STEPS, BATCH, ROWS_PER_BLOCK = 640, 512, 20, 8, 4
+HEIGHT, WIDTH, ROWS_PER_BLOCK = 640, 512, 4
 VARIANTS: dict[str, Callable[[int], int]] = {
     "one": lambda _: 1,
     "two": lambda _: 2,
@@ -73,76 +73,16 @@ def main() -> None:
     print(json.dumps({**{run: found[str(roots[-1])][run]["busy"] for run in arguments.runs}, "roots": found}))
 
 
-@dataclass(eq=False)
-class _Row:
-    canvas: np.ndarray
-    steps: int = 0
-    latents: torch.Tensor = field(default_factory=lambda: torch.zeros(1))
-
-
-@dataclass
-class StandIn:
-    """The pipeline of a model whose work is a sleep: a step takes as long with one row as with a full batch."""
-
-    step_s: float
-    rows: list[_Row] = field(default_factory=list)
-    taken: int = 0
-    places: int = 0
-    host_s: float = 0.0
-    config: Any = None
-    batch_size: int = BATCH
-
-    def encode_prompt(self, prompt: str, negative_prompt: str | None) -> str:
-        return prompt
-
-    def encode_reference(self, canvases: list[np.ndarray]) -> Any:
-        @dataclass
-        class Features:
-            canvas: np.ndarray
-            nbytes: int = 60_000_000
-
-        return Features(canvases[0])
-
-    def start(self, reference: Any, mask: np.ndarray, prompt: str, **settings: Any) -> _Row:
-        return _Row(reference.canvas)
-
-    def batch(self, **settings: Any) -> "StandIn":
-        return self
-
-    def replace(self, rows: list[_Row]) -> None:
-        self.rows = rows
-
-    def step(self) -> list[_Row]:
-        self.taken, self.places, self.host_s = self.taken + len(self.rows), self.places + BATCH, time.thread_time()
-        time.sleep(self.step_s)
-        for row in self.rows:
-            row.steps += 1
-        return [row for row in self.rows if row.steps == STEPS]
-
-    def denoise(self, rows: list[_Row], **settings: Any) -> Iterator[int]:
-        for step in range(STEPS):
-            self.replace(rows)
-            self.step()
-            yield step
-
-    def decode(self, rows: list[_Row]) -> np.ndarray:
-        return np.stack([row.canvas for row in rows])
-
-
 def _measure(run: str, num_images: int, device_ms: float, folder: Path) -> dict[str, float]:
     """One run of this process's `refadgen`."""
-    import refadgen.model.inference
     from refadgen.batch.rows import to_table
     from refadgen.config import GenerateConfig, load_config
     from refadgen.generation.generator import AdGenerator
     from refadgen.generation.rows import PlacedProduct
 
     cv2.setNumThreads(1)
-    device = StandIn(device_ms / 1000 * BATCH / STEPS)
-    refadgen.model.inference.load_for_inference = lambda *_, **__: device  # type: ignore[assignment]
-    words = [f"sampling.width_px={WIDTH}", f"sampling.height_px={HEIGHT}", "sampling.guidance_scale=2"]
-    words += [f"sampling.batch_size={BATCH}", f"sampling.num_inference_steps={STEPS}"]
-    words += ["sampling.reference_in_uncond=false", "model.path=stand-in"]
+    device = install(StandIn(step_seconds(device_ms)))
+    words = [*settings(WIDTH, HEIGHT), "model.path=stand-in"]
     generator = AdGenerator(load_config(GenerateConfig, None, words), "bench")
     rows = _rows(VARIANTS[run], num_images, folder)
     tables = [to_table(rows[at : at + ROWS_PER_BLOCK], PlacedProduct) for at in range(0, len(rows), ROWS_PER_BLOCK)]
@@ -164,21 +104,11 @@ def _measure(run: str, num_images: int, device_ms: float, folder: Path) -> dict[
     wanted = sum(len(row.wanted) for row in rows)
     assert images == wanted, f"{images} images of {wanted}"
     return {
-        "busy": images / seconds / _bare_images_per_s(device_ms, num_images),
+        "busy": images / seconds / bare_images_per_s(device_ms, num_images),
         "padding": 1 - device.taken / device.places,
         "host": device.host_s / seconds if threads > 1 else 1.0,
         "processor_ms": 1000 * processor / images,
     }
-
-
-def _bare_images_per_s(device_ms: float, num_images: int) -> float:
-    """Images per second of full batches on the stand-in; a few batches tell, since nothing else happens."""
-    device = StandIn(device_ms / 1000 * BATCH / STEPS)
-    batches = min(4, num_images // BATCH)
-    started = time.perf_counter()
-    for _ in range(batches):
-        deque(device.denoise([_Row(np.empty(0)) for _ in range(BATCH)]), maxlen=0)
-    return batches * BATCH / (time.perf_counter() - started)
 
 
 def _rows(variants: Callable[[int], int], num_images: int, folder: Path) -> list[Any]:

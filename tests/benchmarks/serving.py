@@ -1,6 +1,6 @@
 """The endpoint's speed and robustness, all variants in one run.
 
-    python tests/benchmarks/serving.py [--seconds 8] [--parts batching stand_in mini]
+    python tests/benchmarks/serving.py [--seconds 8] [--parts batching stand_in mini] [--root BEFORE --root .]
 
 batching: step-level batching, request-level batching and no batching, on a stand-in model whose step takes a + b·batch.
     Poisson arrivals at several loads: latencies, and the largest load whose 95th percentile stays within a limit.
@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import dataclasses
+import inspect
 import io
 import json
 import multiprocessing
@@ -24,10 +25,13 @@ import queue
 import random
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -38,14 +42,15 @@ import urllib3
 from fastapi import FastAPI, Request
 from PIL import Image, ImageDraw
 from ray import serve
+from stand_in import BATCH, STEPS, StandInDenoiser
 
 from refadgen.config import ServeConfig
-from refadgen.engine.step_engine import Event, Finished, Progress, StepEngine
+from refadgen.engine.step_engine import Event, Progress, StepEngine
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.serving.app import assemble, build
 from refadgen.serving.deployments import AdGeneration
 
-A_S, B_S, BATCH, STEPS = 0.004, 0.0005, 8, 20
+A_S, B_S = 0.004, 0.0005
 """A step of the stand-in takes A_S + B_S · rows. Batches are padded to BATCH, like the model's."""
 ALONE_S = STEPS * (A_S + B_S * BATCH)
 SLOWER = 5.0
@@ -54,42 +59,21 @@ PORT = 8931
 URL = f"http://127.0.0.1:{PORT}"
 
 
-class StandIn:
-    """A model that only sleeps."""
-
-    def __init__(self, batch_size: int = BATCH, slower: float = 1.0) -> None:
-        self.batch_size = batch_size
-        self.slower = slower
-
-    def start(self, order: Any) -> dict[str, Any]:
-        return {"left": getattr(order, "num_inference_steps", order), "order": order}
-
-    def step(self, rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
-        time.sleep(self.slower * (A_S + B_S * self.batch_size))
-        for row in rows:
-            row["left"] -= 1
-        return [row for row in rows if not row["left"]]
-
-    def finish(self, order: Any, row: Any) -> Any:
-        return getattr(order, "canvas", None)
-
-    def preview(self, row: Any) -> bytes:
-        return b""
-
-    def check_device(self) -> None:
-        pass
+def stand_in(batch_size: int = BATCH, slower: float = 1.0) -> StandInDenoiser:
+    """The stand-in device of this benchmark. slower: factor of its time."""
+    return StandInDenoiser(slower * (A_S + B_S * batch_size), batch_size)
 
 
 class DoorEngine:
     """Request-level batching: takes up to a batch of waiting orders and runs it to its end before it takes more."""
 
-    def __init__(self, denoiser: StandIn) -> None:
+    def __init__(self, denoiser: StandInDenoiser) -> None:
         self._denoiser = denoiser
-        self._waiting: queue.Queue[tuple[int, Callable[[Event], None]] | None] = queue.Queue()
+        self._waiting: queue.Queue[tuple[int, Callable[[Any], None]] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def submit(self, order: int, shape: str, listener: Callable[[Event], None]) -> None:
+    def submit(self, order: int, shape: str, listener: Callable[[Any], None]) -> None:
         self._waiting.put((order, listener))
 
     def stop(self) -> None:
@@ -110,7 +94,7 @@ class DoorEngine:
                 done = self._denoiser.step(rows, self._denoiser.batch_size)
                 rows = [row for row in rows if row not in done]
                 for row in done:
-                    listeners[id(row)](Finished(None, 0.0, 0.0, self._denoiser.batch_size))
+                    listeners[id(row)](None)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -167,9 +151,9 @@ def goodput(loads: list[Load], limit_s: float) -> float:
 
 def measure_batching(seconds: float) -> dict[str, Any]:
     policies: dict[str, Callable[[], Any]] = {
-        "step": lambda: StepEngine(StandIn(), max_waiting=10**6),
-        "door": lambda: DoorEngine(StandIn()),
-        "none": lambda: DoorEngine(StandIn(1)),
+        "step": lambda: StepEngine(stand_in(), max_waiting=10**6),
+        "door": lambda: DoorEngine(stand_in()),
+        "none": lambda: DoorEngine(stand_in(1)),
     }
     most = BATCH / ALONE_S  # images/s of a batch that is always full
     shares = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -206,13 +190,13 @@ def measure_batching(seconds: float) -> dict[str, Any]:
 
 
 class StandInGeneration(AdGeneration):
-    def _make_denoiser(self, config: ServeConfig) -> StandIn:
-        return StandIn()
+    def _make_denoiser(self, config: ServeConfig) -> StandInDenoiser:
+        return stand_in()
 
 
 class SlowStandInGeneration(AdGeneration):
-    def _make_denoiser(self, config: ServeConfig) -> StandIn:
-        return StandIn(slower=SLOWER)
+    def _make_denoiser(self, config: ServeConfig) -> StandInDenoiser:
+        return stand_in(slower=SLOWER)
 
 
 def product() -> bytes:
@@ -315,7 +299,7 @@ def measure_stand_in() -> dict[str, Any]:
 
 
 def bare_stand_in_s() -> float:
-    model, started = StandIn(), time.monotonic()
+    model, started = stand_in(), time.monotonic()
     row = model.start(STEPS)
     while not model.step([row], model.batch_size):
         pass
@@ -419,6 +403,8 @@ def measure_mini() -> dict[str, Any]:
     cache_bytes = config.limits.reference_cache_bytes
     denoiser = AdDenoiser(config.model, config.sampling, reference_cache_bytes=cache_bytes, gpu_expected=False)
 
+    size = [denoiser.batch_size] * ("batch_size" in inspect.signature(denoiser.step).parameters)  # not of older builds
+
     def bare(seed: int) -> float:
         started = time.monotonic()
         order = AdOrder(
@@ -433,7 +419,7 @@ def measure_mini() -> dict[str, Any]:
             num_inference_steps=STEPS,
         )
         row = denoiser.start(order)
-        while not denoiser.step([row], denoiser.batch_size):
+        while not denoiser.step([row], *size):
             pass
         denoiser.finish(order, row)
         return time.monotonic() - started
@@ -464,7 +450,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0, help="of arrivals at each load")
     parser.add_argument("--parts", nargs="+", default=["batching", "stand_in", "mini"])
+    parser.add_argument("--root", type=Path, action="append", help="checkouts to measure in turn; default: this one")
     arguments = parser.parse_args()
+    if arguments.root:
+        words = ["--seconds", str(arguments.seconds), "--parts", *arguments.parts]
+        compare([root.resolve() for root in arguments.root], words)
+        return
     found: dict[str, Any] = {}
     if "batching" in arguments.parts:
         found["batching"] = measure_batching(arguments.seconds)
@@ -476,6 +467,19 @@ def main() -> None:
                 found[part] = measure()
                 print(f"{part}: {json.dumps(found[part])}", flush=True)
         serve.shutdown()
+    print(json.dumps(found))
+
+
+def compare(roots: list[Path], words: list[str]) -> None:
+    """Measures each checkout in a process of its own, one after the other."""
+    found: dict[str, dict[str, Any]] = {}
+    for root in roots:
+        env = os.environ | {"PYTHONPATH": f"{root}:{Path(__file__).parent}"}
+        ran = subprocess.run(
+            [sys.executable, __file__, *words], env=env, cwd=root, text=True, stdout=subprocess.PIPE, check=True
+        )
+        print(f"== {root}\n{ran.stdout}", end="", flush=True)
+        found[str(root)] = json.loads(ran.stdout.splitlines()[-1])
     print(json.dumps(found))
 
 

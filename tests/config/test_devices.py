@@ -1,12 +1,14 @@
 """A GPU that was asked for and is missing is an error that names the setting, in every stage that loads networks."""
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from refadgen.config import DatasetConfig, GenerateConfig, ServeConfig, load_config
-from refadgen.config.devices import resolve_device, resolve_dtype
+from refadgen.config.devices import num_cores, resolve_device, resolve_dtype
 
 NETWORKS = ["segmentation.grounding_dino=a-folder", "segmentation.sam2_checkpoint=a-file.pt"]
 
@@ -101,3 +103,9 @@ def test_the_number_format_follows_the_device(
     assert resolve_dtype("auto", cuda, for_training=True) == getattr(torch, training)
     assert resolve_dtype("auto", cpu) == resolve_dtype("auto", cpu, for_training=True) == torch.float32
     assert resolve_dtype("float16", cpu) == torch.float16
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("max 100000", None), ("50000 100000", 1), ("1 100", 1), ("", None)])
+def test_a_container_has_the_cores_of_its_share(limit: str, expected: int | None, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(limit)
+    assert num_cores(tmp_path) == (expected or len(os.sched_getaffinity(0)))

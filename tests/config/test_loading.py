@@ -35,6 +35,8 @@ def test_what_is_printed_reads_back_as_the_same_configuration() -> None:
         ("sampling.fusion_scale=high", r"sampling\.fusion_scale='high': must be of type float"),
         ("sampling.fusion_scale=11", r"sampling\.fusion_scale=11\.0: must be 0 to 10"),
         ("sampling.width_px=513", r"sampling\.width_px=513: must be a multiple of 8"),
+        ("stages.fetch.num_actors=many", r"stages\.fetch\.num_actors='many': must be of type int or auto"),
+        ("stages.fetch.num_actors=0", r"stages\.\*\.num_actors=0: must be 1 to 10000"),
         ("output.format=bmp", r"output\.format='bmp': must be one of jpeg, png, webp"),
         ("layout.anchor=middle", r"layout\.anchor='middle': must be one of top"),
         ("segmentation.grounding_dino=a", r"belong together"),
@@ -72,3 +74,14 @@ def test_numbers_in_scientific_notation_need_no_point() -> None:
     assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-5, 2.5e-3)
     with pytest.raises(ValueError, match=r"optimizer\.learning_rate"):
         load_config(TrainConfig, None, ["optimizer.learning_rate=fast"])
+
+
+def test_a_number_may_be_left_to_the_job() -> None:
+    words = ["stages.fetch.num_actors=3", "stages.publish.num_actors=auto"]
+    stages = load_config(GenerateConfig, None, words).stages
+    assert (stages.fetch.num_actors, stages.publish.num_actors, stages.segment.num_actors) == (3, "auto", "auto")
+
+
+def test_one_setting_leaves_the_other_defaults_of_its_place() -> None:
+    stages = load_config(GenerateConfig, None, ["stages.generate.num_gpus=1"]).stages
+    assert (stages.generate.num_gpus, stages.generate.num_cpus) == (1, GenerateConfig().stages.generate.num_cpus)

@@ -25,8 +25,14 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path.append(str(PROJECT / "jobs"))
 CATALOG = PROJECT / "catalogs" / "demo.parquet"
 VOLATILE = ("run_id", "recorded_at", "attempts", "fetch_s", "segment_s", "generate_s", "publish_s")
-QUICK = ("sampling.num_inference_steps=2", "sampling.batch_size=2", "catalog.rows_per_block=1")
-"""Small batches and blocks: many points at which a crash can hit."""
+QUICK = (
+    "sampling.num_inference_steps=2",
+    "sampling.batch_size=2",
+    "catalog.rows_per_block=1",
+    "stages.generate.num_actors=1",
+)
+"""Small batches and blocks: many points at which a crash can hit. One generating actor, whatever the machine's cores:
+each takes longer to start than to make these images."""
 
 
 @contextlib.contextmanager
