@@ -194,6 +194,16 @@ def test_the_export_holds_the_trained_weights(encoder_base: Path, tmp_path: Path
         assert torch.equal(parameter, checkpoint.weights[name]), name
 
 
+def test_an_exported_text_to_image_base_is_open_to_who_may_read_its_index(
+    stable_diffusion_base: Path, tmp_path: Path
+) -> None:
+    """Its layout is written by diffusers' own pipeline."""
+    config = config_of(stable_diffusion_base, "model.trains=text_to_image")
+    export(config, load_parts(config), tmp_path, "card")
+    modes = {file.stat().st_mode for file in tmp_path.rglob("*.safetensors")}
+    assert modes == {(tmp_path / "model_index.json").stat().st_mode}
+
+
 def test_a_zero_terminal_snr_needs_v_prediction(encoder_base: Path) -> None:
     with pytest.raises(ValueError, match=r"objective\.zero_terminal_snr=True with objective\.prediction_type=epsilon"):
         config_of(encoder_base, "objective.zero_terminal_snr=true")
