@@ -26,6 +26,10 @@ class TrainDataConfig(Section, name="data"):
     """Canvas in pixels: pictures are resized to cover it and cropped, with one crop for ad, product and mask."""
     variants: tuple[str, ...] = setting(VARIANT_KINDS, _STEPS)
     """Kinds of product image to draw from; `original` alone is training without dual augmentation."""
+    # Not ALWAYS_HASHED: this came later, and checkpoints made before it can still be resumed.
+    epoch_counts: Literal["ads", "product_images"] = setting("ads", Decides.STEPS)
+    """What comes once in an epoch: `ads`, each with one of its product images drawn, or `product_images` (the paper's
+    count), each with its ad."""
     mask: Literal["variant", "ad", "none"] = setting("variant", _STEPS)
     """M′: the drawn product image's own mask (the authors'), the product's mask in the ad, or no mask (all zero)."""
     precompute: bool = setting(True, _STEPS)
@@ -137,7 +141,7 @@ class RunConfig(Section, name="run"):
 
     num_epochs: int | None = setting(8, _WEIGHTS, least=1)
     num_steps: int | None = setting(None, _WEIGHTS, least=1)
-    """Length: passes over the training rows, or steps. One of both is set, the other is None."""
+    """Length: passes over what `data.epoch_counts` counts, or steps. One of both is set, the other is None."""
     batch_size: int = setting(6, _STEPS, least=1)
     """Rows of a step over all workers."""
     micro_batch_size: int | None = setting(None, _RUN, least=1)

@@ -175,4 +175,11 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
         "min_probability",
     )
     of_segmentation = [f"segmentation.{name}" for name in added]
-    assert later == [*of_segmentation, "sampling.batch_size", "filter.duplicate_product_color", *of_segmentation]
+    of_training = ["data.epoch_counts"]
+    assert later == [
+        *of_segmentation,
+        "sampling.batch_size",
+        "filter.duplicate_product_color",
+        *of_segmentation,
+        *of_training,
+    ]
