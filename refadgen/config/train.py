@@ -9,6 +9,8 @@ _STEPS = Decides.STEPS | Decides.ALWAYS_HASHED
 _WEIGHTS = Decides.WEIGHTS
 _RUN = Decides.RUN
 
+RANDOM = "random"
+"""In place of a file: weights are drawn."""
 VARIANT_KINDS = ("original", "relit", "degraded", "novel_view")
 """Kinds of product image: the ad's own pixels under its mask, in place; the same view in other light (a product
 photograph); a degraded one; the product turned. The paper has all but `relit`, which only a studio can make."""
@@ -58,6 +60,11 @@ class TrainModelConfig(Section, name="model"):
     """A Stable Diffusion 1.5 folder or hub id, or that of a RefAdGen model to train further."""
     image_encoder: str | None = setting(None, _RUN, place=Place.MODEL)
     """CLIP vision model, folder or hub id, for the Reference U-Net's context; None: the base's, or the empty prompt."""
+    # Not hashed: the facts hold a fingerprint of the file.
+    image_projection: str | None = setting(RANDOM, _RUN, place=Place.PATH)
+    """Start of the Resampler that makes context of the image encoder's states, where the base has none: an
+    IP-Adapter-Plus file (the authors': `ip-adapter-plus_sd15`, .bin or .safetensors), or `random`. None: one of them
+    must be named where `image_encoder` is."""
     # Not STEPS: the facts hold the names and shapes of all trained tensors, which differ between the kinds.
     trains: Literal["product", "everything", "text_to_image"] = setting("product", _WEIGHTS)
     """`product`: Reference U-Net, `conv_in`, AFM projections, image projection (the paper). `everything`: all of
@@ -75,6 +82,11 @@ class TrainModelConfig(Section, name="model"):
             raise ValueError(
                 f"model.image_encoder={self.image_encoder!r} with model.trains=text_to_image: no product is seen "
                 "there; set it to null"
+            )
+        if self.image_projection not in (None, RANDOM) and self.image_encoder is None:
+            raise ValueError(
+                f"model.image_projection={self.image_projection!r}: is for the states of model.image_encoder; name the "
+                "image encoder that it was trained with"
             )
 
 

@@ -174,6 +174,7 @@ def _without_folders(config: TrainConfig) -> TrainConfig:
         config.model,
         base=name(config.model.base) or "" if is_folder else config.model.base,
         image_encoder=name(config.model.image_encoder),
+        image_projection=name(config.model.image_projection),
     )
     return dataclasses.replace(config, data=data, model=model)
 

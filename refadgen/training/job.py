@@ -32,6 +32,7 @@ from refadgen.batch import ray_connection
 from refadgen.config import TrainConfig, to_yaml
 from refadgen.config.identity import training_identity
 from refadgen.config.paths import absolute_paths
+from refadgen.config.train import RANDOM
 from refadgen.model.folder import find_model, fingerprint
 from refadgen.storage.locations import is_remote, local_path
 from refadgen.storage.store import Storage
@@ -87,6 +88,11 @@ class TrainingJob:
             "model.image_encoder (its files)": encoder and fingerprint(find_model(encoder)),
             **training_identity(config),
         }
+        start = self.config.model.image_projection
+        if start not in (None, RANDOM):
+            with open(start, "rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            self._facts["model.image_projection (its file)"] = digest[:16]
         if self._counts_images:
             counts = hashlib.sha256(repr(self.scan.training_images).encode())
             self._facts["data.path (its product images)"] = counts.hexdigest()[:16]

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from refadgen.config import TrainConfig
+from refadgen.config.train import RANDOM
 from refadgen.model import checkpoint
 from refadgen.model.encoders import Encoders
 from refadgen.model.folder import find_model, read_index
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.ip_adapter import load_ip_adapter
 from refadgen.model.unets import (
     make_generation_unet,
     make_reference_unet,
@@ -96,6 +98,9 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
         folder = find_model(config.model.image_encoder, field="model.image_encoder")
         with _errors_name("model.image_encoder", config.model.image_encoder):
             _add_image_encoder(parts, folder, dtype)
+        _add_image_projection(parts, config.model.image_projection)
+        with _errors_name("model.image_encoder", config.model.image_encoder):
+            _check_widths(parts)
     # Kept for a note to the user: the next line replaces the base's scheduler.
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
     parts.scheduler = make_scheduler(parts.scheduler, config)
@@ -133,22 +138,46 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
 
 
 def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
-    """Adds a CLIP vision model and, where the base has none, a new projection from its width to the U-Nets'."""
+    """Adds a CLIP vision model."""
     encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype)
     parts.image_encoder = encoder
     size = encoder.config.image_size
     # The class's own mean and deviation are CLIP's; only the size depends on the encoder.
     parts.feature_extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
-    if parts.image_projection is None:
-        assert parts.reference_unet is not None
-        width = parts.reference_unet.config.cross_attention_dim
-        torch.manual_seed(0)  # all workers must start from the same weights: DDP copies rank 0's, FSDP2 does not
-        parts.image_projection = ProductImageProjection(
-            embed_dims=encoder.config.hidden_size, output_dims=width, hidden_dims=width, heads=max(1, width // 64)
+
+
+def _add_image_projection(parts: Parts, start: str | None) -> None:
+    """Adds a projection to the U-Nets' width where the base has none. start: see `model.image_projection`."""
+    if parts.image_projection is not None:
+        if start not in (None, RANDOM):
+            raise ValueError(f"model.image_projection={start!r}: model.base has a Resampler of its own; leave it out")
+        return
+    if start is None:
+        raise ValueError(
+            "model.image_projection: name the file of IP-Adapter-Plus that the Resampler starts from "
+            "(ip-adapter-plus_sd15.safetensors or .bin, as the authors do), or random"
         )
-    takes = parts.image_projection.config.embed_dims
-    if takes != encoder.config.hidden_size:
-        raise ValueError(f"its states have {encoder.config.hidden_size} channels, model.base projects from {takes}")
+    assert parts.reference_unet is not None
+    assert parts.image_encoder is not None
+    width = parts.reference_unet.config.cross_attention_dim
+    torch.manual_seed(0)  # all workers must start from the same weights: DDP copies rank 0's, FSDP2 does not
+    parts.image_projection = ProductImageProjection(
+        embed_dims=parts.image_encoder.config.hidden_size,
+        output_dims=width,
+        hidden_dims=width,
+        heads=max(1, width // 64),
+    )
+    if start != RANDOM:
+        with _errors_name("model.image_projection", start):
+            load_ip_adapter(start, parts.image_projection)
+
+
+def _check_widths(parts: Parts) -> None:
+    assert parts.image_projection is not None
+    assert parts.image_encoder is not None
+    takes, given = parts.image_projection.config.embed_dims, parts.image_encoder.config.hidden_size
+    if takes != given:
+        raise ValueError(f"its states have {given} channels, model.base projects from {takes}")
 
 
 class TrainingModule(nn.Module):
