@@ -32,6 +32,9 @@ class TrainDataConfig(Section, name="data"):
     epoch_counts: Literal["ads", "product_images"] = setting("ads", Decides.STEPS)
     """What comes once in an epoch: `ads`, each with one of its product images drawn, or `product_images` (the paper's
     count), each with its ad."""
+    crop: Literal["cover", "random"] = setting("cover", Decides.STEPS)
+    """`cover`: resized to just cover the canvas. `random` (the authors'): the shorter side is resized to the canvas's
+    longer one, and the canvas lies anywhere in it, elsewhere in every epoch; needs `precompute=false`."""
     mask: Literal["variant", "ad", "none"] = setting("variant", _STEPS)
     """M′: the drawn product image's own mask (the authors'), the product's mask in the ad, or no mask (all zero)."""
     precompute: bool = setting(True, _STEPS)
@@ -49,6 +52,11 @@ class TrainDataConfig(Section, name="data"):
     def check(self) -> None:
         unknown = [kind for kind in self.variants if kind not in VARIANT_KINDS]
         require(bool(self.variants) and not unknown, "data.variants", self.variants, f"of {', '.join(VARIANT_KINDS)}")
+        if self.crop == "random" and self.precompute:
+            raise ValueError(
+                "data.crop=random with data.precompute=True: the cache keeps one crop for all epochs; set "
+                "data.precompute=false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,10 @@ class ObjectiveConfig(Section, name="objective"):
     prediction_type: Literal["epsilon", "v_prediction"] = setting("epsilon", _STEPS)
     zero_terminal_snr: bool = setting(False, _STEPS)
     """Rescales the betas so that the last timestep is pure noise; needs v_prediction."""
+    # Not ALWAYS_HASHED: this came later.
+    authors_noise: bool = setting(False, Decides.STEPS)
+    """Trains on betas with zero terminal SNR and ε, as the authors' code does, and samples with the plain ones: for
+    who reproduces them. At the last timestep ε is the input itself, and sampling has other noise levels."""
     noise_offset: float = setting(0.05, _STEPS, least=0, most=1)
     """Standard deviation of a noise that is constant over a channel, beside the usual one; 0.05 is Table 2."""
     min_snr_gamma: float | None = setting(None, _STEPS, above=0)
@@ -116,7 +128,13 @@ class ObjectiveConfig(Section, name="objective"):
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError(
                 "objective.zero_terminal_snr=True with objective.prediction_type=epsilon: at the last timestep nothing "
-                "of the image is left, so ε says nothing about it; use v_prediction"
+                "of the image is left, so ε says nothing about it; use v_prediction, or objective.authors_noise to "
+                "train as the authors did all the same"
+            )
+        if self.authors_noise and (self.prediction_type != "epsilon" or self.min_snr_gamma is not None):
+            raise ValueError(
+                f"objective.authors_noise=True with objective.prediction_type={self.prediction_type}, "
+                f"objective.min_snr_gamma={self.min_snr_gamma}: the authors train ε with equal weights; leave both out"
             )
         total = self.image_dropout + self.text_dropout + self.both_dropout
         require(total <= 1, "objective.image_dropout + text_dropout + both_dropout", total, "at most 1")
@@ -135,7 +153,8 @@ class OptimizerConfig(Section, name="optimizer"):
     beta1: float = setting(0.9, _WEIGHTS, least=0, below=1)
     beta2: float = setting(0.999, _WEIGHTS, least=0, below=1)
     epsilon: float = setting(1e-8, _WEIGHTS, above=0)
-    max_grad_norm: float = setting(1.0, _WEIGHTS, above=0)
+    max_grad_norm: float | None = setting(1.0, _WEIGHTS, above=0)
+    """Gradients of a larger norm, over all that trains, are scaled down to it; None: never (the authors)."""
     schedule: Literal["constant", "linear", "cosine", "trapezoid"] = setting("linear", _WEIGHTS)
     """How the rate falls after the warm-up: never (constant), to 0 by the last step (linear, cosine), or to 0 over the
     last `decay_share` (trapezoid)."""

@@ -154,6 +154,11 @@ class TrainingJob:
         notes = [] if before in (None, after) else [f"note: the base predicts {before}; this training teaches {after}"]
         if missing := _missing_gpu(self.config):  # a dry run is made on any machine
             notes.append(f"note: {missing}")
+        if self.config.objective.authors_noise:
+            notes.append(
+                "warning: objective.authors_noise trains on other noise levels than the finished model samples with, "
+                "and at the last timestep, pure noise, ε is the input itself; it is there to reproduce the authors"
+            )
         rows, images = self.scan.rows_of_split, sum(self.scan.training_images)
         return "\n".join(
             [

@@ -65,14 +65,13 @@ class Parts:
         )
 
 
-def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
-    """The scheduler of both training and sampling: the base's noise schedule with the objective's prediction type."""
+def make_scheduler(base: Any, config: TrainConfig, *, zero: bool) -> DDIMScheduler:
+    """The base's noise schedule with the objective's prediction type. zero: with a zero terminal SNR."""
     kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-    zero = config.objective.zero_terminal_snr
     settings = {name: base.config[name] for name in kept if name in base.config}
     # With a zero terminal SNR the last timestep is pure noise, and sampling must start there: "trailing" does, while
     # "leading" skips it.
-    scheduler = DDIMScheduler(
+    return DDIMScheduler(
         **settings,
         prediction_type=config.objective.prediction_type,
         rescale_betas_zero_snr=zero,
@@ -81,7 +80,6 @@ def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return scheduler
 
 
 def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts:
@@ -103,7 +101,7 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
             _check_widths(parts)
     # Kept for a note to the user: the next line replaces the base's scheduler.
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
-    parts.scheduler = make_scheduler(parts.scheduler, config)
+    parts.scheduler = make_scheduler(parts.scheduler, config, zero=config.objective.zero_terminal_snr)
     return parts
 
 
@@ -191,7 +189,9 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.trains = config.model.trains
         self.objective = config.objective
-        self.scheduler = parts.scheduler
+        # One scheduler trains and samples, except in the authors' training.
+        authors = config.objective.authors_noise
+        self.scheduler = make_scheduler(parts.scheduler, config, zero=True) if authors else parts.scheduler
         self.unet = parts.unet
         self.reference_unet = parts.reference_unet
         self.generation_unet = parts.generation_unet

@@ -175,7 +175,7 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
         "min_probability",
     )
     of_segmentation = [f"segmentation.{name}" for name in added]
-    of_training = ["data.epoch_counts"]
+    of_training = ["data.epoch_counts", "data.crop", "objective.authors_noise"]
     assert later == [
         *of_segmentation,
         "sampling.batch_size",

@@ -198,6 +198,26 @@ def test_the_export_holds_the_trained_weights(encoder_base: Path, tmp_path: Path
         assert torch.equal(parameter, checkpoint.weights[name]), name
 
 
+def test_the_authors_noise_is_in_training_only(encoder_base: Path, tmp_path: Path) -> None:
+    """Pure noise at the last timestep, and ε; the finished model samples with the plain schedule, as theirs."""
+    config = config_of(encoder_base, "objective.authors_noise=true")
+    parts = load_parts(config)
+    module = TrainingModule(parts, config)
+    assert (module.scheduler.config.prediction_type, module.scheduler.config.timestep_spacing) == (
+        "epsilon",
+        "trailing",
+    )
+    assert module.scheduler.alphas_cumprod[-1] < 1e-6
+    assert module(random_batch(2) | {"timesteps": torch.tensor([999, 0])}).isfinite().all()
+    export(config, parts, tmp_path, "card")
+    exported, plain = (
+        RefAdGenPipeline.from_pretrained(tmp_path).scheduler,
+        load_parts(config_of(encoder_base)).scheduler,
+    )
+    assert torch.equal(exported.alphas_cumprod, plain.alphas_cumprod)
+    assert (exported.config.timestep_spacing, exported.config.rescale_betas_zero_snr) == ("leading", False)
+
+
 def test_an_exported_text_to_image_base_is_open_to_who_may_read_its_index(
     stable_diffusion_base: Path, tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ from refadgen.training.networks import load_parts
 from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw, with_each_image
 from refadgen.training.precompute import TripletEncoder, constants_of, precompute, recipe_of, shapes_of
 from refadgen.training.rows import CachedRows
+from refadgen.triplets.geometry import CoverCrop
 from refadgen.triplets.schema import SCHEMA, dataset_files, decode, scan
 
 EPOCH = Segment(0, 0, 4)
@@ -104,6 +105,24 @@ def test_cached_rows_have_the_crop_of_the_first_epoch(refadgen_base: Path, tmp_p
     encoded = batches(online_rows(config, load_parts(config)), config, True, EPOCH)
     torch.testing.assert_close(stored["latents"], encoded["latents"], rtol=2**-10, atol=1e-4)
     assert torch.equal(stored["mask_latents"], encoded["mask_latents"])
+
+
+def test_a_random_crop_is_another_in_every_epoch_and_one_for_all_three(encoder_base: Path) -> None:
+    """The shorter side, 64 px, is resized to the canvas's longer one, 80 px."""
+    config = config_of(encoder_base, "data.crop=random", "data.precompute=false", "data.variants=original")
+    source = online_rows(config, load_parts(config))
+    triplets = {row["row_id"]: decode(row) for row in pq.read_table(TINY).to_pylist()}
+    places = set()
+    for epoch in range(2):
+        arrays = load(source, config, Segment(epoch, 4 * epoch, 4))
+        for index, row_id in enumerate(arrays["row_id"]):
+            drawn, triplet = draw(0, epoch, row_id), triplets[row_id]
+            crop = CoverCrop(64, 80, drawn.crop_left, drawn.crop_top, zoomed=True)
+            assert np.array_equal(arrays["ad_images"][index], crop(triplet.ad_image))
+            assert np.array_equal(arrays["product_images"][index], crop(triplet.variants[0].image))
+            assert np.array_equal(arrays["masks"][index], crop(triplet.variants[0].mask))
+            places.add((row_id, round(drawn.crop_left * 16), round(drawn.crop_top * 20)))
+    assert len(places) > 16 + 8
 
 
 def test_encoding_on_the_way_takes_few_pictures_at_once(encoder_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
