@@ -1,10 +1,11 @@
 """Triplets become a RefAdGen model: Ray Train fine-tunes the Reference U-Net, the AFM projections and `conv_in`.
 
-    ray job submit -- python jobs/train.py --config debug
+    ray job submit -- python jobs/train.py
     python jobs/train.py --config paper --data s3://shop/triplets --base MODEL --output s3://shop/training
 
-`--config` takes a preset (paper, mini-base, mini, debug) or a YAML file. The same command again resumes from the newest
-checkpoint. Exit code 0 for a finished training, 2 for a wrong setting or data set, 1 for a fault.
+`--config` takes a preset (paper, mini-base, mini, debug) or a YAML file; a line that says nothing about the training
+runs `debug`, as a check. The same command again resumes from the newest checkpoint. Exit code: 0 for a finished one,
+2 for a wrong setting or data set, 1 for a fault.
 """
 
 import argparse
@@ -12,6 +13,11 @@ import sys
 from pathlib import Path
 
 from refadgen.config import TrainConfig, load_config, to_yaml
+
+CHECK = (
+    "a check: preset `debug` trains the built-in model on the triplets that ship. To train for real: python "
+    "jobs/train.py --config paper --data TRIPLETS --base STABLE_DIFFUSION_1.5 --output FOLDER"
+)
 
 
 def preset_file(name: str | None) -> str | None:
@@ -30,7 +36,10 @@ def preset_file(name: str | None) -> str | None:
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line. Exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(description="Train RefAdGen on triplets.")
-    parser.add_argument("--config", help="a preset (paper, mini-base, mini, debug) or a YAML file of settings")
+    parser.add_argument(
+        "--config",
+        help="a preset (paper, mini-base, mini, debug) or a YAML file of settings; nothing at all: debug, a check",
+    )
     parser.add_argument("--data", help="triplets, a path or s3://, or tiny; short for data.path=…")
     parser.add_argument("--base", help="model to start from; short for model.base=…")
     parser.add_argument("--output", default="out/train", help="folder for everything, a path or s3://")
@@ -42,6 +51,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> int:
     """Runs the job. Returns the exit code."""
     arguments = parse_arguments(words)
+    if not (arguments.config or arguments.data or arguments.base or arguments.settings):
+        print(CHECK, flush=True)
+        arguments.config = "debug"
     short = [f"data.path={arguments.data}"] if arguments.data else []
     short += [f"model.base={arguments.base}"] if arguments.base else []
     try:

@@ -9,6 +9,8 @@ _STEPS = Decides.STEPS | Decides.ALWAYS_HASHED
 _WEIGHTS = Decides.WEIGHTS
 _RUN = Decides.RUN
 
+RANDOM = "random"
+"""In place of a file: weights are drawn."""
 VARIANT_KINDS = ("original", "relit", "degraded", "novel_view")
 """Kinds of product image: the ad's own pixels under its mask, in place; the same view in other light (a product
 photograph); a degraded one; the product turned. The paper has all but `relit`, which only a studio can make."""
@@ -26,6 +28,13 @@ class TrainDataConfig(Section, name="data"):
     """Canvas in pixels: pictures are resized to cover it and cropped, with one crop for ad, product and mask."""
     variants: tuple[str, ...] = setting(VARIANT_KINDS, _STEPS)
     """Kinds of product image to draw from; `original` alone is training without dual augmentation."""
+    # Not ALWAYS_HASHED: this came later, and checkpoints made before it can still be resumed.
+    epoch_counts: Literal["ads", "product_images"] = setting("ads", Decides.STEPS)
+    """What comes once in an epoch: `ads`, each with one of its product images drawn, or `product_images` (the paper's
+    count), each with its ad."""
+    crop: Literal["cover", "random"] = setting("cover", Decides.STEPS)
+    """`cover`: resized to just cover the canvas. `random` (the authors'): the shorter side is resized to the canvas's
+    longer one, and the canvas lies anywhere in it, elsewhere in every epoch; needs `precompute=false`."""
     mask: Literal["variant", "ad", "none"] = setting("variant", _STEPS)
     """M′: the drawn product image's own mask (the authors'), the product's mask in the ad, or no mask (all zero)."""
     precompute: bool = setting(True, _STEPS)
@@ -43,6 +52,11 @@ class TrainDataConfig(Section, name="data"):
     def check(self) -> None:
         unknown = [kind for kind in self.variants if kind not in VARIANT_KINDS]
         require(bool(self.variants) and not unknown, "data.variants", self.variants, f"of {', '.join(VARIANT_KINDS)}")
+        if self.crop == "random" and self.precompute:
+            raise ValueError(
+                "data.crop=random with data.precompute=True: the cache keeps one crop for all epochs; set "
+                "data.precompute=false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +68,11 @@ class TrainModelConfig(Section, name="model"):
     """A Stable Diffusion 1.5 folder or hub id, or that of a RefAdGen model to train further."""
     image_encoder: str | None = setting(None, _RUN, place=Place.MODEL)
     """CLIP vision model, folder or hub id, for the Reference U-Net's context; None: the base's, or the empty prompt."""
+    # Not hashed: the facts hold a fingerprint of the file.
+    image_projection: str | None = setting(RANDOM, _RUN, place=Place.PATH)
+    """Start of the Resampler that makes context of the image encoder's states, where the base has none: an
+    IP-Adapter-Plus file (the authors': `ip-adapter-plus_sd15`, .bin or .safetensors), or `random`. None: one of them
+    must be named where `image_encoder` is."""
     # Not STEPS: the facts hold the names and shapes of all trained tensors, which differ between the kinds.
     trains: Literal["product", "everything", "text_to_image"] = setting("product", _WEIGHTS)
     """`product`: Reference U-Net, `conv_in`, AFM projections, image projection (the paper). `everything`: all of
@@ -72,6 +91,11 @@ class TrainModelConfig(Section, name="model"):
                 f"model.image_encoder={self.image_encoder!r} with model.trains=text_to_image: no product is seen "
                 "there; set it to null"
             )
+        if self.image_projection not in (None, RANDOM) and self.image_encoder is None:
+            raise ValueError(
+                f"model.image_projection={self.image_projection!r}: is for the states of model.image_encoder; name the "
+                "image encoder that it was trained with"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +105,10 @@ class ObjectiveConfig(Section, name="objective"):
     prediction_type: Literal["epsilon", "v_prediction"] = setting("epsilon", _STEPS)
     zero_terminal_snr: bool = setting(False, _STEPS)
     """Rescales the betas so that the last timestep is pure noise; needs v_prediction."""
+    # Not ALWAYS_HASHED: this came later.
+    authors_noise: bool = setting(False, Decides.STEPS)
+    """Trains on betas with zero terminal SNR and ε, as the authors' code does, and samples with the plain ones: for
+    who reproduces them. At the last timestep ε is the input itself, and sampling has other noise levels."""
     noise_offset: float = setting(0.05, _STEPS, least=0, most=1)
     """Standard deviation of a noise that is constant over a channel, beside the usual one; 0.05 is Table 2."""
     min_snr_gamma: float | None = setting(None, _STEPS, above=0)
@@ -100,7 +128,13 @@ class ObjectiveConfig(Section, name="objective"):
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError(
                 "objective.zero_terminal_snr=True with objective.prediction_type=epsilon: at the last timestep nothing "
-                "of the image is left, so ε says nothing about it; use v_prediction"
+                "of the image is left, so ε says nothing about it; use v_prediction, or objective.authors_noise to "
+                "train as the authors did all the same"
+            )
+        if self.authors_noise and (self.prediction_type != "epsilon" or self.min_snr_gamma is not None):
+            raise ValueError(
+                f"objective.authors_noise=True with objective.prediction_type={self.prediction_type}, "
+                f"objective.min_snr_gamma={self.min_snr_gamma}: the authors train ε with equal weights; leave both out"
             )
         total = self.image_dropout + self.text_dropout + self.both_dropout
         require(total <= 1, "objective.image_dropout + text_dropout + both_dropout", total, "at most 1")
@@ -119,7 +153,8 @@ class OptimizerConfig(Section, name="optimizer"):
     beta1: float = setting(0.9, _WEIGHTS, least=0, below=1)
     beta2: float = setting(0.999, _WEIGHTS, least=0, below=1)
     epsilon: float = setting(1e-8, _WEIGHTS, above=0)
-    max_grad_norm: float = setting(1.0, _WEIGHTS, above=0)
+    max_grad_norm: float | None = setting(1.0, _WEIGHTS, above=0)
+    """Gradients of a larger norm, over all that trains, are scaled down to it; None: never (the authors)."""
     schedule: Literal["constant", "linear", "cosine", "trapezoid"] = setting("linear", _WEIGHTS)
     """How the rate falls after the warm-up: never (constant), to 0 by the last step (linear, cosine), or to 0 over the
     last `decay_share` (trapezoid)."""
@@ -137,7 +172,7 @@ class RunConfig(Section, name="run"):
 
     num_epochs: int | None = setting(8, _WEIGHTS, least=1)
     num_steps: int | None = setting(None, _WEIGHTS, least=1)
-    """Length: passes over the training rows, or steps. One of both is set, the other is None."""
+    """Length: passes over what `data.epoch_counts` counts, or steps. One of both is set, the other is None."""
     batch_size: int = setting(6, _STEPS, least=1)
     """Rows of a step over all workers."""
     micro_batch_size: int | None = setting(None, _RUN, least=1)

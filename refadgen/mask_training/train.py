@@ -26,6 +26,7 @@ from refadgen.mask_training.bank import Bank, read_views
 from refadgen.mask_training.scenes import KINDS, Scene, make_scene
 from refadgen.segmentation.classes import NUM_CLASSES, PRODUCT
 from refadgen.segmentation.mask_network import SIDE_PX, MaskNetwork, network_input
+from refadgen.storage.modes import follow_umask
 
 LONGEST_PX = (240, 560)
 """Sizes of the training photographs: the longer side."""
@@ -244,6 +245,7 @@ class Training:
             for name, value in self.average.state_dict().items()
         }
         save_file(weights, self._output / "mask_network.safetensors")
+        follow_umask(self._output / "mask_network.safetensors")
 
 
 def train(output: Path, recipe: Recipe, *, bank: Bank | None, held_out: Bank | None) -> None:

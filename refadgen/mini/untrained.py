@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 from refadgen.mini.architecture import MAX_TOKENS, make_scheduler, make_text_encoder, make_unet, make_vae
 from refadgen.mini.autoencoder import train_autoencoder
 from refadgen.mini.vocabulary import learn_tokenizer
+from refadgen.storage.modes import follow_umask
 from refadgen.studio.scenes import LIGHTS, SURFACES, WALLS, captions, make_scene
 from refadgen.studio.shapes import NOUNS
 from refadgen.training.finished import make_text_to_image_pipeline
@@ -91,6 +92,7 @@ def main() -> None:
         dtype = torch.bfloat16 if arguments.bf16 else torch.float32
         train_autoencoder(vae, images, centers_yx=centers, num_steps=arguments.vae_steps, dtype=dtype)
     make_text_to_image_pipeline(untrained_parts(vae)).save_pretrained(arguments.output)
+    follow_umask(arguments.output)
 
 
 if __name__ == "__main__":

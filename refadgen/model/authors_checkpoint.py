@@ -27,6 +27,7 @@ from refadgen.model.attention_fusion import self_attention_layers
 from refadgen.model.checkpoint import check_keys, load_model, load_processor
 from refadgen.model.folder import find_model
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.ip_adapter import fill_projection
 from refadgen.model.pipeline import RefAdGenPipeline
 from refadgen.model.unets import make_generation_unet, make_reference_unet
 
@@ -227,15 +228,7 @@ def _load_image_parts(
     width = encoder.config.hidden_size
     with torch.device("meta"):
         projection = ProductImageProjection(embed_dims=width, output_dims=text_width, hidden_dims=text_width)
-    names = resampler_names(len(projection.resampler.layers))
-    shapes = projection.state_dict()
-    _check(
-        "proj.", {theirs: torch.cat([shapes[name] for name in ours]) for theirs, ours in names.items()}, state, source
-    )
-    filled: dict[str, Tensor] = {}
-    for theirs, ours in names.items():
-        filled.update(zip(ours, state[theirs].chunk(len(ours)), strict=True))
-    _fill(projection, filled, "proj.", source)
+    fill_projection(projection, state, "proj.", source)
     size = encoder.config.image_size
     return {
         "image_encoder": encoder,
@@ -245,26 +238,6 @@ def _load_image_parts(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         ),
     }
-
-
-def resampler_names(depth: int) -> dict[str, tuple[str, ...]]:
-    """The Resampler's keys in IP-Adapter's names, each with its names in `ProductImageProjection`.
-
-    Two for `to_kv`, which holds to_k's rows above to_v's.
-    """
-    names: dict[str, tuple[str, ...]] = {"latents": ("resampler.latents",)}
-    for layer in ("proj_in", "proj_out", "norm_out"):
-        names |= {f"{layer}.{kind}": (f"resampler.{layer}.{kind}",) for kind in ("weight", "bias")}
-    for index in range(depth):
-        theirs, ours = f"layers.{index}", f"resampler.layers.{index}"
-        for their_norm, our_norm in (("0.norm1", "ln0"), ("0.norm2", "ln1"), ("1.0", "ff.0")):
-            names |= {f"{theirs}.{their_norm}.{kind}": (f"{ours}.{our_norm}.{kind}",) for kind in ("weight", "bias")}
-        names[f"{theirs}.0.to_q.weight"] = (f"{ours}.attn.to_q.weight",)
-        names[f"{theirs}.0.to_kv.weight"] = (f"{ours}.attn.to_k.weight", f"{ours}.attn.to_v.weight")
-        names[f"{theirs}.0.to_out.weight"] = (f"{ours}.attn.to_out.0.weight",)
-        names[f"{theirs}.1.1.weight"] = (f"{ours}.ff.1.net.0.proj.weight",)
-        names[f"{theirs}.1.3.weight"] = (f"{ours}.ff.1.net.2.weight",)
-    return names
 
 
 def _unet_config(base: Path) -> dict[str, Any]:

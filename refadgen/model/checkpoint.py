@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from refadgen.model.attention_fusion import attach_capture, attach_fusion, detached, fusion_processors
 from refadgen.model.folder import find_model, read_index, require_refadgen
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.storage.modes import follow_umask
 
 FUSION_FILE = "attention_fusion.safetensors"
 _MODELS = {
@@ -194,4 +195,5 @@ def save(components: Mapping[str, Any], settings: Mapping[str, Any], directory: 
             save_file(tensors, folder / name / FUSION_FILE, metadata={"format": "pt"})
         else:
             component.save_pretrained(folder / name)
+        follow_umask(folder / name)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

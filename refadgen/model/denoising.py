@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refadgen.model.attention_fusion import Conditioning, PromptFeatures, ReferenceFeatures, condition
 from refadgen.model.passes import Pass
-from refadgen.model.step_tables import StepTable, advance
+from refadgen.model.step_tables import StepTable, advance, original_of
 
 Predict = Callable[[Tensor, Tensor, Tensor, Conditioning, Tensor | None], tuple[Tensor, Tensor]]
 """`unets.predict` bound to a Generation U-Net: noisy latents, mask latents, timesteps, conditioning, deep features of
@@ -272,24 +272,27 @@ class _RowByRow:
 
     def __init__(self, rows: Sequence[DenoisingRow]) -> None:
         self._rows = [(row, row.solver) for row in rows if isinstance(row.solver, RowScheduler)]
+        self._inputs: list[Tensor] = []
 
     def follows(self, rows: Sequence[DenoisingRow]) -> bool:
         return True  # the rows hold all there is
 
     def inputs(self) -> tuple[Tensor, Tensor]:
-        latents = [
+        self._inputs = [
             solver.scheduler.scale_model_input(row.latents, solver.scheduler.timesteps[row.step_index])
             for row, solver in self._rows
         ]
-        return torch.cat(latents), torch.stack([solver.timesteps[row.step_index] for row, solver in self._rows])
+        return torch.cat(self._inputs), torch.stack([solver.timesteps[row.step_index] for row, solver in self._rows])
 
     def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
         for index, (row, solver) in enumerate(self._rows[: len(rows)]):
             scheduler = solver.scheduler
             kwargs = {"generator": solver.generator} if _takes_generator(type(scheduler).step) else {}
             timestep = scheduler.timesteps[row.step_index]
-            stepped = scheduler.step(predicted[index : index + 1], timestep, row.latents, return_dict=True, **kwargs)
-            row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
+            own = predicted[index : index + 1]
+            stepped = scheduler.step(own, timestep, row.latents, return_dict=True, **kwargs)
+            row.latents = stepped.prev_sample
+            row.predicted_original = original_of(scheduler, stepped, self._inputs[index], own, timestep)
             row.step_index += 1
 
 

@@ -23,6 +23,8 @@ def load_for_inference(
     # Threads before anything is computed: sums in another order give other pixels.
     torch.set_num_threads(config.torch_threads)
     device = resolve_device(config.device, gpu_expected=gpu_expected, field="model.device")
+    if config.channels_last and device.type == "cpu":
+        raise ValueError("model.channels_last=True: is for GPUs, and the model runs on the CPU here; set it to false")
     dtype = resolve_dtype(config.dtype, device)
     pipeline = RefAdGenPipeline.from_pretrained(find_model(config.path), torch_dtype=dtype, device=device)
     pipeline.scheduler = other_scheduler(pipeline.scheduler, scheduler)

@@ -161,8 +161,7 @@ class RefAdGenPipeline(DiffusionPipeline):
 
     def encode_image(self, images_u8: npt.NDArray[np.uint8]) -> Tensor:
         """Scaled latents of images. uint8 N×H×W×3 → N×4×h×w."""
-        # Contiguous: convolutions over channels-last pixels sum in another order, which would change every picture.
-        pixels = pixels_from_u8(torch.from_numpy(images_u8)).contiguous()
+        pixels = pixels_from_u8(torch.from_numpy(images_u8))
         return encode_images(self.vae, pixels, scaled_in=self.vae.dtype).to(self._dtype)
 
     @torch.no_grad()

@@ -6,10 +6,12 @@ by letting it step unit vectors; its configuration stays the truth.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -104,6 +106,31 @@ def advance(state: Tensor, predicted: Tensor, weights: Tensor) -> Tensor:
     return result
 
 
+def original_of(
+    scheduler: Any, stepped: Any, network_input: Tensor, predicted: Tensor, timestep: Tensor
+) -> Tensor | None:
+    """The predicted x₀ of a step, B×C×h×w: as the scheduler tells it, else computed; None where neither can be.
+
+    stepped: what the scheduler's step gave. network_input: scaled latents. predicted: what the network made of them.
+    timestep: that it took, a scalar.
+    """
+    told: Tensor | None = getattr(stepped, "pred_original_sample", None)
+    alphas, kind = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler.config, "prediction_type", None)
+    if told is not None or alphas is None:
+        return told
+    # σ of a timestep between two trained ones: log σ is linear there, as in the solvers that use such timesteps.
+    log_sigmas = (((1 - alphas) / alphas.clamp(min=1e-6)) ** 0.5).log()  # the last ᾱ may be 0
+    log_sigma = np.interp(float(timestep), np.arange(len(alphas)), log_sigmas.double().numpy())
+    sigma = math.exp(log_sigma)
+    signal = 1 / math.sqrt(sigma * sigma + 1)
+    noise = sigma * signal
+    # The network's input is √ᾱ x₀ + √(1−ᾱ) ε, whatever scale the solver keeps its latents in.
+    x, y = network_input.float(), predicted.float()
+    if kind == "epsilon":
+        return (x - noise * y) / signal
+    return signal * x - noise * y if kind == "v_prediction" else y if kind == "sample" else None
+
+
 def _started(scheduler: Any, num_steps: int) -> Any:
     started = copy.deepcopy(scheduler)
     started.set_timesteps(num_steps, device="cpu")
@@ -130,25 +157,17 @@ def _table(scheduler: Any, num_steps: int) -> StepTable:
     latents, *units, prediction = torch.eye(num_kept + 2)[:, None, :, None, None]
     scales, weights, predicts_original = [], [], False
     for timestep in scheduler.timesteps:
-        scales.append(scheduler.scale_model_input(latents, timestep)[0, 0, 0, 0])
+        scaled = scheduler.scale_model_input(latents, timestep)
+        scales.append(scaled[0, 0, 0, 0])
         _keep(scheduler, [None if old is None else unit for old, unit in zip(_kept(scheduler), units, strict=True)])
         stepped = scheduler.step(prediction, timestep, latents, return_dict=True)
         nothing = torch.zeros_like(latents)
         kept = [nothing if tensor is None else tensor for tensor in _kept(scheduler)]
-        original = getattr(stepped, "pred_original_sample", None)
-        if original is None and (original_kept := _keeps_original(scheduler)):
-            original = kept[-1] if original_kept else None
+        original = original_of(scheduler, stepped, scaled, prediction, timestep)
         predicts_original = original is not None
         outputs = [stepped.prev_sample, *kept, nothing if original is None else original]
         weights.append(torch.stack([output[0, :, 0, 0] for output in outputs]))
     return StepTable(scheduler.timesteps, torch.stack(scales), torch.stack(weights), predicts_original)
-
-
-def _keeps_original(scheduler: Any) -> bool:
-    """Whether a multistep solver keeps predictions of x₀, and not of the noise."""
-    if isinstance(scheduler, UniPCMultistepScheduler):
-        return bool(scheduler.predict_x0)
-    return getattr(scheduler.config, "algorithm_type", "") == "dpmsolver++"
 
 
 def _agrees(scheduler: Any, table: StepTable, size: float) -> bool:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from refadgen.storage.modes import follow_umask
 from refadgen.storage.store import Storage
 
 _log = logging.getLogger("refadgen.training")
@@ -76,6 +77,7 @@ class CheckpointStore:
                     save_file(tensors, file)
                 except SafetensorError as error:  # a full disk
                     raise OSError(f"{self._storage.uri_of(key)}: cannot be written: {error}") from error
+                follow_umask(file)
                 hashes[f"{name}.safetensors"] = _digest(file)
         # The manifest last: until it is there, the files above are not a checkpoint.
         manifest = {"step": checkpoint.step, "facts": checkpoint.facts, "sha256": hashes}

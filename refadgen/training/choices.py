@@ -46,9 +46,11 @@ class RowChooser:
 
         Raises: ValueError naming the row where none of its variants is of `data.variants`.
         """
-        drawn = draw(plan.seed, planned.epoch, row_id)
+        # Each product image of an ad has draws of its own: noise, timestep, caption.
+        name = row_id if planned.image is None else f"{row_id}/{planned.image}"
+        drawn = draw(plan.seed, planned.epoch, name)
         image_dropped, text_dropped = self.drops(drawn)
-        variant = self._variant(kinds, drawn, row_id)
+        variant = self._variant(kinds, planned, drawn, row_id)
         # One draw from each of batch_size equal slices of the schedule lowers the variance of a batch's mean loss.
         stratified = (planned.position + drawn.timestep) / plan.batch_size
         return RowChoices(
@@ -76,14 +78,14 @@ class RowChooser:
         drops_text = both + image <= drawn.dropout < both + image + text
         return drops_both or drops_image, drops_both or drops_text
 
-    def _variant(self, kinds: Sequence[str], drawn: RowDraw, row_id: str) -> int:
-        """The index of the drawn variant: each eligible image is as likely as another, not each kind."""
+    def _variant(self, kinds: Sequence[str], planned: PlannedRow, drawn: RowDraw, row_id: str) -> int:
+        """The index of the planned variant, or of a drawn one: each eligible image is as likely, not each kind."""
         eligible = [index for index, kind in enumerate(kinds) if kind in self.data.variants]
         if not eligible:
             raise ValueError(
                 f"row {row_id!r}: variants {sorted(set(kinds))}: none is of data.variants={list(self.data.variants)}"
             )
-        return eligible[int(drawn.variant * len(eligible))]
+        return eligible[int(drawn.variant * len(eligible)) if planned.image is None else planned.image]
 
     def _mask(self, kinds: Sequence[str], variant: int) -> int | None:
         """The index of the variant whose mask is M′, by `data.mask`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from refadgen.config import TrainConfig, to_yaml
 from refadgen.model import RefAdGenPipeline
 from refadgen.storage.locations import is_remote
+from refadgen.storage.modes import follow_umask
 from refadgen.training.checkpoints import Checkpoint
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.parallel import put_full_tensor
@@ -90,6 +91,7 @@ def export(config: TrainConfig, parts: Parts, folder: Path, card: str) -> None:
             component.register_to_config(_name_or_path="")  # diffusers would publish the folder it was read from
     # diffusers warns of float16 on the CPU, where nothing is going to run.
     pipeline.to(dtype=dtype, silence_dtype_warnings=True).save_pretrained(folder)
+    follow_umask(folder)  # diffusers' own pipeline does not
     index = folder / "model_index.json"
     content = json.loads(index.read_text(encoding="utf-8"))
     content.pop("_name_or_path", None)  # the pipeline's own, which register_to_config does not reach
@@ -172,6 +174,7 @@ def _without_folders(config: TrainConfig) -> TrainConfig:
         config.model,
         base=name(config.model.base) or "" if is_folder else config.model.base,
         image_encoder=name(config.model.image_encoder),
+        image_projection=name(config.model.image_projection),
     )
     return dataclasses.replace(config, data=data, model=model)
 

@@ -10,6 +10,7 @@ The same command again resumes from the newest checkpoint.
 
 import copy
 import dataclasses
+import hashlib
 import json
 import re
 import subprocess
@@ -31,6 +32,7 @@ from refadgen.batch import ray_connection
 from refadgen.config import TrainConfig, to_yaml
 from refadgen.config.identity import training_identity
 from refadgen.config.paths import absolute_paths
+from refadgen.config.train import RANDOM
 from refadgen.model.folder import find_model, fingerprint
 from refadgen.storage.locations import is_remote, local_path
 from refadgen.storage.store import Storage
@@ -41,7 +43,7 @@ from refadgen.training.finished import HeldOut, export, held_out, model_card, pu
 from refadgen.training.loop import read_metrics, require_same
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 from refadgen.training.optimization import make_optimizer
-from refadgen.training.plan import Plan
+from refadgen.training.plan import Plan, with_each_image
 from refadgen.training.precompute import constants_of, precompute
 from refadgen.training.rows import CachedRows, OnlineRows, RowSource, online_files
 from refadgen.training.worker import SETTINGS, STOPPED, WorkerTask, train_worker
@@ -63,19 +65,16 @@ class TrainingJob:
         """Raises: ValueError for a wrong setting, data set or base."""
         if not config.data.path:
             raise ValueError("data.path: name a folder of triplets (--data)")
-        # The driver of a submitted job may run on a node without a GPU while its workers have them.
-        if config.run.num_gpus and not torch.cuda.is_available() and not ray_connection.submitted():
-            raise ValueError(f"run.num_gpus={config.run.num_gpus:g}: PyTorch sees no GPU here")
         data = dataclasses.replace(config.data, path=str(TINY)) if config.data.path == "tiny" else config.data
         self.config = absolute_paths(dataclasses.replace(config, data=data))
         self.output = output if is_remote(output) else local_path(output)
         self._storage = Storage(self.output)
         self._storage.check_writable("--output")
         self.scan: DatasetScan = triplets.scan(self.config.data.path, config.data.variants)
-        if self.scan.rows_of_split["train"] < config.run.batch_size:
+        if self._samples_per_epoch < config.run.batch_size:
             raise ValueError(
-                f"data.path={config.data.path!r}: {self.scan.rows_of_split['train']} rows of split train; a step takes "
-                f"run.batch_size={config.run.batch_size}, on {config.run.num_workers} workers"
+                f"data.path={config.data.path!r}: {self._samples_per_epoch} {self._counted} of split train; a step "
+                f"takes run.batch_size={config.run.batch_size}, on {config.run.num_workers} workers"
             )
         self._parts: Parts = load_parts(self.config)
         self._module = TrainingModule(self._parts, self.config)
@@ -89,6 +88,14 @@ class TrainingJob:
             "model.image_encoder (its files)": encoder and fingerprint(find_model(encoder)),
             **training_identity(config),
         }
+        start = self.config.model.image_projection
+        if start not in (None, RANDOM):
+            with open(start, "rb") as handle:
+                digest = hashlib.file_digest(handle, "sha256").hexdigest()
+            self._facts["model.image_projection (its file)"] = digest[:16]
+        if self._counts_images:
+            counts = hashlib.sha256(repr(self.scan.training_images).encode())
+            self._facts["data.path (its product images)"] = counts.hexdigest()[:16]
         self._done = self._steps_done()
         if self._done > self.num_steps:
             raise ValueError(
@@ -108,27 +115,59 @@ class TrainingJob:
         return 0
 
     @property
+    def _counts_images(self) -> bool:
+        return self.config.data.epoch_counts == "product_images"
+
+    @property
+    def _counted(self) -> str:
+        """What an epoch counts, in words."""
+        return "product images" if self._counts_images else "rows"
+
+    @property
+    def _samples_per_epoch(self) -> int:
+        return sum(self.scan.training_images) if self._counts_images else self.scan.rows_of_split["train"]
+
+    @property
     def num_steps(self) -> int:
         """Of the training from its start, including those done before."""
         run = self.config.run
         if run.num_steps is not None:
             return run.num_steps
         assert run.num_epochs is not None
-        return run.num_epochs * (self.scan.rows_of_split["train"] // run.batch_size)
+        return run.num_epochs * (self._samples_per_epoch // run.batch_size)
+
+    def _arithmetic(self) -> list[str]:
+        """How long the training is, and why, as lines of text."""
+        run, of_epoch = self.config.run, self._samples_per_epoch
+        size, steps = run.batch_size, of_epoch // run.batch_size
+        epochs = "" if run.num_epochs is None else f"{run.num_epochs} epochs × {steps:,} = "
+        return [
+            f"epoch: {of_epoch:,} {self._counted} // {size} a step = {steps:,} steps "
+            f"(data.epoch_counts={self.config.data.epoch_counts})",
+            f"steps: {epochs}{self.num_steps:,} of {size} {self._counted} on {run.num_workers} workers, "
+            f"{self.num_steps * size:,} samples; {self._done:,} done before",
+        ]
 
     def describe(self) -> str:
         """The networks, data and steps of this training as text, for the start and for `--dry-run`."""
         before, after = self._parts.base_prediction_type, self.config.objective.prediction_type
-        note = [] if before in (None, after) else [f"note: the base predicts {before}; this training teaches {after}"]
-        rows = self.scan.rows_of_split
+        notes = [] if before in (None, after) else [f"note: the base predicts {before}; this training teaches {after}"]
+        if missing := _missing_gpu(self.config):  # a dry run is made on any machine
+            notes.append(f"note: {missing}")
+        if self.config.objective.authors_noise:
+            notes.append(
+                "warning: objective.authors_noise trains on other noise levels than the finished model samples with, "
+                "and at the last timestep, pure noise, ε is the input itself; it is there to reproduce the authors"
+            )
+        rows, images = self.scan.rows_of_split, sum(self.scan.training_images)
         return "\n".join(
             [
                 self._module.describe(),
-                f"data: {self.config.data.path}, {rows['train']:,} training rows, {rows['test']:,} held out",
-                f"steps: {self.num_steps:,} of {self.config.run.batch_size} rows on {self.config.run.num_workers} "
-                f"workers; {self._done:,} done before",
+                f"data: {self.config.data.path}, {rows['train']:,} training rows (ads) with {images:,} product images, "
+                f"{rows['test']:,} held out",
+                *self._arithmetic(),
                 f"output: {self.output}",
-                *note,
+                *notes,
             ]
         )
 
@@ -161,8 +200,9 @@ class TrainingJob:
         if self._storage.exists(STOPPED):  # of an earlier run, whose cause may be corrected by now
             self._storage.delete([STOPPED])
         source, constants = self._source()
+        groups = source.groups("train")
         plan = Plan(
-            source.groups("train"),
+            with_each_image(groups, self.scan.training_images) if self._counts_images else groups,
             self.config.run.seed,
             self.config.run.batch_size,
             self.num_steps,
@@ -325,8 +365,21 @@ def _commit() -> str:
         return f"refadgen {version('refadgen')}"
 
 
+def _missing_gpu(config: TrainConfig) -> str | None:
+    """What is wrong where workers on this machine ask for a GPU that it has not; None: nothing."""
+    # The driver of a submitted job may run on a node without a GPU while its workers have them.
+    if config.run.num_gpus and not torch.cuda.is_available() and not ray_connection.submitted():
+        return f"run.num_gpus={config.run.num_gpus:g}: PyTorch sees no GPU here"
+    return None
+
+
 def connect_ray(config: TrainConfig) -> None:
-    """Joins a running Ray, or starts one with room for all workers and their loading tasks."""
+    """Joins a running Ray, or starts one with room for all workers and their loading tasks.
+
+    Raises: ValueError where workers on this machine ask for a GPU that it has not.
+    """
     run = config.run
+    if missing := _missing_gpu(config):
+        raise ValueError(missing)
     # Ray Train asks the dashboard which actors are alive.
     ray_connection.connect(int(np.ceil(run.num_workers * run.num_cpus + 2 * config.data.load_cpus)), dashboard=True)

@@ -157,7 +157,8 @@ class TrainingRun:
                 loss.backward()
             total += loss.detach()
         mean = self.workers.mean(total).item()
-        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.config.optimizer.max_grad_norm)
+        limit = self.config.optimizer.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), float("inf") if limit is None else limit)
         grad_norm = float(full_tensor(norm))
         if not (np.isfinite(mean) and np.isfinite(grad_norm)):
             # `mean` and `norm` are equal on all workers, so all of them come here and the gather cannot hang.

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from refadgen.config import TrainConfig
+from refadgen.config.train import RANDOM
 from refadgen.model import checkpoint
 from refadgen.model.encoders import Encoders
 from refadgen.model.folder import find_model, read_index
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.ip_adapter import load_ip_adapter
 from refadgen.model.unets import (
     make_generation_unet,
     make_reference_unet,
@@ -63,14 +65,13 @@ class Parts:
         )
 
 
-def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
-    """The scheduler of both training and sampling: the base's noise schedule with the objective's prediction type."""
+def make_scheduler(base: Any, config: TrainConfig, *, zero: bool) -> DDIMScheduler:
+    """The base's noise schedule with the objective's prediction type. zero: with a zero terminal SNR."""
     kept = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-    zero = config.objective.zero_terminal_snr
     settings = {name: base.config[name] for name in kept if name in base.config}
     # With a zero terminal SNR the last timestep is pure noise, and sampling must start there: "trailing" does, while
     # "leading" skips it.
-    scheduler = DDIMScheduler(
+    return DDIMScheduler(
         **settings,
         prediction_type=config.objective.prediction_type,
         rescale_betas_zero_snr=zero,
@@ -79,7 +80,6 @@ def make_scheduler(base: Any, config: TrainConfig) -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    return scheduler
 
 
 def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts:
@@ -96,9 +96,12 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
         folder = find_model(config.model.image_encoder, field="model.image_encoder")
         with _errors_name("model.image_encoder", config.model.image_encoder):
             _add_image_encoder(parts, folder, dtype)
+        _add_image_projection(parts, config.model.image_projection)
+        with _errors_name("model.image_encoder", config.model.image_encoder):
+            _check_widths(parts)
     # Kept for a note to the user: the next line replaces the base's scheduler.
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
-    parts.scheduler = make_scheduler(parts.scheduler, config)
+    parts.scheduler = make_scheduler(parts.scheduler, config, zero=config.objective.zero_terminal_snr)
     return parts
 
 
@@ -133,22 +136,46 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
 
 
 def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
-    """Adds a CLIP vision model and, where the base has none, a new projection from its width to the U-Nets'."""
+    """Adds a CLIP vision model."""
     encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype)
     parts.image_encoder = encoder
     size = encoder.config.image_size
     # The class's own mean and deviation are CLIP's; only the size depends on the encoder.
     parts.feature_extractor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
-    if parts.image_projection is None:
-        assert parts.reference_unet is not None
-        width = parts.reference_unet.config.cross_attention_dim
-        torch.manual_seed(0)  # all workers must start from the same weights: DDP copies rank 0's, FSDP2 does not
-        parts.image_projection = ProductImageProjection(
-            embed_dims=encoder.config.hidden_size, output_dims=width, hidden_dims=width, heads=max(1, width // 64)
+
+
+def _add_image_projection(parts: Parts, start: str | None) -> None:
+    """Adds a projection to the U-Nets' width where the base has none. start: see `model.image_projection`."""
+    if parts.image_projection is not None:
+        if start not in (None, RANDOM):
+            raise ValueError(f"model.image_projection={start!r}: model.base has a Resampler of its own; leave it out")
+        return
+    if start is None:
+        raise ValueError(
+            "model.image_projection: name the file of IP-Adapter-Plus that the Resampler starts from "
+            "(ip-adapter-plus_sd15.safetensors or .bin, as the authors do), or random"
         )
-    takes = parts.image_projection.config.embed_dims
-    if takes != encoder.config.hidden_size:
-        raise ValueError(f"its states have {encoder.config.hidden_size} channels, model.base projects from {takes}")
+    assert parts.reference_unet is not None
+    assert parts.image_encoder is not None
+    width = parts.reference_unet.config.cross_attention_dim
+    torch.manual_seed(0)  # all workers must start from the same weights: DDP copies rank 0's, FSDP2 does not
+    parts.image_projection = ProductImageProjection(
+        embed_dims=parts.image_encoder.config.hidden_size,
+        output_dims=width,
+        hidden_dims=width,
+        heads=max(1, width // 64),
+    )
+    if start != RANDOM:
+        with _errors_name("model.image_projection", start):
+            load_ip_adapter(start, parts.image_projection)
+
+
+def _check_widths(parts: Parts) -> None:
+    assert parts.image_projection is not None
+    assert parts.image_encoder is not None
+    takes, given = parts.image_projection.config.embed_dims, parts.image_encoder.config.hidden_size
+    if takes != given:
+        raise ValueError(f"its states have {given} channels, model.base projects from {takes}")
 
 
 class TrainingModule(nn.Module):
@@ -162,7 +189,9 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.trains = config.model.trains
         self.objective = config.objective
-        self.scheduler = parts.scheduler
+        # One scheduler trains and samples, except in the authors' training.
+        authors = config.objective.authors_noise
+        self.scheduler = make_scheduler(parts.scheduler, config, zero=True) if authors else parts.scheduler
         self.unet = parts.unet
         self.reference_unet = parts.reference_unet
         self.generation_unet = parts.generation_unet

@@ -2,6 +2,8 @@
 
 The order of rows is a function of seed, epoch and row groups. The numbers of a row are a function of seed, epoch and
 row id. So a resumed run needs no iterator's state, and a step is the same on any number of workers.
+
+Where an epoch counts product images, each of them makes a row of its own out of its ad's (`with_each_image`).
 """
 
 import hashlib
@@ -21,6 +23,20 @@ class RowGroup:
     """Of the row group in the file."""
     offsets: tuple[int, ...]
     """Of the rows in the row group."""
+    images: tuple[int, ...] | None = None
+    """For each of `offsets`: which of the row's product images it stands for, from 0; None: one is drawn."""
+
+
+def with_each_image(groups: Sequence[RowGroup], counts: Sequence[int]) -> list[RowGroup]:
+    """The groups with an offset for each product image. counts: of the product images of all rows, in their order."""
+    assert sum(len(group.offsets) for group in groups) == len(counts), "a count for each row"
+    left = iter(counts)
+    found = []
+    for group in groups:
+        pairs = [(offset, image) for offset in group.offsets for image in range(next(left))]
+        offsets, images = zip(*pairs, strict=True)
+        found.append(RowGroup(group.key, group.index, offsets, images))
+    return found
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,8 @@ class PlannedRow:
     """Index into `Plan.groups`."""
     offset: int
     """In the row group."""
+    image: int | None = None
+    """As in `RowGroup.images`."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,7 @@ class Plan:
 
     @property
     def num_rows(self) -> int:
-        """Of the training split."""
+        """Of the training split; product images where each is a row of its own."""
         return sum(len(group.offsets) for group in self.groups)
 
     @property
@@ -143,7 +161,8 @@ class Plan:
         for step in range(segment.first_step, segment.first_step + segment.num_steps):
             first = (step - segment.epoch * self.steps_per_epoch) * self.batch_size
             for position in range(rank, self.batch_size, world_size):
-                group = int(groups[first + position])
-                offset = self.groups[group].offsets[int(places[first + position])]
-                rows.append(PlannedRow(step, position, segment.epoch, group, offset))
+                group, place = int(groups[first + position]), int(places[first + position])
+                of = self.groups[group]
+                image = None if of.images is None else of.images[place]
+                rows.append(PlannedRow(step, position, segment.epoch, group, of.offsets[place], image))
         return rows

@@ -60,6 +60,7 @@ def recipe_of(config: TrainConfig) -> dict[str, str | int]:
     return recipe | {
         "width_px": config.data.width_px,
         "height_px": config.data.height_px,
+        "encoding": 2,  # raised where a change of the code moves what is encoded: old parts are encoded anew
         "crop_seed": config.run.seed,  # decides the crop of each row
         "dtype": config.run.dtype,  # the encoders compute in it, and round
     }

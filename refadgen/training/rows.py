@@ -178,7 +178,8 @@ class OnlineRows:
                 plan, place, row_id=triplet.row_id, kinds=kinds, num_captions=len(triplet.captions)
             )
             choices.append(chosen)
-            crop = CoverCrop(data.width_px, data.height_px, chosen.drawn.crop_left, chosen.drawn.crop_top)
+            drawn, zoomed = chosen.drawn, data.crop == "random"
+            crop = CoverCrop(data.width_px, data.height_px, drawn.crop_left, drawn.crop_top, zoomed)
             variant = triplet.variants[chosen.variant]
             mask = np.zeros_like(variant.mask) if chosen.mask is None else triplet.variants[chosen.mask].mask
             ads.append(crop(triplet.ad_image))

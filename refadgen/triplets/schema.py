@@ -216,6 +216,8 @@ class DatasetScan:
 
     files: list[DatasetFile]
     rows_of_split: dict[str, int]
+    training_images: tuple[int, ...]
+    """Of each training row, in the order of files and rows: its number of product images of the kinds asked for."""
     fingerprint: str
     """16 hex digits of all row ids and splits, in order, and of the row groups that hold them."""
 
@@ -259,13 +261,14 @@ def scan(uri: str, kinds: Sequence[str] = VARIANT_KINDS) -> DatasetScan:
     if not table.num_rows:
         raise ValueError(f"data.path={uri!r}: the data set has no rows")
     _check_values(table)
-    _check_kinds(table, kinds)
+    training_images = _count_images(table, kinds)
     counts = {entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()}
     # Row groups count as well: the order in which training draws rows depends on them.
     digest = hashlib.sha256(repr([file.group_rows for file in files]).encode())
     for row_id, split in zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True):
         digest.update(f"{row_id}\0{split}\n".encode())
-    return DatasetScan(files, {split: counts.get(split, 0) for split in SPLITS}, digest.hexdigest()[:16])
+    rows_of_split = {split: counts.get(split, 0) for split in SPLITS}
+    return DatasetScan(files, rows_of_split, training_images, digest.hexdigest()[:16])
 
 
 def _small_columns(storage: Storage, key: str) -> tuple[pa.Table, tuple[int, ...]]:
@@ -343,15 +346,19 @@ def _check_values(table: pa.Table) -> None:
             raise ValueError(f"row {row_id!r}: captions: no text")
 
 
-def _check_kinds(table: pa.Table, kinds: Sequence[str]) -> None:
-    """Raises: ValueError for a training row without any of `kinds`. table: columns row_id, split, kinds."""
+def _count_images(table: pa.Table, kinds: Sequence[str]) -> tuple[int, ...]:
+    """The number of product images of `kinds` of each training row. table: columns row_id, split, kinds.
+
+    Raises: ValueError for a training row without any.
+    """
     training = table.filter(pc.equal(table["split"], "train")).combine_chunks()
     if not training.num_rows:
-        return
+        return ()
     lists = training["kinds"].combine_chunks()
     usable = pc.is_in(lists.flatten().field("kind"), value_set=pa.array(kinds))
-    having = pc.unique(pc.filter(pc.list_parent_indices(lists), usable))
-    missing = np.setdiff1d(np.arange(len(lists)), having.to_numpy(zero_copy_only=False))
+    rows_of_images = pc.filter(pc.list_parent_indices(lists), usable).to_numpy(zero_copy_only=False)
+    counts = np.bincount(rows_of_images, minlength=len(lists))
+    missing = np.flatnonzero(counts == 0)
     if len(missing):
         row_id, there = training["row_id"][missing[0]].as_py(), training["kinds"][missing[0]].as_py()
         found = sorted({str(each["kind"]) for each in there or [] if each})
@@ -359,6 +366,7 @@ def _check_kinds(table: pa.Table, kinds: Sequence[str]) -> None:
             f"row {row_id!r}: variants of kinds {found}: none of {list(kinds)} (data.variants); "
             f"{len(missing)} training rows have none"
         )
+    return tuple(counts.tolist())
 
 
 def split_of(product_id: str, test_percent: int = 10) -> str:

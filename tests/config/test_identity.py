@@ -176,4 +176,11 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
     )
     of_segmentation = [f"segmentation.{name}" for name in added]
     of_sampling = [f"sampling.{name}" for name in ("scheduler", "guidance_interval", "reuse_steps", "batch_size")]
-    assert later == [*of_segmentation, *of_sampling, "filter.duplicate_product_color", *of_segmentation]
+    of_training = ["data.epoch_counts", "data.crop", "objective.authors_noise"]
+    assert later == [
+        *of_segmentation,
+        *of_sampling,
+        "filter.duplicate_product_color",
+        *of_segmentation,
+        *of_training,
+    ]

@@ -160,6 +160,15 @@ def test_each_check_names_its_field_and_value(word: str) -> None:
             r"objective\.image_dropout \+ text_dropout \+ both_dropout=1\.1\d*: must be at most 1",
         ),
         (
+            ["objective.authors_noise=true", "objective.min_snr_gamma=5"],
+            r"objective\.authors_noise=True with .*min_snr_gamma=5\.?0?: .* leave both out",
+        ),
+        (
+            ["objective.authors_noise=true", "objective.prediction_type=v_prediction"],
+            r"objective\.authors_noise=True with objective\.prediction_type=v_prediction,",
+        ),
+        (["data.crop=random"], r"data\.crop=random with data\.precompute=True: .*set data\.precompute=false"),
+        (
             ["model.trains=text_to_image", "model.image_encoder=clip"],
             r"model\.image_encoder='clip' with model\.trains=text_to_image: .*set it to null",
         ),
@@ -175,5 +184,6 @@ def test_settings_at_their_bounds() -> None:
     load("run.sample_every=1000", "run.checkpoint_every=500")
     load("objective.zero_terminal_snr=true", "objective.prediction_type=v_prediction")
     load("objective.image_dropout=0.5", "objective.text_dropout=0.5", "objective.both_dropout=0")
+    load("objective.authors_noise=true", "data.crop=random", "data.precompute=false", "optimizer.max_grad_norm=")
     load("optimizer.ema_decay=", "objective.min_snr_gamma=", "data.load_cpus=0", "optimizer.decay_share=1")
     load("data.width_px=16", "data.height_px=4096", "optimizer.warmup_steps=0", "run.max_failures=0")

@@ -75,6 +75,8 @@ def test_a_run_leaves_weights_and_goes_on(trained: Path, capsys: pytest.CaptureF
     assert before.seconds >= 60 * RECIPE.minutes
     weights = load_file(trained / "mask_network.safetensors")
     assert {value.dtype for value in weights.values()} <= {torch.float16, torch.int64}
+    mode = (trained / "mask_network.safetensors").stat().st_mode
+    assert mode == (trained / "checkpoint.pt").stat().st_mode
     with pytest.raises(ValueError, match=r"--minutes 0\.02: are over"):
         train(trained, RECIPE, bank=None, held_out=None)
     train(trained, replace(RECIPE, minutes=before.seconds / 60 + 0.005), bank=None, held_out=None)

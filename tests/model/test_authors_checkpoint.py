@@ -286,8 +286,9 @@ def test_half_precision_is_kept(folders, job, tmp_path):
     pipeline = RefAdGenPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.float16)
     state = pipeline.reference_unet.state_dict()
     assert all(torch.equal(tensor, module[f"ref_unet.{key}"]) for key, tensor in state.items())
-    size = (tmp_path / "model" / "reference_unet" / "diffusion_pytorch_model.safetensors").stat().st_size
-    assert size < 2.2 * sum(tensor.numel() for tensor in state.values())
+    written = (tmp_path / "model" / "reference_unet" / "diffusion_pytorch_model.safetensors").stat()
+    assert written.st_size < 2.2 * sum(tensor.numel() for tensor in state.values())
+    assert written.st_mode == (tmp_path / "model" / "model_index.json").stat().st_mode  # whoever reads this reads that
 
 
 # What does not fit is refused by name.

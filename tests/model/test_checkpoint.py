@@ -39,6 +39,9 @@ def states(pipeline) -> dict[str, torch.Tensor]:
 
 def test_round_trip_is_bitwise(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
+    # Whoever may read the index may read the weights.
+    modes = {file.stat().st_mode for file in tmp_path.rglob("*.safetensors")}
+    assert modes == {(tmp_path / "model_index.json").stat().st_mode}
     loaded = RefAdGenPipeline.from_pretrained(tmp_path)
     before, after = states(pipeline), states(loaded)
     assert before.keys() == after.keys()

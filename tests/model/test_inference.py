@@ -9,6 +9,7 @@ import torch
 from tiny_models import LOW_BLOCKS, make_pipeline
 
 from refadgen.config import ModelConfig
+from refadgen.model import inference
 from refadgen.model.inference import load_for_inference
 from refadgen.model.unets import predict
 
@@ -31,9 +32,10 @@ def test_every_setting_reaches_the_model(folder: Path, monkeypatch: pytest.Monke
     compiled: list[tuple[object, str]] = []
     monkeypatch.setattr(torch, "compile", lambda function, mode: compiled.append((function, mode)) or function)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: compiled.append(("threads", count)))
+    # A device without arithmetic stands for a GPU: channels-last is refused on the CPU.
+    monkeypatch.setattr(inference, "resolve_device", lambda name, **_: torch.device("meta"))
     config = ModelConfig(
         path=str(folder),
-        device="cpu",
         dtype="bfloat16",
         channels_last=True,
         compile=True,
@@ -44,6 +46,17 @@ def test_every_setting_reaches_the_model(folder: Path, monkeypatch: pytest.Monke
     assert {parameter.dtype for parameter in pipeline.generation_unet.parameters()} == {torch.bfloat16}
     assert pipeline.generation_unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert compiled == [("threads", 3), (predict, "reduce-overhead")]
+
+
+def test_channels_last_on_the_cpu_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the device is only known in the process that loads the model."""
+    with pytest.raises(
+        ValueError, match=r"^model\.channels_last=True: is for GPUs, and model\.device=cpu; set it to fa"
+    ):
+        ModelConfig(device="cpu", channels_last=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^model\.channels_last=True: .* runs on the CPU here; set it to false"):
+        load_for_inference(ModelConfig(path=str(folder), channels_last=True), gpu_expected=False)
 
 
 def test_a_gpu_that_is_missing_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -133,6 +135,41 @@ def test_the_predicted_image_of_each_step_is_known(scheduler, stand_in_batch):
             relative_difference(rows[0].predicted_original, prediction(before * scale[step], timestep[step : step + 1]))
             < 1e-5
         )
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])  # what all of them take
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        (PNDMScheduler, {"skip_prk_steps": True}),
+        (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+        (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+        (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+        (UniPCMultistepScheduler, {"predict_x0": False}),
+        (DEISMultistepScheduler, {}),
+        (LCMScheduler, {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_a_network_that_knows_the_image_shows_it_at_every_step(scheduler, options, predicts, stand_in_batch):
+    """A preview is the predicted x₀ with every scheduler, and not the noise of the latents."""
+    base = BASE | ({"steps_offset": 0} if scheduler is DEISMultistepScheduler else {})
+    made = scheduler(**base, **options, prediction_type=predicts)
+    batch, rows = stand_in_batch(made, [8])
+    image = noise_of(7)
+    log_sigmas = ((1 - made.alphas_cumprod) / made.alphas_cumprod).log().double().numpy() / 2
+
+    def knows(latents, _, timesteps, __):
+        sigma = np.exp(np.interp(timesteps[0].item(), np.arange(1000), log_sigmas))
+        signal, noise = 1 / np.sqrt(sigma**2 + 1), sigma / np.sqrt(sigma**2 + 1)
+        epsilon = (latents - signal * image) / noise
+        return epsilon if predicts == "epsilon" else signal * epsilon - noise * image
+
+    batch = DenoisingBatch(knows, True, batch_size=4)
+    batch.add(rows[0])
+    while batch.rows:
+        batch.step()
+        assert relative_difference(rows[0].predicted_original, image) < 1e-3
 
 
 def test_a_row_advances_alike_at_every_place():

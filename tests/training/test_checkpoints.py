@@ -72,6 +72,8 @@ def test_what_is_saved_comes_back(store: CheckpointStore, tmp_path: Path) -> Non
     assert_equal(store.latest(), checkpoint(10))
     assert store.facts(10) == FACTS
     assert sorted(file.name for file in place(tmp_path, 10).iterdir()) == sorted([*FILES, MANIFEST])
+    # Whoever may read the manifest may read the tensors.
+    assert len({file.stat().st_mode for file in place(tmp_path, 10).iterdir()}) == 1
 
 
 def test_without_average_and_moments(store: CheckpointStore) -> None:

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tiny_training import TINY, Training, config_of
 
 from jobs import train
@@ -177,3 +179,96 @@ def test_a_full_disk_in_the_driver_is_no_traceback(
     assert train.main([*words, "data.width_px=64", "data.height_px=80"]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"train: OSError: [Errno 28] No space left on device: '{tmp_path}/train.yaml'; ")
+
+
+def _table_of(folder: Path, splits: list[str], images_per_ad: int) -> Path:
+    """A data set of that many ads and product images without any picture: enough for a plan."""
+    folder.mkdir()
+    count = len(splits)
+    names = pa.array([f"ad {number}" for number in range(count)])
+    many = count * images_per_ad
+    empty = pa.array([b""]).take(pa.array(np.zeros(many, np.int32)))
+    kinds = pa.array(["novel_view"]).take(pa.array(np.zeros(many, np.int32)))
+    offsets = pa.array(np.arange(0, many + 1, images_per_ad, dtype=np.int32))
+    captions = pa.ListArray.from_arrays(pa.array(np.arange(count + 1, dtype=np.int32)), names)
+    variants = pa.ListArray.from_arrays(
+        offsets, pa.StructArray.from_arrays([kinds, empty, empty], ["kind", "image", "mask"])
+    )
+    columns = [names, names, names, pa.array(splits), captions, empty[:count], variants, names]
+    pq.write_table(pa.Table.from_arrays(columns, schema=SCHEMA), folder / "rows.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("splits", "words", "said"),
+    [
+        (
+            ["train"] * 6 + ["test"],
+            ("run.batch_size=3", "run.num_workers=1"),
+            [
+                "6 training rows (ads) with 30 product images, 1 held out",
+                "epoch: 30 product images // 3 a step = 10 steps (data.epoch_counts=product_images)",
+                "steps: 8 epochs × 10 = 80 of 3 product images on 1 workers, 240 samples; 0 done before",
+            ],
+        ),
+        (
+            ["train"] * 108_118 + ["test"] * 12_013,
+            (),
+            [
+                "108,118 training rows (ads) with 540,590 product images, 12,013 held out",
+                "epoch: 540,590 product images // 6 a step = 90,098 steps (data.epoch_counts=product_images)",
+                "steps: 8 epochs × 90,098 = 720,784 of 6 product images on 2 workers, 4,324,704 samples; 0 done before",
+            ],
+        ),
+        (
+            ["train"] * 6 + ["test"],
+            ("run.batch_size=3", "run.num_workers=1", "data.epoch_counts=ads"),
+            [
+                "epoch: 6 rows // 3 a step = 2 steps (data.epoch_counts=ads)",
+                "steps: 8 epochs × 2 = 16 of 3 rows on 1 workers, 48 samples; 0 done before",
+            ],
+        ),
+    ],
+    ids=["six ads", "the authors' counts", "an epoch of ads"],
+)
+def test_a_dry_run_of_the_paper_counts_product_images(
+    splits: list[str],
+    words: tuple[str, ...],
+    said: list[str],
+    stable_diffusion_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The paper's Table 1 counts 600,655 product images of 120,131 ads, of which nine in ten train."""
+    data = _table_of(tmp_path / "data", splits, images_per_ad=5)
+    fixed = ["--config", "paper", "--dry-run", "--data", str(data), "--base", str(stable_diffusion_base)]
+    assert train.main([*fixed, "--output", str(tmp_path / "out"), *words]) == 0
+    lines = capsys.readouterr().out
+    for line in said:
+        assert line in lines
+    if not torch.cuda.is_available():
+        assert "note: run.num_gpus=1: PyTorch sees no GPU here" in lines
+
+
+def test_a_training_on_a_missing_gpu_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, refadgen_base: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"run\.num_gpus=1: PyTorch sees no GPU here"):
+        job_module.connect_ray(config_of(refadgen_base, "run.num_gpus=1"))
+
+
+def test_product_images_that_came_or_went_are_another_training(refadgen_base: Path, tmp_path: Path) -> None:
+    """Rows and their ids are the same; only where an epoch counts product images does it change the steps."""
+    for name, images in (("five", 5), ("four", 4)):
+        _table_of(tmp_path / name, ["train"] * 8, images)
+    for counts in ("ads", "product_images"):
+        facts = [
+            TrainingJob(
+                config_of(refadgen_base, f"data.path={tmp_path / name}", f"data.epoch_counts={counts}"),
+                str(tmp_path / "out"),
+            )._facts
+            for name in ("five", "four")
+        ]
+        assert (facts[0] == facts[1]) == (counts == "ads")

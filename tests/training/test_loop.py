@@ -339,15 +339,15 @@ def test_metrics_name_the_rows_in_the_batchs_order(config: TrainConfig) -> None:
 
 def test_gradients_are_clipped(refadgen_base: Path) -> None:
     norms, before = [], []
-    for largest in (1e3, 0.1, 1e-3):
+    for largest in (1e3, 0.1, 1e-3, "null"):  # null: never
         training = Training(config_of(refadgen_base, f"optimizer.max_grad_norm={largest}"))
         before.append(training.step().grad_norm)
         state = training.run.state(FACTS).optimizer
         moments = torch.cat([state[name].flatten() for name in state if name.endswith("exp_avg")])
         norms.append(moments.norm().item() / (1 - 0.9))
-    assert before == pytest.approx([before[0]] * 3)  # what is told is the norm before
+    assert before == pytest.approx([before[0]] * 4)  # what is told is the norm before
     assert before[0] > 0.1
-    assert norms == pytest.approx([before[0], 0.1, 1e-3], rel=1e-3)
+    assert norms == pytest.approx([before[0], 0.1, 1e-3, before[0]], rel=1e-3)
 
 
 def rates(num_steps: int = 100, **changes: Any) -> list[float]:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tiny_models import make_image_encoder
 from tiny_training import config_of, random_batch
 
-from refadgen.config import TrainConfig
+from jobs.train import preset_file
+from refadgen.config import TrainConfig, load_config
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.attention_fusion import fusion_processors
+from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.ip_adapter import resampler_names
 from refadgen.model.unets import parameters_without_gradient
 from refadgen.training.checkpoints import Checkpoint
 from refadgen.training.finished import export, put_trained
@@ -194,6 +198,36 @@ def test_the_export_holds_the_trained_weights(encoder_base: Path, tmp_path: Path
         assert torch.equal(parameter, checkpoint.weights[name]), name
 
 
+def test_the_authors_noise_is_in_training_only(encoder_base: Path, tmp_path: Path) -> None:
+    """Pure noise at the last timestep, and ε; the finished model samples with the plain schedule, as theirs."""
+    config = config_of(encoder_base, "objective.authors_noise=true")
+    parts = load_parts(config)
+    module = TrainingModule(parts, config)
+    assert (module.scheduler.config.prediction_type, module.scheduler.config.timestep_spacing) == (
+        "epsilon",
+        "trailing",
+    )
+    assert module.scheduler.alphas_cumprod[-1] < 1e-6
+    assert module(random_batch(2) | {"timesteps": torch.tensor([999, 0])}).isfinite().all()
+    export(config, parts, tmp_path, "card")
+    exported, plain = (
+        RefAdGenPipeline.from_pretrained(tmp_path).scheduler,
+        load_parts(config_of(encoder_base)).scheduler,
+    )
+    assert torch.equal(exported.alphas_cumprod, plain.alphas_cumprod)
+    assert (exported.config.timestep_spacing, exported.config.rescale_betas_zero_snr) == ("leading", False)
+
+
+def test_an_exported_text_to_image_base_is_open_to_who_may_read_its_index(
+    stable_diffusion_base: Path, tmp_path: Path
+) -> None:
+    """Its layout is written by diffusers' own pipeline."""
+    config = config_of(stable_diffusion_base, "model.trains=text_to_image")
+    export(config, load_parts(config), tmp_path, "card")
+    modes = {file.stat().st_mode for file in tmp_path.rglob("*.safetensors")}
+    assert modes == {(tmp_path / "model_index.json").stat().st_mode}
+
+
 def test_a_zero_terminal_snr_needs_v_prediction(encoder_base: Path) -> None:
     with pytest.raises(ValueError, match=r"objective\.zero_terminal_snr=True with objective\.prediction_type=epsilon"):
         config_of(encoder_base, "objective.zero_terminal_snr=true")
@@ -211,6 +245,74 @@ def test_an_image_encoder_of_its_own(stable_diffusion_base: Path, encoder_base: 
     kept = load_parts(config_of(encoder_base, f"model.image_encoder={image_encoder}")).image_projection
     own = load_parts(config_of(encoder_base)).image_projection
     assert all(torch.equal(one, two) for one, two in zip(kept.parameters(), own.parameters(), strict=True))
+
+
+def ip_adapter_file(place: Path, **changes: int) -> dict[str, torch.Tensor]:
+    """Writes a Resampler of the tiny models' widths as IP-Adapter-Plus does. Returns: its weights in our names."""
+    torch.manual_seed(9)
+    made = ProductImageProjection(**{"embed_dims": 24, "output_dims": 16, "hidden_dims": 16, "heads": 1, **changes})
+    ours = made.state_dict()
+    state = {
+        theirs: torch.cat([ours[name] for name in names]).half()
+        for theirs, names in resampler_names(len(made.resampler.layers)).items()
+    }
+    others = {"1.to_k_ip.weight": torch.zeros(2, 2)}
+    if place.suffix == ".bin":
+        torch.save({"image_proj": state, "ip_adapter": others}, place)
+    else:
+        flat = {f"image_proj.{name}": tensor for name, tensor in state.items()}
+        save_file(flat | {f"ip_adapter.{name}": tensor for name, tensor in others.items()}, place)
+    return {name: tensor.half().float() for name, tensor in ours.items()}
+
+
+@pytest.mark.parametrize("name", ["ip-adapter-plus_sd15.bin", "ip-adapter-plus_sd15.safetensors"])
+def test_the_resampler_starts_from_ip_adapter_plus(
+    name: str, stable_diffusion_base: Path, image_encoder: Path, tmp_path: Path
+) -> None:
+    wanted = ip_adapter_file(tmp_path / name)
+    words = [f"model.image_encoder={image_encoder}", f"model.image_projection={tmp_path / name}"]
+    parts, module = module_of(stable_diffusion_base, *words)
+    assert parts.image_projection is not None
+    found = parts.image_projection.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(tensor, found[key]) for key, tensor in wanted.items())
+    assert {f"image_projection.{key}" for key in wanted} <= module.trained().keys()
+
+
+def test_resampler_files_that_do_not_fit_are_named(
+    stable_diffusion_base: Path, encoder_base: Path, image_encoder: Path, tmp_path: Path
+) -> None:
+    def fails(base: Path, start: Path | str) -> str:
+        words = [f"model.image_encoder={image_encoder}", f"model.image_projection={start}"]
+        return load_fails(config_of(base, *words))
+
+    place = tmp_path / "adapter.safetensors"
+    for changes, key in (
+        ({"hidden_dims": 32}, r"image_proj\.latents has shape \(1, 16, 32\), must be \(1, 16, 16\)"),
+        ({"embed_dims": 32}, r"image_proj\.proj_in\.weight has shape \(16, 32\), must be \(16, 24\)"),
+        ({"depth": 2}, r"missing keys: \['image_proj\.layers\.2"),
+    ):
+        ip_adapter_file(place, **changes)
+        assert re.match(rf"model\.image_projection='{place}': {place}: {key}", fails(stable_diffusion_base, place))
+    (tmp_path / "cut.bin").write_bytes(b"PK\x03\x04")
+    assert "cut.bin: holds no plain weights under image_proj" in fails(stable_diffusion_base, tmp_path / "cut.bin")
+    place.write_bytes(b"no weights")
+    assert f"{place}: cannot be read" in fails(stable_diffusion_base, place)
+    assert "model.base has a Resampler of its own; leave it out" in fails(encoder_base, place)
+    with pytest.raises(ValueError, match=r"model\.image_projection='\S+': is for the states of model\.image_encoder"):
+        config_of(stable_diffusion_base, f"model.image_projection={place}")
+
+
+def test_the_papers_preset_asks_where_the_resampler_starts(stable_diffusion_base: Path, image_encoder: Path) -> None:
+    def load(*words: str) -> Parts:
+        return load_parts(
+            load_config(TrainConfig, preset_file("paper"), [f"model.base={stable_diffusion_base}", *words])
+        )
+
+    assert load().image_projection is None
+    with pytest.raises(ValueError, match=r"^model\.image_projection: name the file of IP-Adapter-Plus .*, or random"):
+        load(f"model.image_encoder={image_encoder}")
+    assert load(f"model.image_encoder={image_encoder}", "model.image_projection=random").image_projection is not None
 
 
 def copied(base: Path, folder: Path, index: dict[str, object] | None = None) -> Path:

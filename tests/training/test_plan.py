@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from refadgen.training.plan import Plan, PlannedRow, RowGroup, draw
+from refadgen.training.plan import Plan, PlannedRow, RowGroup, draw, with_each_image
 
 GROUPS = [
     RowGroup("a", 0, (0, 1, 2, 4)),
@@ -147,3 +147,24 @@ def test_workers_share_out_the_same_batches(world_size: int) -> None:
 
 def test_another_length_of_training_keeps_the_steps() -> None:
     assert all_rows(plan(num_steps=9)) == [row for row in all_rows(plan()) if row.step < 9]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_each_product_image_comes_once_an_epoch(world_size: int) -> None:
+    """On any number of workers and resumed at any step; rows have different numbers of them."""
+    counts = [1 + row % 5 for row in range(23)]
+    of = plan(groups=with_each_image(GROUPS, counts), num_steps=32)  # 66 product images: 16 steps an epoch
+    assert (of.num_rows, of.steps_per_epoch) == (sum(counts), 16)
+    offsets = [(number, offset) for number, group in enumerate(GROUPS) for offset in group.offsets]
+    pairs = {(*row, image) for row, count in zip(offsets, counts, strict=True) for image in range(count)}
+    for first_step in (0, 5, 16):
+        parts = [all_rows(of, first_step, rank, world_size) for rank in range(world_size)]
+        rows = [row for part in parts for row in part]
+        assert sorted((row.step, row.position) for row in rows) == [
+            (step, place) for step in range(first_step, 32) for place in range(4)
+        ]
+        for epoch in range(first_step // 16, 2):
+            seen = [(row.group, row.offset, row.image) for row in rows if row.epoch == epoch]
+            assert len(set(seen)) == len(seen)
+            assert set(seen) <= pairs
+            assert len(seen) == 64 - 4 * max(0, first_step - 16 * epoch)

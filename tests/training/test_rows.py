@@ -30,9 +30,10 @@ from refadgen.training.cache import (
 from refadgen.training.choices import RowChooser
 from refadgen.training.loop import BatchMaker
 from refadgen.training.networks import load_parts
-from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw
+from refadgen.training.plan import Plan, RowDraw, RowGroup, Segment, draw, with_each_image
 from refadgen.training.precompute import TripletEncoder, constants_of, precompute, recipe_of, shapes_of
 from refadgen.training.rows import CachedRows
+from refadgen.triplets.geometry import CoverCrop
 from refadgen.triplets.schema import SCHEMA, dataset_files, decode, scan
 
 EPOCH = Segment(0, 0, 4)
@@ -104,6 +105,24 @@ def test_cached_rows_have_the_crop_of_the_first_epoch(refadgen_base: Path, tmp_p
     encoded = batches(online_rows(config, load_parts(config)), config, True, EPOCH)
     torch.testing.assert_close(stored["latents"], encoded["latents"], rtol=2**-10, atol=1e-4)
     assert torch.equal(stored["mask_latents"], encoded["mask_latents"])
+
+
+def test_a_random_crop_is_another_in_every_epoch_and_one_for_all_three(encoder_base: Path) -> None:
+    """The shorter side, 64 px, is resized to the canvas's longer one, 80 px."""
+    config = config_of(encoder_base, "data.crop=random", "data.precompute=false", "data.variants=original")
+    source = online_rows(config, load_parts(config))
+    triplets = {row["row_id"]: decode(row) for row in pq.read_table(TINY).to_pylist()}
+    places = set()
+    for epoch in range(2):
+        arrays = load(source, config, Segment(epoch, 4 * epoch, 4))
+        for index, row_id in enumerate(arrays["row_id"]):
+            drawn, triplet = draw(0, epoch, row_id), triplets[row_id]
+            crop = CoverCrop(64, 80, drawn.crop_left, drawn.crop_top, zoomed=True)
+            assert np.array_equal(arrays["ad_images"][index], crop(triplet.ad_image))
+            assert np.array_equal(arrays["product_images"][index], crop(triplet.variants[0].image))
+            assert np.array_equal(arrays["masks"][index], crop(triplet.variants[0].mask))
+            places.add((row_id, round(drawn.crop_left * 16), round(drawn.crop_top * 20)))
+    assert len(places) > 16 + 8
 
 
 def test_encoding_on_the_way_takes_few_pictures_at_once(encoder_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +198,34 @@ def test_another_epoch_sees_other_variants(cached: CachedRows, encoder_base: Pat
     assert set(seen) == {"original", "relit", "degraded", "novel_view"}
     assert min(map(len, by_row.values())) >= 2
     assert seen["novel_view"] > seen["original"]  # each picture is as likely as another, and these are two or more
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_each_product_image_is_a_row_of_its_own(online: bool, cached: CachedRows, encoder_base: Path) -> None:
+    """Where an epoch counts product images: each of the kinds asked for comes once, with its own mask and draws."""
+    kinds = ("degraded", "novel_view")
+    config = config_of(encoder_base, f"data.variants={list(kinds)}")
+    source = online_rows(config, load_parts(config)) if online else with_settings(cached, config)
+    triplets = {row["row_id"]: decode(row) for row in pq.read_table(TINY).to_pylist()}
+    counts = scan(str(TINY), kinds).training_images
+    plan = Plan(with_each_image(source.groups("train"), counts), 0, 2, sum(counts) // 2, 1024)
+    arrays = source.load(plan, Segment(0, 0, plan.num_steps), rank=0, world_size=1)
+    wanted = []
+    for row_id, triplet in triplets.items():
+        eligible = [each for each in triplet.variants if each.kind in kinds] if triplet.split == "train" else []
+        for image, variant in enumerate(eligible):
+            drawn = draw(0, 0, f"{row_id}/{image}")
+            wanted.append((row_id, variant.kind, drawn.noise_seed, drawn.timestep, variant.mask))
+    assert len(wanted) == sum(counts) == plan.num_rows
+    assert len({seed for _, _, seed, _, _ in wanted}) == len(wanted)
+    columns = [arrays[name].tolist() for name in ("row_id", "variant", "noise_seed", "timestep")]
+    seen = sorted(zip(*columns, range(len(wanted)), strict=True))
+    for (*own, mask), (*found, index) in zip(sorted(wanted, key=lambda each: each[:4]), seen, strict=True):
+        assert own == found
+        if online:
+            assert np.array_equal(arrays["masks"][index], mask)
+        else:
+            assert np.array_equal(arrays["mask_latents"][index, 0], mask[::8, ::8] > 127)
 
 
 @pytest.mark.parametrize("online", [False, True])
