@@ -5,8 +5,6 @@ mix products, prompts, seeds, λ, guidance and steps, and rows may join and leav
 `RefAdGenPipeline.start` makes rows and `RefAdGenPipeline.batch` makes batches.
 """
 
-import functools
-import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 
 from refadgen.model.attention_fusion import Conditioning, PromptFeatures, ReferenceFeatures, condition
-from refadgen.model.step_tables import StepTable, advance
+from refadgen.model.step_tables import StepTable, advance, step_settings
 
 Predict = Callable[[Tensor, Tensor, Tensor, Conditioning], Tensor]
 """`unets.predict` bound to a Generation U-Net: noisy latents, mask latents, timesteps, conditioning → prediction."""
@@ -245,14 +243,8 @@ class _RowByRow:
     def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
         for index, (row, solver) in enumerate(self._rows[: len(rows)]):
             scheduler = solver.scheduler
-            kwargs = {"generator": solver.generator} if _takes_generator(type(scheduler).step) else {}
+            kwargs = step_settings(type(scheduler), solver.generator)
             timestep = scheduler.timesteps[row.step_index]
             stepped = scheduler.step(predicted[index : index + 1], timestep, row.latents, return_dict=True, **kwargs)
             row.latents, row.predicted_original = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
             row.step_index += 1
-
-
-@functools.cache
-def _takes_generator(step: Any) -> bool:
-    """Whether this `step` of a class of schedulers takes a generator: not every one does."""
-    return "generator" in inspect.signature(step).parameters
