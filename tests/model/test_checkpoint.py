@@ -190,7 +190,7 @@ def test_the_most_steps_are_the_schedulers(tmp_path, config, expected):
     assert most_steps(tmp_path) == expected
     scheduler = load_scheduler(tmp_path)
     scheduler.set_timesteps(expected)
-    with pytest.raises(ValueError, match="cannot be larger|is smaller than"):
+    with pytest.raises(ValueError, match=r"cannot be larger|is smaller than"):
         scheduler.set_timesteps(expected + 1)
 
 
