@@ -56,8 +56,8 @@ def _is_file(value: str) -> bool:
 
 
 def _model(field: str, value: str) -> str:
-    # A folder wins over a hub id of the same name, as in `model.folder.find_model`.
-    if os.path.isdir(os.path.expanduser(value)):
+    # What is there wins over a hub id of the same name, as in `model.folder.find_model`; a base may be a single file.
+    if os.path.exists(os.path.expanduser(value)):
         return local_path(value)
     # `mini`, the built-in model, has the form of a hub id without an owner.
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", value):

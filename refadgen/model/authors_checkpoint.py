@@ -11,7 +11,6 @@ it is strict: every key is used once, none is missing, every shape fits.
     proj.<Resampler key>                              the image-prompt Resampler, in IP-Adapter's names
 """
 
-import json
 import pickle
 import re
 from collections.abc import Mapping, Sequence
@@ -24,8 +23,10 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPVisionModelWithProjection
 
 from refadgen.model.attention_fusion import self_attention_layers
+from refadgen.model.base import load_single_file
 from refadgen.model.checkpoint import check_keys, load_model, load_processor
-from refadgen.model.folder import find_model
+from refadgen.model.folder import find_model, find_part, part_folders, read_json
+from refadgen.model.hub import download
 from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.ip_adapter import fill_projection
 from refadgen.model.pipeline import RefAdGenPipeline
@@ -49,9 +50,17 @@ HARMLESS_CLASSES = (
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.runtime.zero.offload_config.OffloadDeviceEnum",
     "deepspeed.utils.tensor_fragment.fragment_address",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
 )
-"""Plain records that DeepSpeed keeps beside `module` for its optimizer. They are read as `_Inert` instead of their own
-class: DeepSpeed need not be installed, and no code of these classes runs. Exact names; all others are refused."""
+"""Plain records that DeepSpeed keeps beside `module` for its optimizer, and NumPy's numbers in what its users keep
+there. They are read as `_Inert` instead of their own class: DeepSpeed need not be installed, and no code of these
+classes runs. Exact names; all others are refused."""
+STATES_FILE = "mp_rank_00_model_states.pt"
 
 
 class _Inert:
@@ -87,25 +96,22 @@ def import_checkpoint(
 ) -> RefAdGenPipeline:
     """The pipeline of the authors' `file`; the U-Nets and the Resampler keep the file's number type, the rest is fp32.
 
-    base: Stable Diffusion 1.5 (folder or hub id): tokenizer, text encoder and the U-Net's config come from it.
+    base: Stable Diffusion 1.5 (folder, single file or hub id): tokenizer, text encoder and the U-Net's config are its.
     vae: folder or hub id of a VAE, or of a pipeline with one. image_encoder: likewise; None only for a file without a
     Resampler. A hub id may name a folder of the repository: `owner/name/folder`.
     Raises: ValueError naming the file, the keys or the component that does not fit.
     """
     networks = split_state(read_state(file), str(file))
-    folder = _fetch(
-        "base", base, ["unet/config.json", "text_encoder/*.json", "text_encoder/model.safetensors", "tokenizer/*"]
-    )
+    unet_config, text_parts = _load_base(base)
     with torch.device("meta"):  # no memory for weights that the file replaces
-        base_unet = UNet2DConditionModel.from_config(_unet_config(folder))
+        base_unet = UNet2DConditionModel.from_config(unet_config)
         reference_unet, generation_unet = make_reference_unet(base_unet), make_generation_unet(base_unet)
     _fill(reference_unet, networks["ref_unet"], "ref_unet.", str(file))
     _fill_generation_unet(generation_unet, networks["unet"], networks["adapter_modules"], str(file))
     parts = _load_image_parts(image_encoder, networks["proj"], base_unet.config.cross_attention_dim, str(file))
     return RefAdGenPipeline(
         vae=_load_part("vae", vae, AutoencoderKL),
-        text_encoder=load_model(folder, "text_encoder", CLIPTextModel, torch.float32),
-        tokenizer=load_processor(folder, "tokenizer"),
+        **text_parts,
         reference_unet=reference_unet.eval(),
         generation_unet=generation_unet.eval(),
         scheduler=make_scheduler(),
@@ -117,11 +123,10 @@ def import_checkpoint(
 def read_state(file: str | Path) -> dict[str, Tensor]:
     """The tensors under `module` of a DeepSpeed file, by their flat keys. They stay on disk (mmap) until they are used.
 
+    file: or the folder that DeepSpeed or accelerate wrote.
     Raises: ValueError when it is no such file, or when it holds an object that is not known to be harmless.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+    path = _states_file(Path(file))
     try:
         # weights_only refuses every class but those named here, and makes an `_Inert` of each of these.
         with torch.serialization.safe_globals([(_Inert, name) for name in HARMLESS_CLASSES]):
@@ -140,6 +145,8 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
             f"{path}: not a readable PyTorch file ({type(error).__name__}: {_first_line(error)})"
         ) from error
     module = content.get("module") if isinstance(content, dict) else None
+    if isinstance(content, dict) and module is None and "optimizer_state_dict" in content:
+        raise ValueError(f"{path}: {_OPTIMIZER}")
     if not isinstance(module, Mapping):
         raise ValueError(f"{path}: holds no `module`: not a DeepSpeed file of model states")
     state: dict[str, Tensor] = {}
@@ -150,6 +157,27 @@ def read_state(file: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path}: {key} is {value.layout}, {value.dtype}, {value.device}: not plain weights")
         state[key] = value.detach()
     return state
+
+
+_OPTIMIZER = f"holds the state of DeepSpeed's optimizer, and no weights; give {STATES_FILE} beside it"
+
+
+def _states_file(path: Path) -> Path:
+    """The file of model states: `path`, or the one in that folder or in the folder that its `latest` names."""
+    if path.is_file():
+        if path.name.endswith("optim_states.pt"):
+            raise ValueError(f"{path}: {_OPTIMIZER}")
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file")
+    # accelerate writes its own files around DeepSpeed's folder, which it calls pytorch_model.
+    folders = [path, path / "pytorch_model"]
+    if (path / "latest").is_file():
+        folders.append(path / (path / "latest").read_text(encoding="utf-8").strip())
+    for folder in folders:
+        if (folder / STATES_FILE).is_file():
+            return folder / STATES_FILE
+    raise ValueError(f"{path}: no {STATES_FILE} in {', '.join(map(str, folders))}; give that file, or its folder")
 
 
 def _first_line(error: Exception) -> str:
@@ -240,27 +268,43 @@ def _load_image_parts(
     }
 
 
+def _load_base(base: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config of the base's `unet`; its `text_encoder` and `tokenizer`."""
+    place = Path(base).expanduser()
+    if place.is_file():
+        place = find_model(place, field="base")
+        parts = load_single_file(place, torch.float32)
+        return _unet_config(place.parent), {name: parts[name] for name in ("text_encoder", "tokenizer")}
+    folder = _fetch("base", base, ["", "text_encoder", "tokenizer"], configs=["unet"])
+    config = _unet_config(folder)
+    return config, {
+        "text_encoder": load_model(folder, "text_encoder", CLIPTextModel, torch.float32, pickled=True),
+        "tokenizer": load_processor(folder, "tokenizer"),
+    }
+
+
 def _unet_config(base: Path) -> dict[str, Any]:
     place = base / "unet" / "config.json"
     try:
-        config: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{place}: unreadable ({error}): the base must be a Stable Diffusion 1.5 folder") from error
+        config = read_json(place)
+    except ValueError as error:
+        raise ValueError(f"{place}: unreadable: the base must be a Stable Diffusion 1.5 folder ({error})") from error
     if config.get("_class_name") != "UNet2DConditionModel":
         raise ValueError(f"{place}: describes a {config.get('_class_name')}, must be a UNet2DConditionModel")
     return config
 
 
 def _load_part(name: str, path_or_id: str | Path, cls: type) -> Any:
-    """A component from its own folder, or from a pipeline's folder that has it as `name`."""
-    folder = _fetch(name, path_or_id, ["*.json", "*.safetensors"]).resolve()
-    if (folder / "config.json").is_file():
-        return load_model(folder.parent, folder.name, cls, torch.float32)
-    return load_model(folder, name, cls, torch.float32)
+    """A component from its own folder, or from a model's folder that has it (see `find_part`)."""
+    place = find_part(_fetch(name, path_or_id, part_folders(name)), name)
+    return load_model(place.parent, place.name, cls, torch.float32, pickled=True)
 
 
-def _fetch(argument: str, path_or_id: str | Path, patterns: Sequence[str]) -> Path:
-    """The local folder of `path_or_id`; of a hub id, only the matching files. Raises: ValueError naming `argument`."""
+def _fetch(argument: str, path_or_id: str | Path, folders: Sequence[str], configs: Sequence[str] = ()) -> Path:
+    """The local folder of `path_or_id`; of a hub id, only the needed files. Raises: ValueError naming `argument`.
+
+    folders, configs: below the folder that is named, as of `hub.needed_files`.
+    """
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
@@ -268,12 +312,13 @@ def _fetch(argument: str, path_or_id: str | Path, patterns: Sequence[str]) -> Pa
     try:
         if path.is_absolute() or not name:
             raise ValueError("no such folder")
-        inside = inside[:-1]
-        folder = find_model(f"{owner}/{name}", ["/".join([*inside, pattern]) for pattern in patterns]).joinpath(*inside)
+        below = [["/".join([*inside[:-1], folder]).strip("/") for folder in names] for names in (folders, configs)]
+        folder = download(f"{owner}/{name}", *below).joinpath(*inside[:-1])
         if not folder.is_dir():
-            raise ValueError(f"no folder {'/'.join(inside)} in {owner}/{name}")
-    except ValueError as error:
+            raise ValueError(f"no folder {'/'.join(inside[:-1])} in {owner}/{name}")
+    except Exception as error:  # the hub's client raises its own, httpx' and OS errors
         raise ValueError(
-            f"{argument}={str(path_or_id)!r}: neither a folder nor a reachable hub id, owner/name or owner/name/folder"
+            f"{argument}={str(path_or_id)!r}: neither a folder nor a reachable hub id, owner/name or owner/name/folder "
+            f"({_first_line(error)})"
         ) from error
     return folder

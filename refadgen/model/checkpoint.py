@@ -1,30 +1,40 @@
-"""Folders of weights: our layout (diffusers'), strictly loaded and saved, and Stable Diffusion 1.5 folders as a base.
+"""Folders of weights: our layout (diffusers'), strictly loaded and saved.
 
     model_index.json  scheduler/  tokenizer/  text_encoder/  vae/  reference_unet/
     generation_unet/  (attention_fusion.safetensors beside the U-Net's own weights)
     image_encoder/  image_projection/  feature_extractor/    where the model has them
 
-Only safetensors are read. Each component loads with its own diffusers or transformers class.
+Each component loads with its own diffusers or transformers class. Our own folders are safetensors only; of a base,
+pickled weights (`.bin`) are read, too, as plain tensors (`weights_only`). `weights` says which files are taken.
 """
 
 import importlib
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 from transformers.utils import logging as transformers_logging
 
 from refadgen.model.attention_fusion import attach_capture, attach_fusion, detached, fusion_processors
-from refadgen.model.folder import find_model, read_index, require_refadgen
+from refadgen.model.folder import find_model, read_index, read_json, require_refadgen
 from refadgen.model.image_projection import ProductImageProjection
+from refadgen.model.weights import FUSION_FILE, choose_weights
 from refadgen.storage.modes import follow_umask
 
-FUSION_FILE = "attention_fusion.safetensors"
 _MODELS = {
     "vae": AutoencoderKL,
     "text_encoder": CLIPTextModel,
@@ -36,6 +46,35 @@ _MODELS = {
 _PROCESSORS = {"tokenizer": CLIPTokenizer, "feature_extractor": CLIPImageProcessor}
 _PROCESSOR_FILES = {"tokenizer": ("tokenizer.json", "vocab.json"), "feature_extractor": ("preprocessor_config.json",)}
 """At least one of them must be there: without any, transformers makes an empty processor, or asks the hub."""
+SCHEDULERS = (
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "IPNDMScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Those whose loop needs nothing but the network's prediction, and whose noise follows the row's generator."""
+_OTHER_TOWER = {
+    CLIPVisionModelWithProjection: ("text_model.", "text_projection.", "logit_scale"),
+    CLIPTextModel: ("vision_model.", "visual_projection.", "text_projection.", "logit_scale"),
+}
+"""Beginnings of a complete CLIP's keys that are not of the tower we load."""
 _OPTIONAL = ("image_encoder", "image_projection", "feature_extractor")
 
 
@@ -52,36 +91,32 @@ def load(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
     return {**parts, **settings}
 
 
-def load_stable_diffusion(path_or_id: str | Path, dtype: torch.dtype) -> dict[str, Any]:
-    """`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler` of a Stable Diffusion 1.5 folder. Raises: ValueError."""
-    folder = find_model(path_or_id)
-    read_index(folder)
-    parts: dict[str, Any] = {
-        "unet": load_model(folder, "unet", UNet2DConditionModel, dtype),
-        "vae": load_model(folder, "vae", AutoencoderKL, dtype),
-        "text_encoder": load_model(folder, "text_encoder", CLIPTextModel, dtype),
-        "tokenizer": load_processor(folder, "tokenizer"),
-        "scheduler": load_scheduler(folder),
-    }
-    return parts
-
-
 def _is_component(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2
 
 
 def load_scheduler(folder: Path) -> SchedulerMixin:
     """The scheduler in `folder/scheduler`, of the diffusers class its config names. Raises: ValueError."""
-    file = folder / "scheduler" / "scheduler_config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json(folder / "scheduler" / "scheduler_config.json")
+    except ValueError as error:
         raise ValueError(f"{folder}: the component scheduler/ is missing or unreadable ({error})") from error
     name = str(config.get("_class_name"))
-    cls = getattr(importlib.import_module("diffusers"), name, None)
-    if not (isinstance(cls, type) and issubclass(cls, SchedulerMixin)):
-        raise ValueError(f"{folder}/scheduler: _class_name is {name!r}, must be a scheduler of diffusers")
-    scheduler: SchedulerMixin = cls.from_config(config)  # type: ignore[attr-defined]  # diffusers is not followed
+    if name not in SCHEDULERS:
+        why = "it draws noise that follows no seed; " if name == "DPMSolverSDEScheduler" else ""
+        raise ValueError(
+            f"{folder}/scheduler: _class_name is {name!r}: {why}must be a scheduler of diffusers for Stable Diffusion "
+            f"1.5: {', '.join(SCHEDULERS)}"
+        )
+    if config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction":
+        raise ValueError(
+            f"{folder}/scheduler: {name} is set to flow matching (use_flow_sigmas, prediction_type), which Stable "
+            "Diffusion 1.5 was not trained for; set use_flow_sigmas to false and prediction_type to the model's"
+        )
+    cls = getattr(importlib.import_module("diffusers"), name)
+    if not issubclass(cls, SchedulerMixin):  # a stand-in: LMS wants SciPy
+        raise ValueError(f"{folder}/scheduler: {name} needs SciPy, which is not installed: pip install scipy")
+    scheduler: SchedulerMixin = cls.from_config(config)
     return scheduler
 
 
@@ -97,44 +132,92 @@ def _load_component(folder: Path, name: str, dtype: torch.dtype) -> Any:
     return model
 
 
+def has_processor(folder: Path, name: str) -> bool:
+    """Whether `folder/name` holds the tokenizer or feature extractor."""
+    return any((folder / name / file).is_file() for file in _PROCESSOR_FILES[name])
+
+
 def load_processor(folder: Path, name: str) -> Any:
     """The tokenizer or feature extractor in `folder/name`. Raises: ValueError when it is missing or unreadable."""
-    if not any((folder / name / file).is_file() for file in _PROCESSOR_FILES[name]):
+    if not has_processor(folder, name):
         raise ValueError(f"{folder}: the component {name}/ is missing")
     try:
-        return _PROCESSORS[name].from_pretrained(folder / name)
+        processor = _PROCESSORS[name].from_pretrained(folder / name)
+        if name == "tokenizer" and (folder / "text_encoder" / "config.json").is_file():
+            # Without a tokenizer_config.json the tokenizer knows no length, which is 10^30 then.
+            takes = CLIPTextConfig.from_pretrained(folder / "text_encoder").max_position_embeddings
+            processor.model_max_length = min(processor.model_max_length, takes)
     except Exception as error:  # the tokenizers library raises plain Exception
         raise ValueError(f"{folder}/{name}: cannot be loaded: {error}") from error
+    return processor
 
 
-def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype) -> Any:
+def load_model(folder: Path, name: str, cls: type, dtype: torch.dtype, *, pickled: bool = False) -> Any:
     """`folder/name` as a `cls` in evaluation mode. Every key of the file is used once.
 
+    pickled: whether `.bin` files are read where there are no safetensors; no code of theirs runs.
     Raises: ValueError naming the keys that are missing, unexpected or of another shape.
     """
     place = folder / name
     if not place.is_dir():
         raise ValueError(f"{folder}: the component {name}/ is missing")
-    kwargs: dict[str, Any] = {"output_loading_info": True, "use_safetensors": True}
+    kwargs = {"output_loading_info": True, **_weights_of(place, pickled)}
     if issubclass(cls, ModelMixin):
         kwargs |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
         kwargs |= {"dtype": dtype, "ignore_mismatched_sizes": True}  # its own error does not name the keys; ours does
+        kwargs |= _tower_config(place, cls)
     level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # it warns of missing and unexpected keys, which are errors below
     transformers_logging.disable_progress_bar()
     try:
         model, info = cls.from_pretrained(place, **kwargs)  # type: ignore[attr-defined]
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError, pickle.UnpicklingError) as error:
         raise ValueError(f"{place}: cannot be loaded: {error}") from error
     finally:
         transformers_logging.set_verbosity(level)
         if bar:
             transformers_logging.enable_progress_bar()
+    surplus = _OTHER_TOWER[cls] if "config" in kwargs else ()
+    info["unexpected_keys"] = [key for key in info["unexpected_keys"] if not key.startswith(surplus)]
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if info.get(kind):
             raise ValueError(f"{place}: {kind.replace('_', ' ')}: {sorted(map(str, info[kind]))[:8]}")
     return model.eval()
+
+
+def _tower_config(place: Path, cls: type) -> dict[str, Any]:
+    """`config` of the tower `cls` where `place` holds a complete CLIP, as openai/clip-vit-large-patch14 does."""
+    if cls not in _OTHER_TOWER or not (place / "config.json").is_file():
+        return {}
+    if read_json(place / "config.json").get("model_type") != "clip":
+        return {}
+    both = CLIPConfig.from_pretrained(place)
+    if cls is CLIPTextModel:
+        return {"config": both.text_config}
+    both.vision_config.projection_dim = both.projection_dim  # the complete model's, which its weights follow
+    return {"config": both.vision_config}
+
+
+def _weights_of(place: Path, pickled: bool) -> dict[str, Any]:
+    """The keywords by which diffusers and transformers take the weights in `place`."""
+    weights = choose_weights(file.name for file in place.iterdir())
+    if weights is None:
+        raise ValueError(f"{place}: holds no weights: no model.safetensors or diffusion_pytorch_model.safetensors")
+    if weights.pickled and not pickled:
+        file = place / weights.names[0]
+        raise ValueError(
+            f"{file}: pickled weights, where a RefAdGen folder holds safetensors; convert them: python -c "
+            f"\"import torch, safetensors.torch as s; s.save_file(torch.load('{file}', weights_only=True), "
+            f"'{place / _converted(file.name)}', {{'format': 'pt'}})\""
+        )
+    return {"use_safetensors": not weights.pickled, "variant": weights.variant}
+
+
+def _converted(name: str) -> str:
+    """The name of a `.bin` file's weights as safetensors."""
+    stem = name.removesuffix(".bin")
+    return f"{stem if stem.startswith('diffusion_') else stem.removeprefix('pytorch_')}.safetensors"
 
 
 def _load_fusion(unet: UNet2DConditionModel, file: Path) -> None:

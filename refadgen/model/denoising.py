@@ -5,8 +5,6 @@ mix products, prompts, seeds, λ, guidance and steps, and rows may join and leav
 `RefAdGenPipeline.start` makes rows and `RefAdGenPipeline.batch` makes batches.
 """
 
-import functools
-import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from refadgen.model.attention_fusion import Conditioning, PromptFeatures, ReferenceFeatures, condition
 from refadgen.model.passes import Pass
-from refadgen.model.step_tables import StepTable, advance, original_of
+from refadgen.model.step_tables import StepTable, advance, original_of, step_settings
 
 Predict = Callable[[Tensor, Tensor, Tensor, Conditioning, Tensor | None], tuple[Tensor, Tensor]]
 """`unets.predict` bound to a Generation U-Net: noisy latents, mask latents, timesteps, conditioning, deep features of
@@ -287,16 +285,10 @@ class _RowByRow:
     def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
         for index, (row, solver) in enumerate(self._rows[: len(rows)]):
             scheduler = solver.scheduler
-            kwargs = {"generator": solver.generator} if _takes_generator(type(scheduler).step) else {}
+            kwargs = step_settings(type(scheduler), solver.generator)
             timestep = scheduler.timesteps[row.step_index]
             own = predicted[index : index + 1]
             stepped = scheduler.step(own, timestep, row.latents, return_dict=True, **kwargs)
             row.latents = stepped.prev_sample
             row.predicted_original = original_of(scheduler, stepped, self._inputs[index], own, timestep)
             row.step_index += 1
-
-
-@functools.cache
-def _takes_generator(step: Any) -> bool:
-    """Whether this `step` of a class of schedulers takes a generator: not every one does."""
-    return "generator" in inspect.signature(step).parameters

@@ -2,23 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from refadgen.model.hub import download
+from refadgen.model.weights import choose_weights
+
 MINI = Path(__file__).parents[1] / "mini" / "weights"
 """The built-in model."""
+SINGLE_FILE_CONFIGS = (
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+)
+"""What lies beside a base that is a single file, with the files of `tokenizer/`."""
 
 
-def find_model(
-    path_or_id: str | Path,
-    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.txt"),
-    *,
-    field: str = "model.path",
-) -> Path:
-    """The local folder of a model: `mini`, a folder, or a hub id (downloaded: the user asked for it by name).
+def find_model(path_or_id: str | Path, folders: Collection[str] | None = None, *, field: str = "model.path") -> Path:
+    """The local folder of a model: `mini`, a folder, or a hub id (downloaded: the user asked for it by name). For a
+    base that is a single `.safetensors` file, that file.
 
-    patterns: of the files to download. field: the setting that errors name. Raises: ValueError when it is none of them.
+    folders: those of the repository to download (see `hub.needed_files`). field: the setting that errors name.
+    Raises: ValueError when it is none of them.
     """
     if path_or_id == "mini":
         if not MINI.is_dir():
@@ -27,27 +35,60 @@ def find_model(
             )
         return MINI
     path = Path(path_or_id).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".safetensors"):
         return path
+    if path.is_file():
+        raise ValueError(f"{field}={str(path_or_id)!r}: a single file must be .safetensors; download that one")
     if path.is_absolute() or str(path_or_id).count("/") != 1 or str(path_or_id).startswith("."):
         raise ValueError(f"{field}={str(path_or_id)!r}: no such folder, and not of the form of a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(path_or_id), allow_patterns=list(patterns)))
-    except Exception as error:  # the hub's client raises its own, requests' and OS errors
+        return download(str(path_or_id), folders)
+    except Exception as error:  # the hub's client raises its own, httpx' and OS errors
         raise ValueError(f"{field}={str(path_or_id)!r}: neither a folder nor a reachable hub id: {error}") from error
+
+
+def part_folders(name: str) -> tuple[str, ...]:
+    """Where a model's folder may hold a component: at its root, as a pipeline does, or as IP-Adapter does."""
+    return "", name, f"models/{name}"
+
+
+def find_part(folder: Path, name: str) -> Path:
+    """The folder of the component `name` in `folder`, absolute; where there is none, the one that a pipeline has."""
+    for inside in part_folders(name):
+        if (folder / inside / "config.json").is_file():
+            return (folder / inside).resolve()
+    return (folder / name).resolve()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """The entries of `model_index.json`: components and settings. Raises: ValueError where there is none."""
+    if folder.is_file():
+        raise ValueError(f"{folder}: a single file is no RefAdGen, but a base for one: jobs/train.py --base")
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(folder / "model_index.json")
+    except ValueError as error:
         raise ValueError(f"{folder}: no readable model_index.json ({error})") from error
-    if not isinstance(index, dict):
-        raise ValueError(f"{folder}: model_index.json holds no entries")
-    return index
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The entries of a configuration. Raises: ValueError."""
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: {error}") from error
+    if not isinstance(entries, dict):
+        raise ValueError(f"{file}: holds no entries")
+    return entries
+
+
+def most_steps(folder: Path) -> int:
+    """The most denoising steps that the model's scheduler makes: distilled ones (LCM, TCD) make few."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = read_json(file) if file.is_file() else {}  # a missing one is an error when the model is loaded
+    trained = int(config.get("num_train_timesteps", 1000))
+    if config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
+        return min(trained, int(config.get("original_inference_steps") or 50))
+    return trained
 
 
 def require_refadgen(folder: Path, index: dict[str, Any]) -> None:
@@ -60,11 +101,28 @@ def require_refadgen(folder: Path, index: dict[str, Any]) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over names and contents of all files that decide a model's pixels: its first 16 hexadecimal digits."""
+    """SHA-256 over names and contents of all files that decide a model's pixels: its first 16 hexadecimal digits.
+
+    folder: or a single file, which is taken with the configurations beside it.
+    """
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".txt") and file.is_file():
+    if folder.is_file():
+        configs = [folder.parent / name for name in SINGLE_FILE_CONFIGS]
+        files = [folder, *configs, *sorted((folder.parent / "tokenizer").glob("*"))]
+        folder = folder.parent
+    else:
+        files = sorted(folder.rglob("*"))
+    for file in files:
+        if (file.suffix in (".safetensors", ".json", ".txt") or _is_pickled_weights(file)) and file.is_file():
             digest.update(f"{file.relative_to(folder).as_posix()}\0".encode())
             with open(file, "rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def _is_pickled_weights(file: Path) -> bool:
+    """Whether `file` is what is loaded of its folder in place of safetensors."""
+    if file.suffix != ".bin":
+        return False
+    weights = choose_weights(other.name for other in file.parent.iterdir())
+    return weights is not None and file.name in weights.names

@@ -30,6 +30,7 @@ from refadgen.model.attention_fusion import (
     project,
     project_prompt,
 )
+from refadgen.model.base import load_stable_diffusion
 from refadgen.model.denoising import DenoisingBatch, DenoisingRow, RowScheduler
 from refadgen.model.encoders import (
     clip_pixels,
@@ -135,12 +136,13 @@ class RefAdGenPipeline(DiffusionPipeline):
     def from_stable_diffusion(
         cls, path_or_id: str | Path, *, torch_dtype: torch.dtype = torch.float32, **settings: Any
     ) -> Self:
-        """An untrained RefAdGen from a Stable Diffusion 1.5 folder or hub id: both U-Nets start as its `unet`.
+        """An untrained RefAdGen from a Stable Diffusion 1.5: both U-Nets start as its `unet`.
 
+        path_or_id: a folder, a hub id, or a single `.safetensors` file (see `base`).
         settings: components and config entries of `__init__` to set or replace, such as `image_encoder` or `scheduler`.
         Raises: ValueError when the folder is no Stable Diffusion 1.5.
         """
-        parts = checkpoint.load_stable_diffusion(path_or_id, torch_dtype)
+        parts = load_stable_diffusion(path_or_id, torch_dtype)
         base = parts.pop("unet")
         parts |= {"reference_unet": make_reference_unet(base), "generation_unet": make_generation_unet(base)}
         return cls(**{**parts, **settings})
@@ -242,7 +244,7 @@ class RefAdGenPipeline(DiffusionPipeline):
         reference, prompt: features of one row. product_mask: of the placed product, uint8 H×W; its size is the
         image's. seed: of the noise, drawn on the CPU so that every device starts alike. guidance_scale None: the
         model's. fast: what saves work at its steps. Raises: ValueError for sizes that are no multiple of the VAE's
-        factor.
+        factor, or steps that the scheduler cannot make.
         """
         height, width = product_mask.shape
         if height % self.vae_scale_factor or width % self.vae_scale_factor:
@@ -270,8 +272,12 @@ class RefAdGenPipeline(DiffusionPipeline):
     def _solver(self, num_steps: int, generator: torch.Generator) -> tuple[StepTable | RowScheduler, float]:
         """The steps of one row, and the factor of its first noise."""
         scheduler = copy.deepcopy(self.scheduler)  # some know the factor only once they know the steps
-        # On the CPU, as its tables: a lookup must not wait for the device.
-        scheduler.set_timesteps(num_steps, device="cpu")
+        try:
+            # On the CPU, as its tables: a lookup must not wait for the device.
+            scheduler.set_timesteps(num_steps, device="cpu")
+        except ValueError as error:
+            name = type(scheduler).__name__
+            raise ValueError(f"num_inference_steps={num_steps}: the model's {name} cannot: {error}") from error
         noise_scale = float(scheduler.init_noise_sigma)
         if self._tabled is not self.scheduler.config:  # another object, too, once a setting is registered
             self._tabled, self._tables = self.scheduler.config, step_tables(self.scheduler)

@@ -6,6 +6,8 @@ by letting it step unit vectors; its configuration stays the truth.
 """
 
 import copy
+import functools
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,16 +81,31 @@ def step_tables(scheduler: Any) -> StepTables | None:
 
 def check_finite(scheduler: Any) -> None:
     """Raises: ValueError where a run of a scheduler of diffusers ends in NaN or infinity by its configuration alone."""
-    started = _started(scheduler, min(max(_CHECKED_STEPS), scheduler.config.num_train_timesteps))
-    latents = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    most = scheduler.config.get("original_inference_steps") or scheduler.config.num_train_timesteps
+    started = _started(scheduler, min(max(_CHECKED_STEPS), most))
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 4, 2, 2, generator=generator)
+    settings = step_settings(type(scheduler), generator)
     for index, timestep in enumerate(started.timesteps, start=1):
         predicted = 0.1 * started.scale_model_input(latents, timestep)
-        latents = started.step(predicted, timestep, latents, return_dict=True).prev_sample
+        latents = started.step(predicted, timestep, latents, return_dict=True, **settings).prev_sample
         if not latents.isfinite().all():
             raise ValueError(
                 f"scheduler: {type(scheduler).__name__} gives NaN or infinity at step {index} of "
                 f"{len(started.timesteps)} with its configuration; change scheduler/scheduler_config.json"
             )
+
+
+def step_settings(scheduler: type, generator: torch.Generator) -> dict[str, Any]:
+    """What diffusers' pipelines give to each step of a class of schedulers, where it takes them: a generator, and an
+    eta of 0, which is not every class's default."""
+    settings = {"generator": generator, "eta": 0.0}
+    return {name: settings[name] for name in _step_parameters(scheduler) if name in settings}
+
+
+@functools.cache
+def _step_parameters(scheduler: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(scheduler.step).parameters)
 
 
 def advance(state: Tensor, predicted: Tensor, weights: Tensor) -> Tensor:

@@ -32,6 +32,12 @@ _PLAIN_CONFIG = {
 
 def require_plain(unet: UNet2DConditionModel) -> None:
     """Raises: ValueError naming the config entry that Stable Diffusion 1.5's architecture does not know."""
+    if unet.config.in_channels != unet.config.out_channels:
+        raise ValueError(
+            f"unet config in_channels={unet.config.in_channels}: it takes more than the {unet.config.out_channels} "
+            "channels of latents, as models for inpainting (9), depth (5) or instructions (8) do; take the plain "
+            "model, such as stable-diffusion-v1-5/stable-diffusion-v1-5 in place of its -inpainting"
+        )
     for name, plain in _PLAIN_CONFIG.items():
         if unet.config.get(name, plain) != plain:
             raise ValueError(

@@ -41,7 +41,7 @@ from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.choices import RowChooser
 from refadgen.training.finished import HeldOut, export, held_out, model_card, put_trained
 from refadgen.training.loop import read_metrics, require_same
-from refadgen.training.networks import Parts, TrainingModule, load_parts
+from refadgen.training.networks import Parts, TrainingModule, find_image_encoder, load_parts
 from refadgen.training.optimization import make_optimizer
 from refadgen.training.plan import Plan, with_each_image
 from refadgen.training.precompute import constants_of, precompute
@@ -85,7 +85,7 @@ class TrainingJob:
             "architecture": self._module.architecture(),
             "data.path (its rows)": self.scan.fingerprint,
             "model.base (its files)": fingerprint(find_model(self.config.model.base)),
-            "model.image_encoder (its files)": encoder and fingerprint(find_model(encoder)),
+            "model.image_encoder (its files)": encoder and fingerprint(find_image_encoder(encoder)),
             **training_identity(config),
         }
         start = self.config.model.image_projection

@@ -18,8 +18,9 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from refadgen.config import TrainConfig
 from refadgen.config.train import RANDOM
 from refadgen.model import checkpoint
+from refadgen.model.base import load_stable_diffusion
 from refadgen.model.encoders import Encoders
-from refadgen.model.folder import find_model, read_index
+from refadgen.model.folder import find_model, find_part, part_folders, read_index
 from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.ip_adapter import load_ip_adapter
 from refadgen.model.unets import (
@@ -88,12 +89,12 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
     Raises: ValueError naming `model.base` or `model.image_encoder`.
     """
     if not config.model.base:
-        raise ValueError("model.base: name a Stable Diffusion 1.5 folder or hub id, or a RefAdGen one")
+        raise ValueError("model.base: name a Stable Diffusion 1.5 folder, file or hub id, or a RefAdGen one")
     folder = find_model(config.model.base, field="model.base")
     with _errors_name("model.base", config.model.base):
         parts = _load_base(config, folder, dtype)
     if config.model.image_encoder is not None:
-        folder = find_model(config.model.image_encoder, field="model.image_encoder")
+        folder = find_image_encoder(config.model.image_encoder)
         with _errors_name("model.image_encoder", config.model.image_encoder):
             _add_image_encoder(parts, folder, dtype)
         _add_image_projection(parts, config.model.image_projection)
@@ -103,6 +104,13 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
     parts.scheduler = make_scheduler(parts.scheduler, config, zero=config.objective.zero_terminal_snr)
     return parts
+
+
+def find_image_encoder(path_or_id: str) -> Path:
+    """The folder of `model.image_encoder` itself, also where the setting names one around it. Raises: ValueError."""
+    return find_part(
+        find_model(path_or_id, part_folders("image_encoder"), field="model.image_encoder"), "image_encoder"
+    )
 
 
 @contextmanager
@@ -115,7 +123,7 @@ def _errors_name(setting: str, value: str) -> Iterator[None]:
 
 
 def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
-    if read_index(folder).get("_class_name") == "RefAdGenPipeline":
+    if folder.is_dir() and read_index(folder).get("_class_name") == "RefAdGenPipeline":
         if config.model.trains == "text_to_image":
             raise ValueError("is a RefAdGen; model.trains=text_to_image needs a Stable Diffusion folder")
         loaded = checkpoint.load(folder, dtype)
@@ -123,7 +131,7 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
         parts = Parts(**{name: value for name, value in loaded.items() if name in names})
         parts.settings = {name: value for name, value in loaded.items() if name not in names}
         return parts
-    parts = Parts(**checkpoint.load_stable_diffusion(folder, dtype))
+    parts = Parts(**load_stable_diffusion(folder, dtype))
     assert parts.unet is not None
     takes, given = parts.unet.config.in_channels, parts.vae.config.latent_channels
     if takes != given:
@@ -137,7 +145,7 @@ def _load_base(config: TrainConfig, folder: Path, dtype: torch.dtype) -> Parts:
 
 def _add_image_encoder(parts: Parts, folder: Path, dtype: torch.dtype) -> None:
     """Adds a CLIP vision model."""
-    encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype)
+    encoder = checkpoint.load_model(folder.parent, folder.name, CLIPVisionModelWithProjection, dtype, pickled=True)
     parts.image_encoder = encoder
     size = encoder.config.image_size
     # The class's own mean and deviation are CLIP's; only the size depends on the encoder.

@@ -34,7 +34,7 @@ from refadgen.training.cache import (
     unit_name,
     write_part,
 )
-from refadgen.training.networks import load_parts
+from refadgen.training.networks import find_image_encoder, load_parts
 from refadgen.training.plan import draw
 from refadgen.triplets import schema as triplets
 from refadgen.triplets.geometry import CoverCrop
@@ -49,11 +49,11 @@ def recipe_of(config: TrainConfig) -> dict[str, str | int]:
     """Everything besides the source that a cached row depends on: part of the name of each part (see `unit_name`)."""
     folder = find_model(config.model.base, field="model.base")
     names = ["vae", "tokenizer"] + (["text_encoder"] if config.model.trains == "product" else [])
-    recipe: dict[str, str | int] = {name: fingerprint(folder / name) for name in names}
+    recipe: dict[str, str | int] = {name: fingerprint(folder if folder.is_file() else folder / name) for name in names}
     encoder = config.model.image_encoder
     if config.model.trains != "text_to_image":
         if encoder is not None:
-            recipe["image_encoder"] = fingerprint(find_model(encoder, field="model.image_encoder"))
+            recipe["image_encoder"] = fingerprint(find_image_encoder(encoder))
         elif (folder / "image_encoder").is_dir():
             for name in ("image_encoder", "feature_extractor"):
                 recipe[name] = fingerprint(folder / name)

@@ -5,8 +5,10 @@ What the file holds is written down here once more, independently of the importe
 
 import functools
 import importlib.util
+import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -14,11 +16,13 @@ from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from oracle import ImageTokens, Oracle, plain_unet, softmax_attention
+from safetensors.torch import load_file
 from tiny_models import (
     TEXT_WIDTH,
     make_image_encoder,
@@ -27,11 +31,12 @@ from tiny_models import (
     product,
     relative_difference,
     run,
+    states,
     write_base,
 )
 
 from refadgen.model import RefAdGenPipeline
-from refadgen.model.authors_checkpoint import read_state
+from refadgen.model.authors_checkpoint import import_checkpoint, read_state
 
 JOB = Path(__file__).parents[2] / "jobs" / "import_checkpoint.py"
 DEPTH, HEADS, QUERIES, HEAD_WIDTH = 4, 12, 16, 64  # of the authors' Resampler, whatever the width
@@ -289,6 +294,62 @@ def test_half_precision_is_kept(folders, job, tmp_path):
     written = (tmp_path / "model" / "reference_unet" / "diffusion_pytorch_model.safetensors").stat()
     assert written.st_size < 2.2 * sum(tensor.numel() for tensor in state.values())
     assert written.st_mode == (tmp_path / "model" / "model_index.json").stat().st_mode  # whoever reads this reads that
+
+
+@pytest.mark.parametrize("layout", ["file", "folder", "deepspeed", "accelerate"])
+def test_the_folder_of_the_file_is_enough(tmp_path, layout):
+    inside = {"deepspeed": "global_step900", "accelerate": "pytorch_model"}.get(layout, ".")
+    (tmp_path / inside).mkdir(exist_ok=True)
+    if layout == "deepspeed":
+        (tmp_path / "latest").write_text("global_step900\n")
+    file = write_file(tmp_path / inside / "mp_rank_00_model_states.pt", {"proj.latents": torch.ones(2)})
+    write_file(file.with_name("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"), {})
+    assert read_state(file if layout == "file" else tmp_path)["proj.latents"].tolist() == [1, 1]
+
+
+def test_an_optimizers_file_is_refused_for_what_it_is(tmp_path):
+    file = tmp_path / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"
+    torch.save({"optimizer_state_dict": {"zero_stage": 2}, "ds_version": "0.16.0"}, file)
+    shutil.copy(file, tmp_path / "renamed.pt")
+    for path in (file, tmp_path / "renamed.pt"):
+        with pytest.raises(
+            ValueError, match=r"DeepSpeed's optimizer, and no weights; give mp_rank_00_model_states\.pt"
+        ):
+            read_state(path)
+    with pytest.raises(ValueError, match=r"no mp_rank_00_model_states\.pt in"):
+        read_state(tmp_path)
+
+
+def test_numbers_of_numpy_beside_the_weights_are_harmless(tmp_path):
+    """What users keep in `client_state`: losses, counts, the state of a generator."""
+    client = {"loss": np.float64(0.1), "step": np.int64(3), "rng": np.random.default_rng(0).bytes(4), "x": np.arange(3)}
+    file = write_file(tmp_path / "file.pt", {"proj.latents": torch.ones(2)}, client_state=client)
+    assert read_state(file).keys() == {"proj.latents"}
+
+
+def test_published_layouts_of_base_vae_and_encoder_give_the_same_model(folders, imported, tmp_path):
+    """A base and an encoder of `.bin` files, IP-Adapter's root, a VAE of an fp16 variant."""
+    base = shutil.copytree(folders / "base", tmp_path / "base")
+    encoder = shutil.copytree(folders / "image_encoder", tmp_path / "IP-Adapter" / "models" / "image_encoder")
+    vae = shutil.copytree(folders / "vae", tmp_path / "vae")
+    for place in (base / "text_encoder", encoder):
+        torch.save(load_file(place / "model.safetensors"), place / "pytorch_model.bin")
+        (place / "model.safetensors").unlink()
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    file = write_file(tmp_path / "file.pt", make_module())
+    made = import_checkpoint(file, base=base, vae=vae, image_encoder=tmp_path / "IP-Adapter")
+    found, expected = states(made), states(RefAdGenPipeline.from_pretrained(imported))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+def test_an_inpainting_base_is_refused(folders, tmp_path):
+    base = shutil.copytree(folders / "base", tmp_path / "base")
+    config = base / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"in_channels": 9}))
+    file = write_file(tmp_path / "file.pt", make_module())
+    with pytest.raises(ValueError, match=r"in_channels=9: .* inpainting"):
+        import_checkpoint(file, base=base, vae=folders / "vae", image_encoder=folders / "image_encoder")
 
 
 # What does not fit is refused by name.

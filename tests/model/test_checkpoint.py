@@ -1,15 +1,17 @@
 """Folders of weights: the round trip is exact, and whatever does not fit is refused by name."""
 
+import importlib.util
 import json
 import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_pipeline, product, run, start, write_base
+from tiny_models import make_pipeline, product, run, start, states, write_base
 
 from refadgen.model import RefAdGenPipeline
-from refadgen.model.folder import find_model, fingerprint
+from refadgen.model.checkpoint import load_scheduler
+from refadgen.model.folder import find_model, fingerprint, most_steps
 
 FUSION = "generation_unet/attention_fusion.safetensors"
 UNET = "generation_unet/diffusion_pytorch_model.safetensors"
@@ -26,15 +28,6 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
-
-
-def states(pipeline) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{key}": tensor
-        for name, component in pipeline.components.items()
-        if isinstance(component, torch.nn.Module)
-        for key, tensor in component.state_dict().items()
-    }
 
 
 def test_round_trip_is_bitwise(pipeline, tmp_path):
@@ -159,6 +152,49 @@ def test_an_unknown_scheduler_is_named(folder):
     file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "UNet2DConditionModel"}))
     with pytest.raises(ValueError, match="must be a scheduler of diffusers"):
         RefAdGenPipeline.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "'FlowMatchEulerDiscreteScheduler': must be a scheduler"),
+        ({"_class_name": "DPMSolverSDEScheduler"}, "'DPMSolverSDEScheduler': it draws noise that follows no seed"),
+        ({"_class_name": "DDIMInverseScheduler"}, "'DDIMInverseScheduler': must be a scheduler"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "is set to flow matching"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction"}, "flow matching"),
+    ],
+)
+def test_a_scheduler_that_cannot_sample_is_refused_by_name(tmp_path, config, named):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=named):
+        load_scheduler(tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scipy") is not None, reason="LMS works where SciPy is")
+def test_lms_names_what_it_needs(tmp_path):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "LMSDiscreteScheduler"}')
+    with pytest.raises(ValueError, match="LMSDiscreteScheduler needs SciPy"):
+        load_scheduler(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"_class_name": "DDIMScheduler"}, 1000),
+        ({"_class_name": "LCMScheduler"}, 50),
+        ({"_class_name": "TCDScheduler", "original_inference_steps": 8}, 8),
+    ],
+)
+def test_the_most_steps_are_the_schedulers(tmp_path, config, expected):
+    (tmp_path / "scheduler").mkdir()
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    assert most_steps(tmp_path) == expected
+    scheduler = load_scheduler(tmp_path)
+    scheduler.set_timesteps(expected)
+    with pytest.raises(ValueError, match=r"cannot be larger|is smaller than"):
+        scheduler.set_timesteps(expected + 1)
 
 
 def test_a_base_becomes_an_untrained_pipeline(base_folder, tmp_path):

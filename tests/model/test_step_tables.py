@@ -7,12 +7,16 @@ import pytest
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
+    SASolverScheduler,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 from tiny_models import make_pipeline, make_scheduler, relative_difference, start
@@ -119,6 +123,45 @@ def test_steps_that_clip_or_draw_noise_are_diffusers_own(scheduler, options, sta
         while batch.rows:
             batch.step()
         assert torch.equal(rows[0].latents, own_run(made, noise_of(0), 6))
+
+
+DRAWING = [
+    (DDPMScheduler, {}),
+    (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    (EulerAncestralDiscreteScheduler, {}),
+    (KDPM2AncestralDiscreteScheduler, {}),
+    (LCMScheduler, {}),
+    (SASolverScheduler, {}),
+    (TCDScheduler, {}),  # whose own eta is 0.3, where diffusers' pipelines give 0
+]
+
+
+@pytest.mark.parametrize(("scheduler", "options"), DRAWING, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_noise_follows_the_rows_seed_alone(scheduler, options, stand_in_batch):
+    """Twice with other global seeds, in company of a row of other steps, and as diffusers' own loop."""
+    made = scheduler(**{**BASE, **options})
+    found = []
+    for global_seed in (0, 1):
+        torch.manual_seed(global_seed)
+        batch, rows = stand_in_batch(made, [6, 9][: 1 + global_seed])
+        batch.replace(rows)
+        while batch.rows:
+            batch.step()
+        found.append(rows[0].latents)
+    assert torch.equal(*found)
+    own, generator = copy.deepcopy(made), torch.Generator().manual_seed(0)
+    own.set_timesteps(6)
+    latents = torch.randn(1, 4, 11, 9, generator=generator) * own.init_noise_sigma
+    eta = {"eta": 0.0} if scheduler is TCDScheduler else {}
+    for timestep in own.timesteps:
+        predicted = prediction(own.scale_model_input(latents, timestep), timestep[None])
+        latents = own.step(predicted, timestep, latents, generator=generator, **eta).prev_sample
+    assert torch.equal(found[0], latents)
+
+
+def test_steps_that_a_scheduler_cannot_make_are_refused_in_words(stand_in_batch):
+    with pytest.raises(ValueError, match="num_inference_steps=51: the model's LCMScheduler cannot"):
+        stand_in_batch(LCMScheduler(**BASE), [51])
 
 
 @pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])

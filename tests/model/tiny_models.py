@@ -192,6 +192,16 @@ def write_base(folder: Path) -> Path:
     return folder
 
 
+def states(pipeline) -> dict[str, torch.Tensor]:
+    """All weights of a pipeline by full name."""
+    return {
+        f"{name}.{key}": tensor
+        for name, component in pipeline.components.items()
+        if isinstance(component, torch.nn.Module)
+        for key, tensor in component.state_dict().items()
+    }
+
+
 def product(seed: int, width_px: int = WIDTH_PX, height_px: int = HEIGHT_PX) -> tuple[np.ndarray, np.ndarray]:
     """A product of noise on white and its mask: uint8 H×W×3 and H×W."""
     rng = np.random.default_rng(seed)
