@@ -1,6 +1,7 @@
 """Reads and checks one catalogue row: plain column values in, a `CatalogRow` or a `RowError` out."""
 
 import decimal
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,13 +108,16 @@ class _RowReader:
         return _plain(self._values.get(field))
 
     def text(self, field: str) -> str | None:
-        """The text as it stands, an integer as text; None for null and blank."""
+        """The text as it stands, a whole number or a UUID as text; None for null and blank."""
         value = self._get(field)
         if value is None:
             return None
-        # Shops number their products: the sku column is then an integer, or a decimal in exports of databases.
-        if isinstance(value, int | decimal.Decimal) and not isinstance(value, bool):
-            if value != int(value):
+        if isinstance(value, uuid.UUID):
+            return str(value)
+        # Shops number their products: the sku column is then an integer, a decimal in exports of databases, or a float
+        # where pandas found gaps. Above 2^53, a float may stand for another number than the shop wrote.
+        if isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
+            if value % 1 != 0 or (isinstance(value, float) and abs(value) > 2**53):
                 raise self._wrong_type(field, value, "text or a whole number")
             return str(int(value))
         if not isinstance(value, str):
@@ -136,7 +140,7 @@ class _RowReader:
 
     def prompts(self) -> tuple[str, ...]:
         """The row's own prompts; none for null, an empty text or an empty list. A blank prompt is rejected."""
-        value = self._get("prompt")
+        value = _without_structs(self._get("prompt"))
         if value is None or value == "":
             return ()
         items = [value] if isinstance(value, str) else value
@@ -156,7 +160,7 @@ class _RowReader:
 
     def captions(self) -> tuple[str, ...]:
         """The captions, without null and blank ones."""
-        value = self._get("captions")
+        value = _without_structs(self._get("captions"))
         items = [value] if isinstance(value, str) else value or []
         if not isinstance(items, Sequence) or isinstance(items, bytes):
             raise self._wrong_type("captions", value, "text or a list of texts")
@@ -194,6 +198,15 @@ class _RowReader:
             return parse_placement(value)
         except ValueError as error:
             raise self.error("placement", "bad_placement", f"{error}") from error
+
+
+def _without_structs(value: object) -> object:
+    """A list of texts from a list of structs of one text each, as some tools write repeated text."""
+    if isinstance(value, Mapping) and len(value) == 1:  # BigQuery puts a struct around the list too
+        value = next(iter(value.values()))
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return value
+    return [next(iter(item.values())) if isinstance(item, Mapping) and len(item) == 1 else item for item in value]
 
 
 def _plain(value: object) -> object:

@@ -20,6 +20,7 @@ from refadgen.batch.actor_pools import num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.planning import Plan, plan_fragments
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
+from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
 from refadgen.config import GenerateConfig, StageConfig, as_dict, to_yaml
 from refadgen.config.paths import absolute_paths
@@ -57,6 +58,8 @@ class RunSummary:
     review: ReviewPages
     overruled: int = 0
     """Images of earlier runs that a person's decisions have refused or replaced."""
+    not_read: tuple[str, ...] = ()
+    """Lines about files of the catalogue's folder that are not read."""
 
     def __str__(self) -> str:
         made = self.done + self.failed + self.rejected
@@ -68,6 +71,7 @@ class RunSummary:
                 f"{made} images in {self.seconds:.1f} s, {self.done / max(self.seconds, 1e-9):.2f} done images/s",
                 *reason_lines(self.reasons),
                 *overruled,
+                *self.not_read,
                 *self.review.lines(self.output),
                 f"look at {self.output}/report.html; images and ledger/ lie beside it",
             ]
@@ -104,6 +108,7 @@ class CatalogJob:
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
+        self._not_read = tuple(left_out_lines(self._scan.left_out))
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
         if limit is None and (unknown := unknown_skus(self._scan, self._decisions.decided.keys())):
             raise ValueError(
@@ -158,6 +163,7 @@ class CatalogJob:
                 to_yaml(self._config),
                 f"model: {self._model.label}",
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
+                *self._not_read,
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
                 self._estimate(counts.to_make),
@@ -184,8 +190,13 @@ class CatalogJob:
             _PACKAGES,
             catalog=redact_address(self._catalog_uri),
             model=self._model.label,
+            not_read=self._not_read,
             config=as_dict(self._config),
         )
+        with record.ending():
+            return self._run(record)
+
+    def _run(self, record: RunRecord) -> RunSummary:
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
@@ -211,6 +222,7 @@ class CatalogJob:
             reasons=dict(writer.reasons),
             review=review,
             overruled=overruled,
+            not_read=self._not_read,
         )
         facts = record.finish(
             counts={name: getattr(summary, name) for name in ("done", "failed", "rejected", "skipped")},
