@@ -5,8 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"
-export RAY_AUTH_MODE=disabled # on loopback only; cluster/ elsewhere uses tokens
-export RAY_DISABLE_IMPORT_WARNING=1
+. cluster/local/loopback.sh
 # Four logical CPUs even on two cores: on fewer, pools of one-CPU actors would wait for each other forever.
 cpus=$(nproc)
 exec ray start --head --block --num-cpus="$((cpus < 4 ? 4 : cpus))" \

@@ -102,6 +102,7 @@ class DatasetJob:
         self._retry_failed = retry_failed
         self._screen_only = screen_only
         _require_apart(input_uri, self._storage)
+        ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
         self._check_settings()  # before `as_catalog` writes to the output
         found = as_catalog(input_uri, self._storage)

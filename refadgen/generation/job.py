@@ -114,6 +114,7 @@ class CatalogJob:
             raise ValueError(
                 f"--review: the catalogue has no sku {unknown[0]!r} ({len(unknown)} such decisions); remove them"
             )
+        ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
         self._ledger = AdLedger(self._storage)
 
