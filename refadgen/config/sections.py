@@ -49,7 +49,7 @@ class FetchConfig(Section, name="fetch"):
     """Simultaneous requests to one host, in one actor."""
     max_bytes: int = setting(50_000_000, _RUN, least=1)
     """Largest encoded image."""
-    max_pixels: int = setting(50_000_000, _RUN, least=1)
+    max_pixels: int = setting(52_000_000, _RUN, least=1)
     """Largest decoded image, width times height: a bound against decompression bombs."""
     min_side_px: int = setting(16, _RUN, least=1)
     """Smallest width and height that can show a product."""
