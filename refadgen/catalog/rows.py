@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
+from refadgen.catalog.links import written_link
 from refadgen.catalog.placement import Placement, parse_placement
 from refadgen.errors import RowError
 from refadgen.storage.addresses import redact_address
@@ -125,7 +126,7 @@ class _RowReader:
         return value if value.strip() else None
 
     def image(self, field: str) -> str | bytes | None:
-        """An address without the blanks around it, or bytes; from a struct its bytes if it has any, else its path."""
+        """An address (see `written_link`) or bytes; from a struct its bytes if it has any, else its path."""
         value = self._get(field)
         if isinstance(value, Mapping):
             parts = {str(key).lower(): _plain(part) for key, part in value.items()}
@@ -136,7 +137,10 @@ class _RowReader:
             return bytes(value) or None
         if not isinstance(value, str):
             raise self._wrong_type(field, value, "text, binary or a struct of bytes and path")
-        return value.strip() or None
+        try:
+            return written_link(value) or None
+        except ValueError as error:
+            raise self.error(field, "bad_address", str(error)) from None
 
     def prompts(self) -> tuple[str, ...]:
         """The row's own prompts; none for null, an empty text or an empty list. A blank prompt is rejected."""

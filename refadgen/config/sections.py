@@ -57,6 +57,8 @@ class FetchConfig(Section, name="fetch"):
     """Folders besides the catalogue's own below which `file:` images may lie."""
     allow_private_addresses: bool = setting(False, _RUN)
     """Whether http(s) images may come from private, loopback or link-local addresses."""
+    headers_file: str | None = setting(None, _RUN, place=Place.PATH)
+    """YAML of request headers by host, `*` for every host: `cdn.shop.example: {User-Agent: Mozilla/5.0}`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.columns import DATASET_COLUMNS
 from refadgen.catalog.files import left_out_lines
+from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.config import DatasetConfig, StageConfig, as_dict, dotted, to_yaml
 from refadgen.config.identity import differences, triplet_identity
@@ -110,6 +111,7 @@ class DatasetJob:
         roots = (*config.fetch.file_roots, *([found.folder] if found.folder else ()))
         fetch = dataclasses.replace(config.fetch, file_roots=roots)
         self._stage_config = absolute_paths(dataclasses.replace(config, fetch=fetch))
+        load_headers(self._stage_config.fetch.headers_file)
         # A folder of parquet may hold the ledgers of a job: files with the `ignored` columns are no input.
         self._scan: CatalogScan = scan_catalog(
             found.catalog, limit, columns=DATASET_COLUMNS, ignored=frozenset(("row_id", "recorded_at"))
