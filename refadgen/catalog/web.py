@@ -152,7 +152,7 @@ class _Request:
         if status in (404, 410):
             raise self._name.error("image_not_found", f"answered {status}")
         if not 200 <= status < 300:
-            remedy = "have it allowed, send what the host asks for (fetch.headers_file), or have the address signed afresh"
+            remedy = "have it allowed, by a header of fetch.headers_file if need be, or the address signed afresh"
             raise self._name.error("image_refused", f"answered {status}; {remedy}")
         return self._body(response), ""
 
