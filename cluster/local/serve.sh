@@ -4,6 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"
-export RAY_AUTH_MODE=disabled # on loopback only; cluster/ elsewhere uses tokens
-export RAY_DISABLE_IMPORT_WARNING=1 RAY_USAGE_STATS_ENABLED=0
+. cluster/local/loopback.sh
 exec serve run refadgen.serving.app:build --name refadgen "$@"

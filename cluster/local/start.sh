@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"
-export RAY_AUTH_MODE=disabled # on loopback only; cluster/ elsewhere uses tokens
+. cluster/local/loopback.sh
 export RAY_DISABLE_IMPORT_WARNING=1
 # A CPU for each core's generating actor, and three for planning and the stages that take half a CPU: with fewer
 # logical CPUs pools would wait for each other forever, or leave a core idle.

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -10,6 +12,10 @@ from ray.data import DataContext
 from ray.exceptions import RayTaskError
 
 from refadgen.config.devices import num_cores
+from refadgen.storage.store import Storage
+
+_PACKAGE = "_ray_pkg_"
+"""How the name of a runtime environment's folder begins."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,8 +31,10 @@ def connect(num_cpus: int, *, dashboard: bool = False) -> None:
         if submitted():
             ray.init(logging_level=logging.WARNING)
         else:
-            # Unset, ray.init would turn token authentication on and write a token file into the user's home.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+            # Ray listens on all addresses of the machine: who connects must know a token. Without one in the
+            # environment, ray.init would write one into the user's home.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # it says so at every start
             ray.init(
                 address="local",
                 num_cpus=max(4, num_cpus, num_cores()),  # pools of one-CPU actors deadlock on two
@@ -47,6 +55,18 @@ def connect(num_cpus: int, *, dashboard: bool = False) -> None:
 def submitted() -> bool:
     """Whether this process runs on a cluster that it was submitted to."""
     return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def require_lasting(output: Storage) -> None:
+    """Raises: ValueError for an output in a folder that Ray made of `ray job submit --working-dir`.
+
+    Ray deletes that folder, and gives another one as soon as a file of the package is edited.
+    """
+    if not output.remote and any(part.startswith(_PACKAGE) for part in Path(os.path.realpath(output.root)).parts):
+        raise ValueError(
+            f"--output {output.uri}: lies in the package that Ray made of --working-dir and will delete; give a folder "
+            "that all nodes share or an s3:// address: --output s3://BUCKET/PREFIX"
+        )
 
 
 def run_in_task(function: Callable[P, T], *arguments: P.args, **settings: P.kwargs) -> T:

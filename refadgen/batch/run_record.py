@@ -1,5 +1,6 @@
 """`run.json`: the request and the outcome of a run of a batch job, written when it starts and when it ends."""
 
+import contextlib
 import json
 import platform
 import time
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from refadgen.batch.actor_pools import growth_shown
 from refadgen.batch.ledger import LedgerWriter, now
-from refadgen.storage.store import Storage
+from refadgen.storage.store import STORE_ERRORS, Storage
 
 KEY = "run.json"
 
@@ -25,6 +26,7 @@ class RunRecord:
     def __init__(self, storage: Storage, packages: Sequence[str], **facts: Any) -> None:
         """packages: distributions whose versions are recorded. facts: plain values for JSON, without secrets."""
         self.run_id = uuid.uuid4().hex[:12]
+        self._written = False
         self._storage = storage
         self._started = time.monotonic()
         versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
@@ -42,6 +44,27 @@ class RunRecord:
         self.facts |= facts
         self._write()
 
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Records how a run ends that does not finish: `failed` by an error, or `stopped`.
+
+        Ray turns SIGTERM, which `ray job stop` sends, into SystemExit. A process that is killed at once leaves
+        `running` behind.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self._written:
+                stopped = isinstance(error, SystemExit | KeyboardInterrupt | GeneratorExit)
+                self.facts |= {
+                    "state": "stopped" if stopped else "failed",
+                    "seconds": round(self.seconds, 1),
+                    "error": type(error).__name__,
+                }
+                with contextlib.suppress(*STORE_ERRORS):
+                    self._write()
+            raise
+
     @property
     def seconds(self) -> float:
         """Since the run started."""
@@ -54,6 +77,7 @@ class RunRecord:
         return self.facts
 
     def _write(self) -> None:
+        self._written = True
         self._storage.write(KEY, json.dumps(self.facts, indent=2, ensure_ascii=False).encode())
 
 

@@ -6,6 +6,7 @@
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import pyarrow as pa
 
@@ -27,6 +28,20 @@ class Column:
     required: bool = False
 
 
+class Holds(Enum):
+    """What a column holds whose type does not fit, as its values tell."""
+
+    NOTHING = auto()
+    """Nulls and NaN: pandas writes an empty column as floats."""
+    WHOLE_NUMBERS = auto()
+    """Whole numbers and nulls, as floats or decimals: pandas' integers beside gaps, a NUMERIC(38, 9)."""
+    OTHER = auto()
+
+
+def _unknown(_: str) -> Holds:
+    return Holds.OTHER
+
+
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
@@ -45,7 +60,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _is_text_or_integer(kind: pa.DataType) -> bool:
-    return _is_text(kind) or _is_integer(kind)
+    return _is_text(kind) or _is_integer(kind) or isinstance(kind, pa.UuidType)
 
 
 def _is_prompt(kind: pa.DataType) -> bool:
@@ -56,10 +71,16 @@ def _is_prompt(kind: pa.DataType) -> bool:
         pa.types.is_list_view,
         pa.types.is_large_list_view,
     )
+    kind = _single_field(kind)  # BigQuery: struct<list: list<struct<element: string>>>
     if any(test(kind) for test in tests):
-        item = unwrapped(kind.value_type)
+        item = _single_field(unwrapped(kind.value_type))
         return _is_text(item) or bool(pa.types.is_null(item))
     return _is_text(kind)
+
+
+def _single_field(kind: pa.DataType) -> pa.DataType:
+    """The type of a struct's only field; any other type as it is."""
+    return unwrapped(kind.field(0).type) if pa.types.is_struct(kind) and kind.num_fields == 1 else kind
 
 
 def _is_image(kind: pa.DataType) -> bool:
@@ -185,8 +206,12 @@ DATASET_COLUMNS: tuple[Column, ...] = (
 """The columns that a data set reads: those of a catalogue, and two more."""
 
 
-def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) -> dict[str, str]:
+def resolve_columns(
+    schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS, holds: Callable[[str], Holds] = _unknown
+) -> dict[str, str]:
     """Maps our names to the catalogue's columns, without those that are missing or hold only nulls.
+
+    holds: reads what a column holds whose type does not fit; whole numbers are then taken as integers.
 
     Names match without case, with `-` and spaces as `_`, and with or without Google's `g:`. A column under its own name
     wins over one under an alias. Unknown columns are ignored.
@@ -202,10 +227,15 @@ def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) ->
                 only_null.append(field.name)
                 continue
             if not column.accepts(kind):
-                raise ValueError(
-                    f"the catalogue's column {field.name!r} ({column.name}) is of type {field.type}: "
-                    f"must be {column.accepted}"
-                )
+                found_values = holds(field.name)
+                if found_values is Holds.NOTHING:
+                    only_null.append(field.name)
+                    continue
+                if found_values is Holds.OTHER or not column.accepts(pa.int64()):
+                    raise ValueError(
+                        f"the catalogue's column {field.name!r} ({column.name}) is of type {field.type}: "
+                        f"must be {column.accepted}; {_remedy(field.name, column)}"
+                    )
             found[column.name] = field.name
             break
         else:
@@ -216,12 +246,21 @@ def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) ->
     return found
 
 
+def _remedy(name: str, column: Column) -> str:
+    """What to do about a column of an unfit type."""
+    target = "VARCHAR" if column.accepts(pa.string()) else "BIGINT"
+    return f"cast it, as in SQL: CAST({name} AS {target}); or give it a name that is not read"
+
+
 def unwrapped(kind: pa.DataType) -> pa.DataType:
-    """The type of a column's values: without dictionary or run-end encoding; for an extension type, its storage."""
+    """The type of a column's values: without dictionary or run-end encoding; for an extension type, its storage.
+
+    A UUID stays one: its values are read as text, those of its storage would be bytes.
+    """
     while True:
         if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
             kind = kind.value_type
-        elif isinstance(kind, pa.BaseExtensionType):
+        elif isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
             kind = kind.storage_type
         else:
             return kind
@@ -248,11 +287,16 @@ def _missing(schema: pa.Schema, column: Column) -> str:
     if not len(schema):
         return f"the catalogue has no columns at all; it needs {column.name}"
     accepted = (column.name, *column.aliases)
-    near = [name for name in schema.names if difflib.get_close_matches(normalized(name), accepted, n=1, cutoff=0.6)]
-    guess = f" Is {near[0]!r} meant? Rename it." if near else ""
+    near = max(schema.names, key=lambda name: _likeness(name, accepted))
+    guess = f" Is {near!r} meant? Rename it." if _likeness(near, accepted) >= 0.6 else ""
     names = ", ".join(repr(name) for name in schema.names[:30])
     more = f" and {len(schema) - 30} more" if len(schema) > 30 else ""
     return (
         f"the catalogue has no column {column.name!r} (also accepted: {', '.join(column.aliases)}); "
         f"it has {names}{more}.{guess}"
     )
+
+
+def _likeness(name: str, accepted: tuple[str, ...]) -> float:
+    """How much a column's name is like the nearest accepted one, 0 to 1."""
+    return max(difflib.SequenceMatcher(None, normalized(name), each).ratio() for each in accepted)

@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 import pyarrow.fs
 
 from refadgen.catalog.attempts import Attempts, ImageName
+from refadgen.catalog.links import written_link
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
@@ -73,6 +74,10 @@ class ImageFetcher:
         return data
 
     def _read(self, image: str, name: ImageName) -> bytes:
+        try:
+            image = written_link(image)
+        except ValueError as error:
+            raise name.error("bad_address", str(error)) from None
         found = _SCHEME.match(image)
         scheme = found[1].lower() if found else ""
         if "\0" in image:
@@ -85,7 +90,7 @@ class ImageFetcher:
             return _read_data(image, name)
         if scheme == "file":
             return self._read_file(_file_path(image, name), name)
-        if scheme or image.startswith("//"):
+        if scheme:
             raise name.error(
                 "unknown_scheme", "use a path, file:, http:, https:, s3: or data: (a file name with a colon: ./a:b)"
             )

@@ -4,17 +4,22 @@ Any bytes give an image or a `RowError`: rejected, or failed where memory ran ou
 the size in the header, before a pixel is decoded.
 """
 
+import functools
+import importlib
 import io
 import threading
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from refadgen.catalog.pixels import orientation_of, to_8bit, upright
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 from refadgen.storage.pictures import to_png
+
+# Pillow refuses a PNG for a text or profile above 1 MB. Such files are sound, and pixels may take more memory.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 # A fixed list: Pillow also has decoders that start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -22,6 +27,7 @@ MASK_ASPECT_TOLERANCE = 0.01
 """A mask that was exported at another resolution differs from the image's shape by rounding."""
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ", b"\xffO\xffQ")
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _warnings_lock = threading.Lock()
 
 
@@ -113,13 +119,23 @@ def _open(data: bytes) -> Image.Image:
     # `catch_warnings` swaps a list that all threads share.
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(data), formats=(*FORMATS, *_heic_format()))
+
+
+@functools.cache
+def _heic_format() -> tuple[str, ...]:
+    """Pillow's name of HEIC where its decoder, the extra `heic`, is installed; else nothing."""
+    try:
+        importlib.import_module("pi_heif").register_heif_opener()
+    except ImportError:
+        return ()
+    return ("HEIF",)
 
 
 def _check_header(image: Image.Image, config: FetchConfig, field: str) -> None:
     _check_size(image.size, config, field)
-    # In an MPO file of a phone, the first picture is the photograph; previews and gain maps follow.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    # In an MPO or HEIC file of a phone, one picture is the photograph; previews, gain maps and the like lie beside it.
+    if image.format not in ("MPO", "HEIF") and getattr(image, "is_animated", False):
         raise _error(field, "animated_image", "holds several frames or pages; must hold one picture")
 
 
@@ -147,6 +163,12 @@ def _rejection(error: Exception, data: bytes, field: str) -> RowError:
         return _error(field, "image_too_large", f"{message.rstrip('.')}; make it smaller")
     if "truncat" in message.lower() or isinstance(error, EOFError) or _ends_early(data):
         return _error(field, "truncated_image", "the file ends too early: copy or upload it again")
+    if _is_heic(data) and not _heic_format():
+        return _error(
+            field,
+            "not_an_image",
+            "is HEIC, which the extra `heic` reads (pip install 'refadgen[heic]'); or save it as JPEG or PNG",
+        )
     if isinstance(error, UnidentifiedImageError) and not _looks_like_image(data):
         return _error(field, "not_an_image", f"not an image in one of the formats {', '.join(FORMATS)}")
     if isinstance(error, UnidentifiedImageError):
@@ -159,8 +181,13 @@ def _error(field: str, reason: str, rule: str) -> RowError:
     return RowError(reason, f"{field}: {rule}", field=field)
 
 
+def _is_heic(data: bytes) -> bool:
+    """Whether a file is HEIC by its brand. AVIF has the same container and is read by Pillow itself."""
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[8:64]
+
+
 def _looks_like_image(data: bytes) -> bool:
-    return data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+    return _is_heic(data) or data.startswith(_SIGNATURES) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
 
 
 def _ends_early(data: bytes) -> bool:

@@ -1,12 +1,14 @@
 """Reads and checks one catalogue row: plain column values in, a `CatalogRow` or a `RowError` out."""
 
 import decimal
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
+from refadgen.catalog.links import written_link
 from refadgen.catalog.placement import Placement, parse_placement
 from refadgen.errors import RowError
 from refadgen.storage.addresses import redact_address
@@ -107,13 +109,16 @@ class _RowReader:
         return _plain(self._values.get(field))
 
     def text(self, field: str) -> str | None:
-        """The text as it stands, an integer as text; None for null and blank."""
+        """The text as it stands, a whole number or a UUID as text; None for null and blank."""
         value = self._get(field)
         if value is None:
             return None
-        # Shops number their products: the sku column is then an integer, or a decimal in exports of databases.
-        if isinstance(value, int | decimal.Decimal) and not isinstance(value, bool):
-            if value != int(value):
+        if isinstance(value, uuid.UUID):
+            return str(value)
+        # Shops number their products: the sku column is then an integer, a decimal in exports of databases, or a float
+        # where pandas found gaps. Above 2^53, a float may stand for another number than the shop wrote.
+        if isinstance(value, int | float | decimal.Decimal) and not isinstance(value, bool):
+            if value % 1 != 0 or (isinstance(value, float) and abs(value) > 2**53):
                 raise self._wrong_type(field, value, "text or a whole number")
             return str(int(value))
         if not isinstance(value, str):
@@ -121,7 +126,7 @@ class _RowReader:
         return value if value.strip() else None
 
     def image(self, field: str) -> str | bytes | None:
-        """An address without the blanks around it, or bytes; from a struct its bytes if it has any, else its path."""
+        """An address (see `written_link`) or bytes; from a struct its bytes if it has any, else its path."""
         value = self._get(field)
         if isinstance(value, Mapping):
             parts = {str(key).lower(): _plain(part) for key, part in value.items()}
@@ -132,11 +137,14 @@ class _RowReader:
             return bytes(value) or None
         if not isinstance(value, str):
             raise self._wrong_type(field, value, "text, binary or a struct of bytes and path")
-        return value.strip() or None
+        try:
+            return written_link(value) or None
+        except ValueError as error:
+            raise self.error(field, "bad_address", str(error)) from None
 
     def prompts(self) -> tuple[str, ...]:
         """The row's own prompts; none for null, an empty text or an empty list. A blank prompt is rejected."""
-        value = self._get("prompt")
+        value = _without_structs(self._get("prompt"))
         if value is None or value == "":
             return ()
         items = [value] if isinstance(value, str) else value
@@ -156,7 +164,7 @@ class _RowReader:
 
     def captions(self) -> tuple[str, ...]:
         """The captions, without null and blank ones."""
-        value = self._get("captions")
+        value = _without_structs(self._get("captions"))
         items = [value] if isinstance(value, str) else value or []
         if not isinstance(items, Sequence) or isinstance(items, bytes):
             raise self._wrong_type("captions", value, "text or a list of texts")
@@ -194,6 +202,15 @@ class _RowReader:
             return parse_placement(value)
         except ValueError as error:
             raise self.error("placement", "bad_placement", f"{error}") from error
+
+
+def _without_structs(value: object) -> object:
+    """A list of texts from a list of structs of one text each, as some tools write repeated text."""
+    if isinstance(value, Mapping) and len(value) == 1:  # BigQuery puts a struct around the list too
+        value = next(iter(value.values()))
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return value
+    return [next(iter(item.values())) if isinstance(item, Mapping) and len(item) == 1 else item for item in value]
 
 
 def _plain(value: object) -> object:

@@ -9,34 +9,35 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from refadgen.catalog.columns import COLUMNS, Column, resolve_columns, unwrapped
+from refadgen.catalog.columns import COLUMNS, Column, unwrapped
+from refadgen.catalog.files import OWN_OUTPUT, CatalogFile, catalog_files
+from refadgen.catalog.parts import BadText, Part
 from refadgen.catalog.rows import CatalogRow, parse_row, row_images, row_sku
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity, redact_address
-from refadgen.storage.store import Storage, split_uri
-
-_READ_ROWS = 64
-"""Rows decoded at once. A row may hold megabytes of inline images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fragment:
     """The first `num_rows` rows of a row group of one catalogue file."""
 
-    uri: str
+    file: CatalogFile
     row_group: int
     first_row: int
     """The number of its first row in the catalogue, from 0."""
     num_rows: int
     has_inline_images: bool = False
     """Whether the file may hold the encoded images themselves, not only their addresses."""
+
+    def open(self) -> Part:
+        """Opens its file. Raises: ValueError naming a file that cannot be read."""
+        return _open(self.file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class CatalogScan:
     num_rows: int
     first_rows: Mapping[str, int] = field(default_factory=dict)
     """For each sku that occurs more than once, the number of the row that keeps it."""
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Keys of the files of the catalogue's folder that are not read, by why."""
 
 
 def scan_catalog(
@@ -62,69 +65,74 @@ def scan_catalog(
     that writes into the catalogue's folder.
     Raises: ValueError naming the file and the problem.
     """
-    fragments, first_row = [], 0
-    for file in _files(uri):
-        parquet = _open(file)
-        if ignored and ignored <= set(parquet.schema_arrow.names):
+    listed = catalog_files(uri)
+    fragments: list[Fragment] = []
+    outputs: list[str] = []
+    first_row = 0
+    empty = None
+    for file in listed.files:
+        part = _open(file)
+        if ignored and ignored <= set(part.names):
+            outputs.append(file.uri)
             continue
-        found = _columns_of(file, parquet, columns)
-        inline = _has_inline_images(parquet.schema_arrow, found)
-        for group in range(parquet.num_row_groups):
-            num_rows = parquet.metadata.row_group(group).num_rows
-            if limit is not None:
-                num_rows = min(num_rows, limit - first_row)
+        groups = part.rows_of_groups
+        if not sum(groups):
+            # Without rows, types mean nothing: pandas writes floats or nulls.
+            empty = empty or part
+            continue
+        inline = _has_inline_images(part.schema, part.columns(columns))
+        for group, rows_of_group in enumerate(groups):
+            num_rows = rows_of_group if limit is None else min(rows_of_group, limit - first_row)
             if num_rows > 0:
-                fragments.append(
-                    Fragment(
-                        uri=file, row_group=group, first_row=first_row, num_rows=num_rows, has_inline_images=inline
-                    )
+                fragment = Fragment(
+                    file=file, row_group=group, first_row=first_row, num_rows=num_rows, has_inline_images=inline
                 )
+                fragments.append(fragment)
                 first_row += num_rows
-    return CatalogScan(fragments=tuple(fragments), num_rows=first_row, first_rows=_repeated_skus(fragments))
+    if not fragments and empty is not None:
+        empty.columns(columns)  # a catalogue without rows needs its columns all the same
+    left_out = {**listed.left_out, **({OWN_OUTPUT: tuple(outputs)} if outputs else {})}
+    return CatalogScan(
+        fragments=tuple(fragments), num_rows=first_row, first_rows=_repeated_skus(fragments), left_out=left_out
+    )
 
 
-def _files(uri: str) -> list[str]:
-    shown = redact_address(uri)
-    storage = Storage(uri)
-    kind = storage.root_kind(f"{shown}: the catalogue")
-    if kind is None:
-        raise ValueError(f"{shown}: there is no such catalogue")
-    if kind == "file":
-        return [storage.uri]
-    files = [storage.uri_of(key) for key in storage.keys(suffix=".parquet")]
-    if not files:
-        raise ValueError(f"{shown}: the folder holds no .parquet file")
-    return files
-
-
-def _open(uri: str) -> pq.ParquetFile:
-    storage, name = split_uri(uri)
-    try:
-        return pq.ParquetFile(storage.arrow().open_input_file(storage.path(name)))
-    except Exception as error:  # of Arrow, the operating system, s3fs or botocore
-        raise ValueError(f"{redact_address(uri)}: not a readable parquet file ({error})") from error
+def _open(file: CatalogFile) -> Part:
+    return Part(file.uri, file.partitions)
 
 
 def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:
-    """The first row of each sku that occurs in several rows."""
+    """The first row of each sku that occurs in several rows. Raises: ValueError where they are snapshots of days."""
     # Eight bytes a row in memory, however long the skus are. A collision of two hashes adds a sku with its own row,
     # which changes nothing.
-    keys = np.fromiter((_key(sku) for _, sku in _skus(fragments)), dtype=np.uint64)
+    keys = np.fromiter((_key(sku) for _, _, sku in _skus(fragments)), dtype=np.uint64)
     unique, counts = np.unique(keys, return_counts=True)
     repeated = set(unique[(counts > 1) & (unique != 0)].tolist())
     first_rows: dict[str, int] = {}
-    for row, sku in _skus(fragments) if repeated else []:
+    files: dict[str, CatalogFile] = {}
+    for file, row, sku in _skus(fragments) if repeated else []:
         if _key(sku) in repeated:
             first_rows.setdefault(sku, row)
+            _refuse_snapshots(sku, files.setdefault(sku, file), file)
     return first_rows
+
+
+def _refuse_snapshots(sku: str, first: CatalogFile, file: CatalogFile) -> None:
+    """Raises: ValueError if a sku lies in files of two days. Which of them is right, only the shop knows."""
+    if first.day != file.day:
+        raise ValueError(
+            f"sku {sku!r} lies in {redact_address(first.uri)} and in {redact_address(file.uri)}, whose names differ "
+            "in a date: where each holds the whole catalogue, give the newest file or folder alone; where each holds "
+            "changes, write the newest row of each sku to one file"
+        )
 
 
 def unknown_skus(scan: CatalogScan, skus: Set[str]) -> list[str]:
     """Those of `skus` that no scanned row has, sorted. Raises: ValueError naming a damaged file."""
     left = set(skus)
-    for uri, group in groupby(scan.fragments, key=lambda fragment: fragment.uri):
-        parquet = _open(uri)
-        for row, values in (each for part in group for each in _values(part, parquet=parquet, only=("sku",))):
+    for file, group in groupby(scan.fragments, key=lambda fragment: fragment.file):
+        part = _open(file)
+        for row, values in (each for fragment in group for each in _values(fragment, part=part, only=("sku",))):
             if not left:
                 return []
             try:
@@ -140,77 +148,33 @@ def _key(sku: str) -> int:
     return int.from_bytes(hashlib.blake2b(sku.encode(errors="surrogatepass"), digest_size=8).digest()) if sku else 0
 
 
-def _skus(fragments: list[Fragment]) -> Iterator[tuple[int, str]]:
-    for uri, group in groupby(fragments, key=lambda fragment: fragment.uri):
-        parquet = _open(uri)  # once per file: a footer grows with the number of its row groups
+def _skus(fragments: list[Fragment]) -> Iterator[tuple[CatalogFile, int, str]]:
+    for file, group in groupby(fragments, key=lambda fragment: fragment.file):
+        part = _open(file)  # once per file: a footer grows with the number of its row groups
         for fragment in group:
-            for row, values in _values(fragment, parquet=parquet, only=("sku",)):
-                sku = values["sku"]
-                yield row, "" if sku is None or not str(sku).strip() else str(sku)
+            for row, values in _values(fragment, part=part, only=("sku",)):
+                try:
+                    yield file, row, row_sku(row, values) or ""
+                except RowError:  # refused when it is planned
+                    yield file, row, ""
 
 
 def _values(
     fragment: Fragment,
     columns: tuple[Column, ...] = COLUMNS,
-    parquet: pq.ParquetFile | None = None,
+    part: Part | None = None,
     *,
     only: tuple[str, ...] = (),
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields row numbers and values by our column names, in bounded memory.
 
-    parquet: the fragment's file, if it is open already. only: read these columns, where they exist; empty: all.
+    part: the fragment's file, if it is open already. only: read these columns, where they exist; empty: all.
     Raises: ValueError naming the file if it is damaged.
     """
-    parquet = parquet or _open(fragment.uri)
-    found = _columns_of(fragment.uri, parquet, columns)
-    if only:
-        found = {name: found[name] for name in only if name in found}
-    batches = parquet.iter_batches(
-        batch_size=8192 if only == ("sku",) else _READ_ROWS,
-        row_groups=[fragment.row_group],
-        columns=list(found.values()),
-    )
-    row = 0
-    try:
-        for batch in batches:
-            for values in _rows_of(batch):
-                if row >= fragment.num_rows:
-                    return
-                yield fragment.first_row + row, {ours: values[theirs] for ours, theirs in found.items()}
-                row += 1
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(
-            f"{redact_address(fragment.uri)}: damaged in row group {fragment.row_group} ({error})"
-        ) from error
-
-
-def _columns_of(uri: str, parquet: pq.ParquetFile, columns: tuple[Column, ...]) -> dict[str, str]:
-    """Our column names, with those of the file. Raises: ValueError naming the file and its wrong column."""
-    try:
-        return resolve_columns(parquet.schema_arrow, columns)
-    except ValueError as error:
-        raise ValueError(f"{redact_address(uri)}: {error}") from error
-
-
-class BadText(str):
-    """The readable part of a text that is not UTF-8. Arrow does not check the texts of a parquet file."""
-
-
-def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
-    except UnicodeDecodeError:  # one bad text fails the batch: value by value, only its own row is lost
-        columns = [[_value(item) for item in column] for column in batch.columns]
-        rows = [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
-    return rows
-
-
-def _value(item: pa.Scalar) -> Any:
-    try:
-        return item.as_py()
-    except UnicodeDecodeError:
-        plain = pa.types.is_string(item.type) or pa.types.is_large_string(item.type)
-        return BadText(item.as_buffer().to_pybytes().decode(errors="replace") if plain else "")
+    part = part or fragment.open()
+    rows = part.rows(fragment.row_group, columns, only)
+    for number, values in enumerate(islice(rows, fragment.num_rows)):
+        yield fragment.first_row + number, values
 
 
 def parsed_rows(

@@ -6,20 +6,24 @@ alike. No proxies of the environment: they would resolve names themselves, unche
 request costs little beside the images that are made from its answer.
 """
 
+import base64
 import contextlib
 import functools
 import socket
 import ssl
 import threading
 import time
-from urllib.parse import urljoin
+from urllib.parse import unquote_to_bytes
 
 import urllib3
+from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationParseError, NewConnectionError
-from urllib3.util import Retry, Url, make_headers, parse_url
+from urllib3.util import Retry, Url
 
 from refadgen.catalog.attempts import Attempts, ImageName, TryAgain
+from refadgen.catalog.links import parsed_link, redirect_target
+from refadgen.catalog.request_headers import HostHeaders, load_headers
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 from refadgen.storage.addresses import is_public_address, redact_address
@@ -36,8 +40,10 @@ class WebReader:
     """Reads the bytes behind http(s) addresses. Safe to share between threads."""
 
     def __init__(self, config: FetchConfig) -> None:
+        """Raises: ValueError where `fetch.headers_file` cannot be used."""
         self._config = config
         self._attempts = Attempts(config)
+        self._headers = load_headers(config.headers_file)
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
@@ -59,28 +65,40 @@ class WebReader:
         left_s = self._config.total_timeout_s
         for _ in range(MAX_REDIRECTS + 1):
             name = ImageName(field=field, shown=redact_address(address))
-            url = _parsed(address, name)
+            url, target = _parsed(address, name)
             tls = self._tls if url.scheme == "https" else None
             with self._attempts.turn(url.host or ""):
                 started = time.monotonic()
-                body, location = _Request(url, name, self._config, tls, left_s).run()
+                body, location = _Request(url, target, name, self._config, self._headers, tls, left_s).run()
                 left_s -= time.monotonic() - started
             if body is not None:
                 return body
-            address = _joined(url.url, location, name)
+            address = _joined(address, location, name)
         name = ImageName(field=field, shown=redact_address(address))
         raise name.error("too_many_redirects", f"over {MAX_REDIRECTS}")
 
 
 class _Request:
-    """One request to one host. tls: None for http. left_s: seconds until it is cut off, whatever it is doing."""
+    """One request to one host.
+
+    target: what it asks for. tls: None for http. left_s: seconds until it is cut off, whatever it is doing.
+    """
 
     def __init__(
-        self, url: Url, name: ImageName, config: FetchConfig, tls: ssl.SSLContext | None, left_s: float
+        self,
+        url: Url,
+        target: str,
+        name: ImageName,
+        config: FetchConfig,
+        headers: HostHeaders,
+        tls: ssl.SSLContext | None,
+        left_s: float,
     ) -> None:
         self._url = url
+        self._target = target
         self._name = name
         self._config = config
+        self._headers = headers
         self._tls = tls
         self._left_s = left_s
         self._connection: HTTPConnection | None = None
@@ -114,13 +132,17 @@ class _Request:
                     opened.close()
 
     def _answer(self) -> tuple[bytes | None, str]:
-        headers = make_headers(user_agent=USER_AGENT, basic_auth=self._url.auth)
         default_port = 443 if self._url.scheme == "https" else 80
         port = "" if self._url.port in (None, default_port) else f":{self._url.port}"
         # The connection goes to a number, so the host's name is sent here. Compression would not make an image smaller.
-        headers |= {"Host": f"{self._url.host}{port}", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+        headers = HTTPHeaderDict({"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5"})
+        if self._url.auth:
+            headers["authorization"] = "Basic " + base64.b64encode(unquote_to_bytes(self._url.auth)).decode()
+        for field, value in self._headers.of(self._url.host or "").items():
+            headers[field] = value
+        headers |= {"Host": f"{self._url.host}{port}", "Accept-Encoding": "identity"}
         connection = self._connect(self._url.port or default_port)
-        connection.request("GET", self._url.request_uri, headers=headers, preload_content=False)
+        connection.request("GET", self._target, headers=headers, preload_content=False)
         self._response = response = connection.getresponse()
         status = response.status
         if status in _REDIRECTS and response.headers.get("Location"):
@@ -130,7 +152,8 @@ class _Request:
         if status in (404, 410):
             raise self._name.error("image_not_found", f"answered {status}")
         if not 200 <= status < 300:
-            raise self._name.error("image_refused", f"answered {status}; have it allowed or the address signed afresh")
+            remedy = "have it allowed, by a header of fetch.headers_file if need be, or the address signed afresh"
+            raise self._name.error("image_refused", f"answered {status}; {remedy}")
         return self._body(response), ""
 
     def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
@@ -214,22 +237,22 @@ class _Request:
         return self._name.error("image_too_large", f"{size} more than fetch.max_bytes={limit}; raise it")
 
 
-def _parsed(address: str, name: ImageName) -> Url:
-    """The parts of an http(s) address. Raises: RowError `bad_address`, also for a redirect to another scheme."""
+def _parsed(address: str, name: ImageName) -> tuple[Url, str]:
+    """See `parsed_link`. Raises: RowError `bad_address`, also for a redirect to another scheme."""
     problem = "not a complete http(s) address"
     try:
-        url = parse_url(address)
+        url, target = parsed_link(address)
         if url.scheme in ("http", "https") and url.host:
-            return url._replace(fragment=None)
+            return url, target
     except (LocationParseError, ValueError):
         problem = "not a valid address"
     raise name.error("bad_address", problem)
 
 
 def _joined(address: str, location: str, name: ImageName) -> str:
-    """The address that a redirect from `address` to `location` leads to. Raises: RowError `bad_address`."""
+    """See `redirect_target`. Raises: RowError `bad_address`."""
     try:
-        return urljoin(address, location)
+        return redirect_target(address, location)
     except ValueError as error:
         raise name.error("bad_address", "redirects to no valid address") from error
 

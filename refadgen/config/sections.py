@@ -50,7 +50,7 @@ class FetchConfig(Section, name="fetch"):
     """Simultaneous requests to one host, in one actor."""
     max_bytes: int = setting(50_000_000, _RUN, least=1)
     """Largest encoded image."""
-    max_pixels: int = setting(50_000_000, _RUN, least=1)
+    max_pixels: int = setting(52_000_000, _RUN, least=1)
     """Largest decoded image, width times height: a bound against decompression bombs."""
     min_side_px: int = setting(16, _RUN, least=1)
     """Smallest width and height that can show a product."""
@@ -58,6 +58,8 @@ class FetchConfig(Section, name="fetch"):
     """Folders besides the catalogue's own below which `file:` images may lie."""
     allow_private_addresses: bool = setting(False, _RUN)
     """Whether http(s) images may come from private, loopback or link-local addresses."""
+    headers_file: str | None = setting(None, _RUN, place=Place.PATH)
+    """YAML of request headers by host, `*` for every host: `cdn.shop.example: {User-Agent: Mozilla/5.0}`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,21 +3,26 @@
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from refadgen.catalog.files import is_hidden, left_out, left_out_lines, parquet_keys
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.locations import is_remote, local_path
 from refadgen.storage.store import Storage
 from refadgen.triplets.authors_json import read_authors_ads
 from refadgen.triplets.schema import png_bytes
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".avif", ".heic", ".heif", ".bmp", ".tif", ".tiff"),
+    *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pnm"),
+)
+NO_IMAGE = "no image"
 _GROUP_ROWS = 1024
 """Rows per row group: one fragment of planning."""
 
@@ -46,24 +51,42 @@ _SCHEMA = pa.schema(
 )
 
 
-def as_catalog(uri: str, output: Storage) -> tuple[str, str | None]:
-    """Returns the parquet to read for the input `uri`, and the local folder of its images.
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """catalog: the parquet to read. folder: the local folder of its images; None: the parquet says where they lie.
 
-    The folder is None where the parquet says where its images lie. A parquet file, or a folder with parquet files, is
-    read as it is; a catalogue of the main job is one. Raises: ValueError naming the input and the problem.
+    left_out: keys of a folder's files that are neither parquet nor images, by why they are not read.
+    """
+
+    catalog: str
+    folder: str | None = None
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def as_catalog(uri: str, output: Storage) -> Input:
+    """Returns what to read for the input `uri`; writes the parquet of an input that is none.
+
+    A parquet file, or a folder with parquet files, is read as it is; a catalogue of the main job is one.
+    Raises: ValueError naming the input and the problem.
     """
     if uri.lower().endswith(".json"):
         if is_remote(uri):
             raise ValueError(f"{redact_address(uri)}: the authors' JSON and its folders must lie on a local disk")
         file = local_path(uri)
-        return _kept(output, _authors_rows(file), uri), str(Path(file).parent)
+        return Input(catalog=_kept(output, _authors_rows(file), uri), folder=str(Path(file).parent))
     storage = Storage(uri)
-    if storage.root_kind(f"{redact_address(uri)}: the input") == "folder" and not any(storage.keys(suffix=".parquet")):
-        keys = [key for key in storage.keys("") if key.lower().endswith(IMAGE_SUFFIXES)]
-        if not keys:
-            raise ValueError(f"{uri}: the folder holds neither .parquet nor images ({', '.join(IMAGE_SUFFIXES)})")
-        return _kept(output, _image_rows(storage, keys), uri), None if storage.remote else storage.root
-    return uri, None
+    if storage.root_kind(f"{redact_address(uri)}: the input") == "folder" and not parquet_keys(storage)[0]:
+        keys = list(storage.keys())
+        images = [key for key in keys if key.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(key)]
+        not_read = left_out(keys, images, NO_IMAGE)
+        if not images:
+            lines = "".join(f"; {line}" for line in left_out_lines(not_read))
+            raise ValueError(
+                f"{uri}: the folder holds neither .parquet nor images ({', '.join(IMAGE_SUFFIXES)}){lines}"
+            )
+        kept = _kept(output, _image_rows(storage, images), uri)
+        return Input(catalog=kept, folder=None if storage.remote else storage.root, left_out=not_read)
+    return Input(catalog=uri)
 
 
 def _kept(output: Storage, rows: Iterable[_InputRow], uri: str) -> str:

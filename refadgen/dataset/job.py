@@ -25,6 +25,8 @@ from refadgen.batch.pool_sizes import PoolSize, say_sizes, size_pools
 from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.columns import DATASET_COLUMNS
+from refadgen.catalog.files import left_out_lines
+from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scan import CatalogScan, scan_catalog
 from refadgen.config import DatasetConfig, as_dict, dotted, to_yaml
 from refadgen.config.devices import num_cores
@@ -62,6 +64,8 @@ class DatasetSummary:
     seconds: float
     output: str
     reasons: dict[str, int]
+    not_read: tuple[str, ...] = ()
+    """Lines about files of the input's folder that are not read."""
 
     def __str__(self) -> str:
         return "\n".join(
@@ -70,6 +74,7 @@ class DatasetSummary:
                 f"{self.left_open}",
                 f"{self.built} triplets made by this run in {self.seconds:.1f} s",
                 *reason_lines(self.reasons),
+                *self.not_read,
                 f"look at {self.output}/report.html; train on {self.output}/data",
             ]
         )
@@ -101,17 +106,20 @@ class DatasetJob:
         self._retry_failed = retry_failed
         self._screen_only = screen_only
         _require_apart(input_uri, self._storage)
+        ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
         self._check_settings()  # before `as_catalog` writes to the output
-        catalog, folder = as_catalog(input_uri, self._storage)
-        self._catalog_uri = Storage(catalog).uri  # absolute: actors work in other folders than this process
-        roots = (*config.fetch.file_roots, *([folder] if folder else ()))
+        found = as_catalog(input_uri, self._storage)
+        self._catalog_uri = Storage(found.catalog).uri  # absolute: actors work in other folders than this process
+        roots = (*config.fetch.file_roots, *([found.folder] if found.folder else ()))
         fetch = dataclasses.replace(config.fetch, file_roots=roots)
         self._stage_config = absolute_paths(dataclasses.replace(config, fetch=fetch))
+        load_headers(self._stage_config.fetch.headers_file)
         # A folder of parquet may hold the ledgers of a job: files with the `ignored` columns are no input.
         self._scan: CatalogScan = scan_catalog(
-            catalog, limit, columns=DATASET_COLUMNS, ignored=frozenset(("row_id", "recorded_at"))
+            found.catalog, limit, columns=DATASET_COLUMNS, ignored=frozenset(("row_id", "recorded_at"))
         )
+        self._not_read = tuple(left_out_lines({**found.left_out, **self._scan.left_out}))
         self._screening = screening_ledger(self._storage)
         self._ledger = dataset_ledger(self._storage)
 
@@ -152,6 +160,7 @@ class DatasetJob:
                 to_yaml(self._config),
                 f"input: {redact_address(self._input_uri)}, {self._scan.num_rows} rows",
                 f"actors: {say_sizes(self._sizes)}",
+                *self._not_read,
                 f"output: {self._storage.uri}",
                 f"ads: {len(keys)}, to screen: {np.count_nonzero(~screened)}, "
                 f"reconciled: {np.count_nonzero(reconciled)}",
@@ -170,8 +179,13 @@ class DatasetJob:
             _PACKAGES,
             input=redact_address(self._input_uri),
             rows=self._scan.num_rows,
+            not_read=self._not_read,
             config=as_dict(self._config),
         )
+        with record.ending():
+            return self._run(record)
+
+    def _run(self, record: RunRecord) -> DatasetSummary:
         record.start()
         self._storage.write("dataset.json", json.dumps(triplet_identity(self._config), indent=2).encode())
         # Each earlier run leaves some small parts: many of them are slow to read.
@@ -198,6 +212,7 @@ class DatasetJob:
             seconds=record.seconds,
             output=self._storage.uri,
             reasons=reasons,
+            not_read=self._not_read,
         )
         facts = record.finish(
             screening_seconds=round(screened_s, 1), counts=counts, open=summary.left_open, built=built

@@ -22,6 +22,7 @@ from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.planning import Plan, plan_fragments
 from refadgen.batch.pool_sizes import PoolSize, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
+from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
 from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
@@ -60,6 +61,8 @@ class RunSummary:
     review: ReviewPages
     overruled: int = 0
     """Images of earlier runs that a person's decisions have refused or replaced."""
+    not_read: tuple[str, ...] = ()
+    """Lines about files of the catalogue's folder that are not read."""
 
     def __str__(self) -> str:
         made = self.done + self.failed + self.rejected
@@ -71,6 +74,7 @@ class RunSummary:
                 f"{made} images in {self.seconds:.1f} s, {self.done / max(self.seconds, 1e-9):.2f} done images/s",
                 *reason_lines(self.reasons),
                 *overruled,
+                *self.not_read,
                 *self.review.lines(self.output),
                 f"look at {self.output}/report.html; images and ledger/ lie beside it",
             ]
@@ -107,11 +111,13 @@ class CatalogJob:
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
+        self._not_read = tuple(left_out_lines(self._scan.left_out))
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
         if limit is None and (unknown := unknown_skus(self._scan, self._decisions.decided.keys())):
             raise ValueError(
                 f"--review: the catalogue has no sku {unknown[0]!r} ({len(unknown)} such decisions); remove them"
             )
+        ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
         self._ledger = AdLedger(self._storage)
 
@@ -159,6 +165,7 @@ class CatalogJob:
                 to_yaml(self._config),
                 f"model: {self._model.label}",
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
+                *self._not_read,
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
                 f"actors: {say_sizes(self._sizes)}",
@@ -186,9 +193,14 @@ class CatalogJob:
             _PACKAGES,
             catalog=redact_address(self._catalog_uri),
             model=self._model.label,
+            not_read=self._not_read,
             config=as_dict(self._config),
             actors={name: str(size) for name, size in self._sizes.items()},
         )
+        with record.ending():
+            return self._run(record)
+
+    def _run(self, record: RunRecord) -> RunSummary:
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
@@ -214,6 +226,7 @@ class CatalogJob:
             reasons=dict(writer.reasons),
             review=review,
             overruled=overruled,
+            not_read=self._not_read,
         )
         facts = record.finish(
             counts={name: getattr(summary, name) for name in ("done", "failed", "rejected", "skipped")},

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.config.paths import absolute_paths
@@ -34,6 +35,7 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     a path where nothing is, of a scene file or of a model that cannot be used.
     """
     local = absolute_paths(config)
+    load_headers(local.fetch.headers_file)
     # Scenes are a small file: a mistake there is reported before a model of some gigabytes is hashed.
     load_scenes(local.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
     folder = find_model(local.model.path)

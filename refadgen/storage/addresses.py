@@ -3,6 +3,8 @@
 import hashlib
 import ipaddress
 import re
+from collections.abc import Mapping
+from urllib.parse import unquote
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):")
 _AUTHORITY = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:)?([/\\]{2})([^/\\?#]*)")
@@ -29,7 +31,7 @@ def redact_address(address: str, max_chars: int = 200) -> str:
     The signature of a signed address is part of its query. A `data:` address is shown by type and length. A plain path
     stays as it is, unless it has a signing query. Never raises, however broken the address.
     """
-    text = address.strip()
+    text = _SIGNING_FOLDER.sub("", address.strip())
     scheme = _SCHEME.match(text)
     if scheme and scheme[1].lower() == "data":
         kind = text[5 : 5 + 60].partition(",")[0]
@@ -80,31 +82,62 @@ def _shown(text: str, max_chars: int) -> str:
     return f"{text[: max_chars - tail - 1]}…{text[len(text) - tail :]}"
 
 
-_SIGNING = (
-    ("x-amz-signature", re.compile(r"x-amz-.*")),
-    ("x-goog-signature", re.compile(r"x-goog-.*")),
-    # CloudFront, and S3's and Google's older signatures
+_SIGNING: tuple[tuple[Mapping[str, str], str], ...] = (
+    ({"x-amz-signature": ""}, "x-amz-.*"),
+    ({"x-goog-signature": ""}, "x-goog-.*"),
+    # CloudFront, and older signatures of S3, Google and Alibaba
     (
-        "signature",
-        re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|x-amz-security-token|googleaccessid"),
+        {"signature": ""},
+        "signature|expires|policy|key-pair-id|awsaccesskeyid|x-amz-security-token|googleaccessid|ossaccesskeyid"
+        "|security-token",
     ),
-    # Azure, of accounts, services and users
-    ("sig", re.compile(r"sig|s[eptvr]|sip|spr|srt|ss|ske|sk[tsv]|skoid|sktid|saoid|suoid|scid|sdd|ses")),
+    # Azure, of accounts, services and users; Cloudflare Images
+    ({"sig": ""}, "sig|s[eptvr]|sip|spr|srt|ss|ske|sk[tsv]|skoid|sktid|saoid|suoid|scid|sdd|ses|exp"),
+    # Alibaba, version 4. `x-oss-process` stays: it says what the picture shall look like.
+    (
+        {"x-oss-signature": ""},
+        "x-oss-(?:signature(?:-version)?|credential|date|expires|additional-headers|security-token)",
+    ),
+    ({"auth_key": r"\d{10}-[^-]*-[^-]*-[0-9a-f]{32}$"}, "auth_key"),  # Alibaba's CDN
+    ({"q-signature": ""}, "q-.*|x-cos-security-token"),  # Tencent
+    ({"s": "[0-9a-f]{32}$", "expires": r"\d+$"}, "s|expires"),  # imgix
+    ({"token": "", "expires": r"\d+$"}, "token|expires|token_path|token_countries(?:_blocked)?"),  # Bunny
+    ({"token": r"eyJ[\w-]+\.[\w-]+\.[\w-]+$"}, "token"),  # Supabase: a JWT
+    ({"verify": r"\d{10}-."}, "verify"),  # Cloudflare
 )
-"""A query's signing field, and the fields that belong to it. Only together: `sp=1` alone may be a page number."""
+"""What marks a query as signed, names with how their values begin; and the names of the fields to leave out.
+
+Only together: `sp=1` alone may be a page number.
+"""
+_EDGE_TOKEN = r"(?:[a-z]+=[^~]*~)*exp=\d+~.*hmac=[0-9a-f]+"
+"""Akamai's, as the value of a field of any name, or as a folder."""
+_SIGNING_FOLDER = re.compile(r"/(?:bcdn_token=[^/?#]*|(?:[a-z]+=[^~/?#]*~)*exp=\d+~[^/?#]*hmac=[0-9a-f]+)(?=/)")
 
 
 def unsigned_address(address: str) -> str:
-    """`address` without the query fields that sign it for a limited time (S3, CloudFront, Google, Azure)."""
+    """`address` without what signs it for a limited time, as stores and image hosts do that `_SIGNING` names."""
     head, mark, query = address.partition("?")
+    head = _SIGNING_FOLDER.sub("", head)
     if not mark:
-        return address
+        return head
     query, hash_mark, fragment = query.partition("#")
-    fields = [(part, part.partition("=")[0].lower()) for part in query.split("&")]
-    names = {name for _, name in fields}
-    signing = [companions for signature, companions in _SIGNING if signature in names]
-    kept = [part for part, name in fields if not any(companions.fullmatch(name) for companions in signing)]
+    parts = query.split("&")
+    values = {part.partition("=")[0].lower(): unquote(part.partition("=")[2]) for part in parts}
+    signing = [
+        re.compile(dropped)
+        for marks, dropped in _SIGNING
+        if all(name in values and re.match(start, values[name]) for name, start in marks.items())
+    ]
+    kept = [part for part in parts if not _signs(part, signing)]
     return head + ("?" + "&".join(kept) if kept else "") + hash_mark + fragment
+
+
+def _signs(part: str, signing: list[re.Pattern[str]]) -> bool:
+    """Whether a field of a query is a signature or belongs to one."""
+    name, _, value = part.partition("=")
+    return any(dropped.fullmatch(name.lower()) for dropped in signing) or bool(
+        re.fullmatch(_EDGE_TOKEN, unquote(value))
+    )
 
 
 def image_identity(image: str | bytes) -> str:

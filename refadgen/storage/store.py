@@ -175,6 +175,20 @@ class Storage:
             if key.endswith(suffix):
                 yield key
 
+    def names(self, folder: str) -> list[str]:
+        """The keys directly in `folder`, sorted; none if there is no such folder."""
+        try:
+            paths = self._fs.ls(self.path(folder), detail=False)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(path[len(self.root) :].lstrip("/") for path in paths)
+
+    def heads(self, keys: list[str], num_bytes: int) -> list[bytes]:
+        """The first bytes of each file, read at once; empty for a file that cannot be read."""
+        paths = [self.path(key) for key in keys]
+        found = self._fs.cat_ranges(paths, 0, num_bytes, on_error="return") if paths else []
+        return [head if isinstance(head, bytes) else b"" for head in found]
+
     def check_writable(self, field: str) -> None:
         """Writes and removes an empty file. Raises: ValueError naming the setting `field` if that fails."""
         key = f".write-check-{uuid.uuid4().hex}"

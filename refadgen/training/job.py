@@ -69,6 +69,7 @@ class TrainingJob:
         self.config = absolute_paths(dataclasses.replace(config, data=data))
         self.output = output if is_remote(output) else local_path(output)
         self._storage = Storage(self.output)
+        ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
         self.scan: DatasetScan = triplets.scan(self.config.data.path, config.data.variants)
         if self._samples_per_epoch < config.run.batch_size:

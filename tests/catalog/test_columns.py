@@ -132,3 +132,10 @@ def test_column_reference_names_every_column_and_alias():
     for column in COLUMNS:
         assert all(f"`{alias}`" in rows[column.name] for alias in column.aliases), column.name
         assert ("**" in rows[column.name]) == column.required
+
+
+def test_the_guess_is_the_nearest_name():
+    with pytest.raises(ValueError, match=r"Is 'Product id code' meant\?"):
+        resolve_columns(pa.schema([("Produce", pa.string()), ("Product id code", pa.string()), ("image", pa.string())]))
+    with pytest.raises(ValueError, match=r"Is 'Image URLs' meant\?"):
+        resolve_columns(pa.schema([("sku", pa.string()), ("image alt", pa.string()), ("Image URLs", pa.string())]))

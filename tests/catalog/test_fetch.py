@@ -164,11 +164,28 @@ def test_files_and_objects_that_may_not_be_read(s3, shop, monkeypatch):
     assert "secret" not in str(error)
 
 
-@pytest.mark.parametrize(
-    "image", ["ftp://host/a.png", "gs://b/a.png", "javascript:alert(1)", "//cdn.example/a.png", "s3a://b/a"]
-)
+@pytest.mark.parametrize("image", ["ftp://host/a.png", "gs://b/a.png", "javascript:alert(1)", "s3a://b/a"])
 def test_unknown_schemes(shop, image):
     assert _reason(_fetcher(shop), image) == "rejected unknown_scheme"
+
+
+# Addresses as shops write them
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{url}/ok/a.jpg, {url}/ok/b.jpg",  # WooCommerce
+        "{url}/ok/a.jpg|{url}/ok/b.jpg",
+        "{url}/ok/a.jpg\n{url}/ok/b.jpg",
+        '"{url}/ok/a.jpg"; "{url}/ok/b.jpg"',
+        "<{url}/ok/a.jpg>",
+    ],
+)
+def test_of_several_links_the_first_is_taken(written: str, shop, web) -> None:
+    fetcher = ImageFetcher(FetchConfig(allow_private_addresses=True), str(shop))
+    assert fetcher.fetch(written.format(url=web.url)) == web.image
+    assert [path for _, path, _ in web.requests] == ["/ok/a.jpg"]
 
 
 # S3

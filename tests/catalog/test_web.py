@@ -1,6 +1,7 @@
 """Images over http(s): what is tried again, what is given up, and which addresses are never reached."""
 
 import base64
+import dataclasses
 import datetime
 import socket
 import ssl
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.web import WebReader
 from refadgen.config import FetchConfig
 from refadgen.errors import RETRY_HINT, RowError, retried_reasons
@@ -281,3 +283,48 @@ def test_https_checks_the_name_though_it_connects_to_the_number(tls_web, certifi
 def test_https_with_an_unknown_certificate(tls_web):
     address = f"https://cdn.example:{tls_web[0].server_address[1]}/ok"
     assert _reason(WebReader(ONCE), address) == "rejected bad_certificate"
+
+
+def test_redirects_in_raw_utf8_and_exact_bytes(web):
+    web.redirects["u"] = "/ok/größe.jpg?s=%2b&t[]=a|b".encode().decode("latin-1")
+    assert WebReader(FAST).read(f"{web.url}/redirect/u") == web.image
+    assert [path for _, path, _ in web.requests] == ["/redirect/u", "/ok/gr%C3%B6%C3%9Fe.jpg?s=%2b&t[]=a|b"]
+
+
+def test_user_and_password_are_decoded(web):
+    assert WebReader(FAST).read(f"{web.url.replace('//', '//user:p%40ss%C3%A9@')}/ok/a") == web.image
+    assert web.requests[0][2]["authorization"] == "Basic " + base64.b64encode("user:p@ssé".encode()).decode()
+
+
+def test_headers_of_a_host_go_there_and_nowhere_else(web, tmp_path):
+    file = tmp_path / "headers.yaml"
+    file.write_text(
+        "'*': {User-Agent: Mozilla/5.0, accept: image/png}\n"
+        "127.0.0.1: {Authorization: Bearer SECRET}\nother.example: {X-Key: SECRET}\n"
+    )
+    assert WebReader(dataclasses.replace(FAST, headers_file=str(file))).read(f"{web.url}/ok/a") == web.image
+    sent = {name.lower(): value for name, value in web.requests[0][2].items()}
+    assert (sent["user-agent"], sent["accept"]) == ("Mozilla/5.0", "image/png")
+    assert sent["authorization"] == "Bearer SECRET"
+    assert "x-key" not in sent
+    assert sent["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[a", "not YAML"),
+        ("User-Agent", "headers by host"),
+        ("h: SECRET", "h: must hold headers"),
+        ("h: {Host: SECRET}", "'Host' is no header that can be set"),
+        ("h: {'a b': SECRET}", "'a b' is no header"),
+        ('h: {X-Key: "SECRET\\nX-Other: 1"}', "the value of X-Key must be a line"),
+        ("h: {X-Key: 17}", "the value of X-Key must be a line"),
+    ],
+)
+def test_a_headers_file_that_cannot_be_used_is_named_without_its_secrets(text, words, tmp_path):
+    file = tmp_path / "headers.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"fetch.headers_file=.*{words}") as error:
+        load_headers(str(file))
+    assert "SECRET" not in str(error.value)

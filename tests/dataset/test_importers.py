@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from refadgen.dataset.importers import as_catalog
+from refadgen.dataset.importers import Input, as_catalog
 from refadgen.storage.store import Storage
 
 
@@ -27,23 +27,36 @@ def test_a_folder_of_images_is_a_row_each_with_the_folder_as_category(tmp_path: 
     for name in ("wine_glass/b.JPG", "wine_glass/a.png", "loose.webp"):
         picture(tmp_path / "ads" / name)
     (tmp_path / "ads" / "notes.txt").write_text("no picture")
-    uri, folder = as_catalog(str(tmp_path / "ads"), Storage(str(tmp_path / "out")))
+    made = as_catalog(str(tmp_path / "ads"), Storage(str(tmp_path / "out")))
+    uri, folder = made.catalog, made.folder
     assert folder == str(tmp_path / "ads")
+    assert made.left_out == {"no image": ("notes.txt",)}
     found = {row["sku"]: (row["image"], row["category"]) for row in rows_of(uri)}
     assert found == {
         "loose.webp": (f"{folder}/loose.webp", None),
         "wine_glass/a.png": (f"{folder}/wine_glass/a.png", "wine glass"),
         "wine_glass/b.JPG": (f"{folder}/wine_glass/b.JPG", "wine glass"),
     }
-    assert as_catalog(str(tmp_path / "ads"), Storage(str(tmp_path / "out")))[0] == uri
+    assert as_catalog(str(tmp_path / "ads"), Storage(str(tmp_path / "out"))).catalog == uri
+
+
+def test_photographs_under_every_common_suffix_are_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    names = ["a.jfif", "b.gif", "c.HEIC", "d.heif", "e.jpe", "f.ppm"]
+    for name in [*names, "._a.jfif", "__MACOSX/a.jpg", "raw.dng"]:
+        (tmp_path / "ads" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "ads" / name).write_bytes(b"a photograph")
+    made = as_catalog(str(tmp_path / "ads"), Storage(str(tmp_path / "out")))
+    assert [row["sku"] for row in rows_of(made.catalog)] == names
+    hidden = ("._a.jfif", "__MACOSX/a.jpg")
+    assert made.left_out == {"name begins with _ or .": hidden, "no image": ("raw.dng",)}
 
 
 def test_parquet_is_read_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "ads.parquet"
     file.write_bytes(b"")
     output = Storage(str(tmp_path / "out"))
-    assert as_catalog(str(file), output) == (str(file), None)
-    assert as_catalog(str(tmp_path), output) == (str(tmp_path), None)
+    assert as_catalog(str(file), output) == Input(catalog=str(file))
+    assert as_catalog(str(tmp_path), output) == Input(catalog=str(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
@@ -86,7 +99,8 @@ def authors(folder: Path, **changed: object) -> Path:
 
 
 def test_the_authors_json_is_a_row_an_ad_with_its_mask_and_captions(tmp_path: Path) -> None:
-    uri, folder = as_catalog(str(authors(tmp_path)), Storage(str(tmp_path / "out")))
+    made = as_catalog(str(authors(tmp_path)), Storage(str(tmp_path / "out")))
+    uri, folder = made.catalog, made.folder
     assert folder == str(tmp_path)
     (row,) = rows_of(uri)
     assert (row["sku"], row["category"]) == ("17_52", "Backpack")
@@ -108,7 +122,7 @@ def test_the_authors_json_is_a_row_an_ad_with_its_mask_and_captions(tmp_path: Pa
 def test_a_bad_entry_is_named(changed: dict, what: str | None, tmp_path: Path) -> None:
     file = authors(tmp_path, **changed)
     if what is None:  # an ad without a mask of its own is left to segmentation
-        (row,) = rows_of(as_catalog(str(file), Storage(str(tmp_path / "out")))[0])
+        (row,) = rows_of(as_catalog(str(file), Storage(str(tmp_path / "out"))).catalog)
         assert row["mask"] is None
         return
     with pytest.raises(ValueError, match=rf"entry 0: {what}="):

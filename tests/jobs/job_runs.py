@@ -6,9 +6,12 @@ whole runs that others are compared with, kills, and logs of workers. Other runs
 
 import contextlib
 import io
+import ipaddress
+import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import ray
 
@@ -145,6 +149,24 @@ def alive(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def answering_beyond_loopback(pid: int) -> tuple[set[int], set[str]]:
+    """The ports that a process and those below it listen on, and what answers at another address of this machine."""
+    entries = itertools.chain(*psutil.net_if_addrs().values())
+    own = [entry.address for entry in entries if entry.family in (socket.AF_INET, socket.AF_INET6)]
+    addresses = [each for each in own if not ipaddress.ip_address(each.partition("%")[0]).is_loopback]
+    assert addresses, "this machine has no address but loopback"
+    ports = set()
+    for each in [pid, *descendants(pid)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            listening = psutil.Process(each).net_connections("tcp")
+            ports |= {connection.laddr.port for connection in listening if connection.status == psutil.CONN_LISTEN}
+    answered = set()
+    for address, port in itertools.product(addresses, ports):
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=5):
+            answered.add(f"{address}:{port}")
+    return ports, answered
 
 
 def images(output: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""`ray job submit` to a Ray started as the README says."""
+"""A Ray started as the README says: `ray job submit` to it, and who else can reach it."""
 
 import os
 import socket
@@ -23,9 +23,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture
-def local_ray(tmp_path: Path) -> Iterator[str]:
-    """The address of the Jobs API of `cluster/local/start.sh`, on ports and in a folder of its own."""
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """The Jobs API's address and the process of `cluster/local/start.sh`, on ports and in a folder of its own."""
     gcs, dashboard, agent, client = free_ports(4)
     process = subprocess.Popen(
         [
@@ -37,7 +37,7 @@ def local_ray(tmp_path: Path) -> Iterator[str]:
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd=tmp_path,  # the script finds the project by itself
+        cwd=tmp_path_factory.mktemp("elsewhere"),  # the script finds the project by itself
     )
     address = f"http://127.0.0.1:{dashboard}"
     deadline = time.monotonic() + 120
@@ -50,7 +50,7 @@ def local_ray(tmp_path: Path) -> Iterator[str]:
                 assert process.poll() is None, f"start.sh ended with {process.returncode}"
                 assert time.monotonic() < deadline, "the Jobs API does not answer"
                 time.sleep(0.5)
-        yield address
+        yield address, process.pid
     finally:
         process.terminate()  # as Ctrl-C: ends this Ray and no other
         try:
@@ -59,7 +59,8 @@ def local_ray(tmp_path: Path) -> Iterator[str]:
             job_runs.kill_all(process)
 
 
-def test_a_submitted_job_makes_its_images(local_ray: str, random_model: Path, tmp_path: Path) -> None:
+def test_a_submitted_job_makes_its_images(started: tuple[str, int], random_model: Path, tmp_path: Path) -> None:
+    local_ray, _ = started
     output = tmp_path / "out"
     words = ["--output", str(output), "--model", str(random_model), "--limit", "2", *job_runs.QUICK]
     submitted = subprocess.run(
@@ -75,3 +76,11 @@ def test_a_submitted_job_makes_its_images(local_ray: str, random_model: Path, tm
     assert "done 4, failed 0" in submitted.stdout
     assert {row["status"] for row in job_runs.latest(output).values()} == {"done"}
     assert len(job_runs.images(output)) == 4
+
+
+def test_nothing_of_it_answers_beyond_loopback(started: tuple[str, int]) -> None:
+    address, process = started
+    ports, answered = job_runs.answering_beyond_loopback(process)
+    assert int(address.rpartition(":")[2]) in ports
+    assert len(ports) >= 6, ports  # GCS, raylet, object manager, dashboard, its agent, runtime environments
+    assert answered == set()

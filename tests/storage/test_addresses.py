@@ -18,6 +18,8 @@ from refadgen.storage.addresses import is_public_address, redact_address, unsign
         ("https:\\\\u:SECRET@host/a?SECRET", "https:\\\\host/a"),
         ("cdn.example/a.jpg?X-Amz-Signature=SECRET", "cdn.example/a.jpg"),
         ("cdn.example/a.jpg?w=9&se=2&sig=SECRET", "cdn.example/a.jpg"),
+        ("https://h/bcdn_token=SECRET&expires=1/a.jpg", "https://h/a.jpg"),
+        ("https://h/exp=1~acl=*~hmac=0a1b/a.jpg", "https://h/a.jpg"),
         ("images/what?.png", "images/what?.png"),
         ("img.php?sp=1&policy=2", "img.php?sp=1&policy=2"),
         ("/data/a#b.png", "/data/a#b.png"),
@@ -67,6 +69,31 @@ def test_not_public(ip):
         ("https://h/a?Signature=s&Expires=1&sp=1", "https://h/a?sp=1"),
         ("https://h/img.php?sp=1&policy=2&expires=3", "https://h/img.php?sp=1&policy=2&expires=3"),
         ("https://h/a", "https://h/a"),
+        # imgix, Bunny, Alibaba, Tencent, Supabase, Akamai, Cloudflare
+        ("https://h/a?w=9&expires=1790000000&s=0123456789abcdef0123456789abcdef", "https://h/a?w=9"),
+        ("https://h/a?w=9&s=0123456789abcdef0123456789abcdef", "https://h/a?w=9&s=0123456789abcdef0123456789abcdef"),
+        ("https://h/a?s=2&expires=3", "https://h/a?s=2&expires=3"),
+        ("https://h/a?token=x-y_z&token_path=%2Fa&expires=1790000000&width=9", "https://h/a?width=9"),
+        ("https://h/bcdn_token=x&expires=1790000000&token_path=%2Fb/b/a.jpg", "https://h/b/a.jpg"),
+        (
+            "https://h/a?x-oss-process=image%2Fresize,w_9&x-oss-date=1&x-oss-expires=9&x-oss-signature-version=OSS4"
+            "&x-oss-credential=c&x-oss-signature=s",
+            "https://h/a?x-oss-process=image%2Fresize,w_9",
+        ),
+        ("https://h/a?OSSAccessKeyId=k&Expires=1&Signature=s&security-token=t&v=2", "https://h/a?v=2"),
+        ("https://h/a?auth_key=1790000000-0-0-0123456789abcdef0123456789abcdef&v=2", "https://h/a?v=2"),
+        (
+            "https://h/a?q-sign-algorithm=sha1&q-ak=k&q-sign-time=1;2&q-key-time=1;2&q-signature=s&v=2",
+            "https://h/a?v=2",
+        ),
+        ("https://h/a?q=shoes&v=2", "https://h/a?q=shoes&v=2"),
+        ("https://h/a?token=eyJhbGciOiJIUzI1NiJ9.eyJ1cmwiOiJhIn0.c2ln&v=2", "https://h/a?v=2"),
+        ("https://h/a?token=red&v=2", "https://h/a?token=red&v=2"),
+        ("https://h/a?hdnts=st=1~exp=1790000000~acl=/*~hmac=0a1b&v=2", "https://h/a?v=2"),
+        ("https://h/a?__cld_token__=exp%3D1790000000~hmac%3D0a1b", "https://h/a"),
+        ("https://h/exp=1790000000~acl=*~hmac=0a1b/a.jpg", "https://h/a.jpg"),
+        ("https://h/a?verify=1790000000-aB%2Bc%3D&v=2", "https://h/a?v=2"),
+        ("https://h/a?exp=1790000000&sig=0a1b", "https://h/a"),
     ],
 )
 def test_the_name_of_an_image_is_its_address_without_signature(address, name):

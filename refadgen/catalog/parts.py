@@ -1,0 +1,148 @@
+"""One parquet file of a catalogue as rows by our column names: its schema, its row groups, its values.
+
+Names of folders give columns too (`category=Bottle/`), and the numbers of a Hugging Face ClassLabel are read as its
+names.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from refadgen.catalog.columns import Column, Holds, normalized, resolve_columns, unwrapped
+from refadgen.storage.addresses import redact_address
+from refadgen.storage.store import split_uri
+
+_READ_ROWS = 64
+"""Rows decoded at once. A row may hold megabytes of inline images."""
+
+
+class BadText(str):
+    """The readable part of a text that is not UTF-8. Arrow does not check the texts of a parquet file."""
+
+
+class Part:
+    """An opened parquet file. partitions: columns that its folders' names give, each with its text or None."""
+
+    def __init__(self, uri: str, partitions: tuple[tuple[str, str | None], ...] = ()) -> None:
+        """Raises: ValueError naming a file that cannot be read."""
+        self._shown = redact_address(uri)
+        storage, name = split_uri(uri)
+        try:
+            self._parquet = pq.ParquetFile(storage.arrow().open_input_file(storage.path(name)))
+        except Exception as error:  # of Arrow, the operating system, s3fs or botocore
+            raise ValueError(f"{self._shown}: not a readable parquet file ({error})") from error
+        schema = self._parquet.schema_arrow
+        own = {normalized(name) for name in schema.names}
+        # DuckDB and polars can write such a column into the file too; there it has its type.
+        self._partitions = {name: value for name, value in partitions if normalized(name) not in own}
+        self._labels = _class_labels(schema)
+
+    @property
+    def rows_of_groups(self) -> list[int]:
+        """The number of rows of each row group."""
+        metadata = self._parquet.metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the file's own columns."""
+        return list(self._parquet.schema_arrow.names)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """The types of all columns as they are read."""
+        fields = [
+            pa.field(field.name, pa.string()) if field.name in self._labels else field
+            for field in self._parquet.schema_arrow
+        ]
+        return pa.schema([*fields, *(pa.field(name, pa.string()) for name in self._partitions)])
+
+    def columns(self, columns: tuple[Column, ...]) -> dict[str, str]:
+        """Our column names, with those of the file. Raises: ValueError naming the file and its wrong column."""
+        try:
+            return resolve_columns(self.schema, columns, self._holds)
+        except (ValueError, OSError) as error:  # an ArrowInvalid is a ValueError
+            raise ValueError(f"{self._shown}: {error}") from error
+
+    def rows(self, group: int, columns: tuple[Column, ...], only: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+        """Yields the rows of a row group by our column names, in bounded memory.
+
+        only: read these columns, where they exist; empty: all. Raises: ValueError naming the file if it is damaged.
+        """
+        found = self.columns(columns)
+        if only:
+            found = {name: found[name] for name in only if name in found}
+        batches = self._parquet.iter_batches(
+            batch_size=8192 if only == ("sku",) else _READ_ROWS,
+            row_groups=[group],
+            columns=[name for name in found.values() if name not in self._partitions],
+        )
+        try:
+            for batch in batches:
+                for values in _rows_of(batch):
+                    yield {ours: self._value(theirs, values) for ours, theirs in found.items()}
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{self._shown}: damaged in row group {group} ({error})") from error
+
+    def _value(self, name: str, values: dict[str, Any]) -> Any:
+        if name in self._partitions:
+            return self._partitions[name]
+        value = values[name]
+        if name in self._labels and value is not None:
+            # -1 is a ClassLabel's "no label".
+            return self._labels[name][value] if 0 <= value < len(self._labels[name]) else None
+        return value
+
+    def _holds(self, name: str) -> Holds:
+        """What a column of an unfit type really holds. Reads it whole: it is numbers, or hardly ever needed."""
+        nothing, whole = True, True
+        kind = unwrapped(self.schema.field(name).type)
+        numbers = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        for batch in self._parquet.iter_batches(batch_size=8192, columns=[name]):
+            for value in batch.column(0).to_pylist():
+                if value is None or value != value:
+                    continue
+                nothing = False
+                whole = whole and numbers and value % 1 == 0
+            if not (nothing or whole):
+                return Holds.OTHER
+        return Holds.NOTHING if nothing else Holds.WHOLE_NUMBERS
+
+
+def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names that a column's numbers stand for, as Hugging Face's datasets writes them into a file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        labels = {
+            name: [str(label) for label in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {name: each for name, each in labels.items() if name in schema.names and _is_integer(schema, name)}
+
+
+def _is_integer(schema: pa.Schema, name: str) -> bool:
+    return bool(pa.types.is_integer(schema.field(name).type))
+
+
+def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except UnicodeDecodeError:  # one bad text fails the batch: value by value, only its own row is lost
+        columns = [[_readable(item) for item in column] for column in batch.columns]
+        rows = [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return rows
+
+
+def _readable(item: pa.Scalar) -> Any:
+    try:
+        return item.as_py()
+    except UnicodeDecodeError:
+        plain = pa.types.is_string(item.type) or pa.types.is_large_string(item.type)
+        return BadText(item.as_buffer().to_pybytes().decode(errors="replace") if plain else "")
