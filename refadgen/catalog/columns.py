@@ -62,6 +62,10 @@ def _is_prompt(kind: pa.DataType) -> bool:
     return _is_text(kind)
 
 
+def _is_category(kind: pa.DataType) -> bool:
+    return _is_prompt(kind) or _is_number(kind)
+
+
 def _is_image(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return _is_text(kind) or _is_bytes(kind)
@@ -113,9 +117,15 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         name="category",
         meaning="The kind of product; the last element of a path such as `Kitchen > Cups` counts.",
-        accepts=_is_text_or_integer,
-        accepted=_TEXT_OR_INTEGER,
-        aliases=("product_type", "google_product_category", "product_category"),
+        accepts=_is_category,
+        accepted="text, list<text> or Google's numbers",
+        aliases=(
+            "product_type",
+            "google_product_category",
+            "google_shopping_/_google_product_category",
+            "product_category",
+            "categories",
+        ),
     ),
     Column(
         name="brand",
@@ -214,6 +224,12 @@ def resolve_columns(schema: pa.Schema, columns: tuple[Column, ...] = COLUMNS) ->
             if column.required:
                 raise ValueError(_missing(schema, column))
     return found
+
+
+def category_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold a category, the best first: a row whose first one names nothing is read from the next."""
+    column = next(column for column in COLUMNS if column.name == "category")
+    return [field.name for field in _candidates(schema, column) if column.accepts(unwrapped(field.type))]
 
 
 def unwrapped(kind: pa.DataType) -> pa.DataType:

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.catalog.columns import COLUMNS, Column, resolve_columns, unwrapped
+from refadgen.catalog.categories import last_element
+from refadgen.catalog.columns import COLUMNS, Column, category_columns, resolve_columns, unwrapped
 from refadgen.catalog.rows import CatalogRow, parse_row, row_images, row_sku
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity, redact_address
@@ -165,10 +166,11 @@ def _values(
     found = _columns_of(fragment.uri, parquet, columns)
     if only:
         found = {name: found[name] for name in only if name in found}
+    kinds = category_columns(parquet.schema_arrow) if "category" in found else []
     batches = parquet.iter_batches(
         batch_size=8192 if only == ("sku",) else _READ_ROWS,
         row_groups=[fragment.row_group],
-        columns=list(found.values()),
+        columns=list(dict.fromkeys([*found.values(), *kinds])),
     )
     row = 0
     try:
@@ -176,12 +178,26 @@ def _values(
             for values in _rows_of(batch):
                 if row >= fragment.num_rows:
                     return
-                yield fragment.first_row + row, {ours: values[theirs] for ours, theirs in found.items()}
+                ours = {name: values[theirs] for name, theirs in found.items()}
+                if len(kinds) > 1:
+                    ours["category"] = _first_that_names([values[name] for name in kinds])
+                yield fragment.first_row + row, ours
                 row += 1
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{redact_address(fragment.uri)}: damaged in row group {fragment.row_group} ({error})"
         ) from error
+
+
+def _first_that_names(categories: list[Any]) -> Any:
+    """The first of a row's categories that names a thing or is a number; else the first that is not empty."""
+    given = [value for value in categories if value is not None and value == value and value != ""]
+    named = (value for value in given if not isinstance(value, str) or _names_thing(value))
+    return next(named, given[0] if given else None)
+
+
+def _names_thing(category: str) -> bool:
+    return last_element(category) is not None or category.strip().removesuffix(".0").isdigit()
 
 
 def _columns_of(uri: str, parquet: pq.ParquetFile, columns: tuple[Column, ...]) -> dict[str, str]:

@@ -62,7 +62,7 @@ class CatalogPlanner:
 
     def products(self, fragment: Fragment) -> Iterator[PlannedProduct]:
         """Every catalogue row with all its wanted images. Raises: ValueError naming a damaged file."""
-        scenes = _scenes(self.config.catalog.scenes_file)
+        scenes = _scenes(self.config.catalog.scenes_file, self.config.catalog.taxonomy_file)
         for row_number, values, row in parsed_rows(fragment, self.first_rows):
             try:
                 if isinstance(row, RowError):

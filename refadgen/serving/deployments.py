@@ -321,7 +321,7 @@ class AdIngress:
     def __init__(
         self, config: ServeConfig, model: ModelIdentity, segmentation: DeploymentHandle, generation: DeploymentHandle
     ) -> None:
-        scenes = load_scenes(config.catalog.scenes_file)
+        scenes = load_scenes(config.catalog.scenes_file, config.catalog.taxonomy_file)
         self._service = AdService(config, model, scenes, DeploymentBackend(segmentation, generation))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
