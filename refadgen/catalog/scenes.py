@@ -34,7 +34,7 @@ DEFAULT = "default"
 _SHIPPED = Path(__file__).with_name("scenes.yaml")
 _SCENE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 _ANY = Noun(text=ANY_PRODUCT)
-_PLACE = re.compile(r"(?:\b([Aa])n? )?\{(category|product)\}")
+_ARTICLE = re.compile(r"\b[Aa]n? $")
 NounSource = Literal["category", "category above", "list", "title", "nothing"]
 """Where the noun of a row comes from: the last element of its path, one before it, a list of things, its title."""
 
@@ -126,10 +126,8 @@ class Scenes:
         things = things_in(own)
         if len(things) > 1 and (by_title := self._of_list(own, entry, title, brand)):
             return by_title
-        known = len(things) == 1 and f" {normalized(own)}".endswith(f" {name}")
-        if known and name in entry.names:
-            return RowNoun(noun=Noun(text=entry.noun), source="category", category=entry)
-        noun = element_noun(own)
+        is_known = len(things) == 1 and name in entry.names and f" {normalized(own)}".endswith(f" {name}")
+        noun = Noun(text=entry.noun) if is_known else element_noun(own)
         if noun is None:
             return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
         source: NounSource = "list" if len(things) > 1 else "category" if own is elements[-1] else "category above"
@@ -173,13 +171,14 @@ class Scenes:
 def _filled(template: str, noun: Noun, product: str | None) -> str:
     """The prompt of a template. product: the row's title; None or blank: the noun stands for it."""
 
-    def words(place: re.Match[str]) -> str:
-        named = noun if place[2] == "category" or not product else Noun(text=product, spelling=product)
-        return named.with_article(capital=place[1] == "A") if place[1] else named.text
-
-    # Braces that stand for themselves are written twice.
-    parts = re.split(r"(\{\{|\}\})", template)
-    return "".join(part[0] if part in ("{{", "}}") else _PLACE.sub(words, part) for part in parts)
+    parts = []
+    for literal, field, _, _ in string.Formatter().parse(template):
+        named = noun if field == "category" or not product else Noun(text=product, spelling=product)
+        before = _ARTICLE.search(literal) if field else None
+        parts.append(literal[: before.start()] if before else literal)
+        if field:
+            parts.append(named.with_article(capital=before[0][0] == "A") if before else named.text)
+    return "".join(parts)
 
 
 def load_scenes(file: str | None = None, taxonomy_file: str | None = None) -> Scenes:
