@@ -110,6 +110,10 @@ class Scenes:
         product = " ".join((title or "").split())
         return tuple(Scene(name=name, prompt=_filled(text, found.noun, product)) for name, text in templates)
 
+    def example(self, found: RowNoun) -> str:
+        """The first prompt of a row with this noun, as if it had no title."""
+        return _filled(next(iter(self._templates(found.category).values())), found.noun, None)
+
     def noun_of(self, category: str | None, title: str | None, brand: str | None = None) -> RowNoun:
         """What replaces {category}, and the entry whose scenes are used.
 

@@ -29,6 +29,7 @@ from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.model_settings import with_model_settings
+from refadgen.generation.nouns import noun_lines
 from refadgen.generation.planning import CatalogPlanner, ImageCounts, Keys, OpenImages
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
@@ -160,6 +161,7 @@ class CatalogJob:
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
+                *noun_lines(counts.nouns),
                 self._estimate(counts.to_make),
             ]
         )
