@@ -33,7 +33,7 @@ from refadgen.engine.step_engine import (
     StepEngine,
 )
 from refadgen.errors import RowError
-from refadgen.generation.encoding import GenerationRecord, encode_ad
+from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
@@ -202,6 +202,8 @@ class AdGeneration:
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
+        if order.size is not None:
+            image_u8 = resized(image_u8, order.size)
         return AdResult(
             status="failed" if problem else "done",
             reason="low_fidelity" if problem else "",
