@@ -191,9 +191,11 @@ def _decoded(text: str | None, field: str) -> bytes | None:
         return None
     if text.startswith("data:"):
         text = text.partition(",")[2]
-    text = "".join(text.split()).translate(_STANDARD_BASE64)
+    text = "".join(text.split())
+    if "-" in text or "_" in text:
+        text = text.translate(_STANDARD_BASE64) + "=" * (-len(text) % 4)
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(422, "bad_base64", f"{field}: is not base64", param=field) from None
     if not data:
