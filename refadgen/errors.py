@@ -9,7 +9,7 @@ from typing import Literal
 
 Status = Literal["failed", "rejected"]
 RETRY_HINT = "then run again with --retry-failed"
-"""The end of a ledger's detail, for a rejection that a setting, a permission or a fresh signature lifts."""
+"""The end of a ledger's detail, for a rejection that something outside of the catalogue lifts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +18,9 @@ class Reason:
 
     status: `failed` (the same input may work another time) or `rejected` (the input must change).
     field: the input's field at fault; None: none, or the error names it.
-    lifted_by: the setting or permission that lifts the rejection of an unchanged input, and has `--retry-failed` retry
-    it; None: there is none.
+    lifted_by: the setting or permission that lifts the rejection of an unchanged input; None: there is none.
     lifted_by_new_file: whether another file at the same address lifts it.
+    Either hangs on the world outside of the catalogue, so `--retry-failed` retries both.
     doubt: whether it doubts the product's mask, so that a person can decide instead (see generation/review.py).
     """
 
@@ -148,8 +148,11 @@ class RowError(Exception):
 
     @property
     def detail(self) -> str:
-        """The ledger's text: the problem and, if a setting lifts the rejection, how to retry."""
-        return f"{self.problem}, {RETRY_HINT}" if REASONS[self.reason].lifted_by else self.problem
+        """The ledger's text: the problem and, if something outside of the catalogue lifts it, how to retry."""
+        known = REASONS[self.reason]
+        if known.lifted_by:
+            return f"{self.problem}, {RETRY_HINT}"
+        return f"{self.problem}; put another file there, {RETRY_HINT}" if known.lifted_by_new_file else self.problem
 
     # Pickle would call RowError with the message alone, as for any exception. Ray pickles errors between processes.
     def __reduce__(self) -> tuple[object, ...]:
@@ -160,8 +163,6 @@ def _unpickle(reason: str, problem: str, field: str | None) -> RowError:
     return RowError(reason, problem, field=field)
 
 
-def retried_reasons(*, new_files: bool = False) -> tuple[str, ...]:
-    """Rejections that `--retry-failed` retries: those that a setting lifts; with `new_files`, or a new file."""
-    return tuple(
-        code for code, reason in REASONS.items() if reason.lifted_by or (new_files and reason.lifted_by_new_file)
-    )
+def retried_reasons() -> tuple[str, ...]:
+    """Rejections that `--retry-failed` retries: those that a setting, a permission or another file lifts."""
+    return tuple(code for code, reason in REASONS.items() if reason.lifted_by or reason.lifted_by_new_file)

@@ -67,7 +67,8 @@ def test_reasons_name_fields_and_settings_that_exist() -> None:
     for code, reason in REASONS.items():
         assert set(re.findall(r"\w+\.\w+", reason.lifted_by or "")) <= settings, code
         assert reason.status == "rejected" or not reason.lifted_by, f"{code}: what failed is retried anyway"
-    assert set(retried_reasons()) < set(retried_reasons(new_files=True))
+    assert {"image_too_small", "image_not_found", "not_an_image"} <= set(retried_reasons())
+    assert not {"empty_sku", "prompt_too_long", "mask_in_pieces"} & set(retried_reasons())
 
 
 def test_an_error_crosses_processes_with_its_field() -> None:
@@ -75,3 +76,9 @@ def test_an_error_crosses_processes_with_its_field() -> None:
     assert (error.status, error.reason, error.field) == ("rejected", "image_too_small", "mask")
     assert error.problem == "mask: 3×3 px"
     assert error.detail == f"mask: 3×3 px, {RETRY_HINT}"
+
+
+def test_a_file_that_is_missing_or_broken_says_how_it_is_retried() -> None:
+    error = RowError("image_not_found", "image 'a.png': not found")
+    assert error.detail == f"image 'a.png': not found; put another file there, {RETRY_HINT}"
+    assert RowError("empty_sku", "sku is empty").detail == "sku is empty"

@@ -1,18 +1,28 @@
-"""A shop's category as text: the elements of its path, the last element, and the noun. Pure functions of text.
+"""A shop's category as text: the elements of its path, and the last one that names a thing. Pure functions of text.
 
-`Home & Garden > Kitchen > Travel Mugs` has three elements. The last one, `Travel Mugs`, names the product; its noun is
-"travel mug". Prompts, captions and the detector's query all read a category by these functions.
+`Home & Garden > Kitchen > Travel Mugs` has three elements. The last one, `Travel Mugs`, names the product, and
+`nouns` makes "a travel mug" of it. Prompts, captions and the detector's query all read a category by these functions.
 """
 
 import html
 import re
+from collections.abc import Sequence
+from typing import Any
+
+from refadgen.catalog.english import PAIRS, singular, words_of
 
 ANY_PRODUCT = "product"
 """The noun of a product whose category is unknown."""
 
+_NAMES_NOTHING = words_of("names_nothing")
 _LETTER = re.compile(r"[^\W\d_]")
+_WORD = re.compile(r"[^\W\d_][\w-]*")
 _ENTITY = re.compile(r"&#?\w+;")
+_ADDRESS = re.compile(r"\w+://")
+_NUMBERED = re.compile(r"\s*\d+ +- +")
 _SEPARATOR = re.compile(r"[>»›|]")
+_BETWEEN_CATEGORIES = re.compile(r";|(?<!\\),(?![^;>»›|]*(?:&|\band\b))")
+"""A comma within a name such as `Food, Beverages & Tobacco` ends no category, nor does one that WooCommerce escapes."""
 _SLASH = re.compile(r"/+")
 _ENDS_IN_ABBREVIATION = re.compile(r"(?:^|[^\w'’-])(?:[A-Za-z]{1,2}|[A-Z]{2}s|[BCDFGHJ-NP-TV-XZ]{3,5}s?)$")
 """One or two letters, or capitals without a vowel: `w`, `TV`, `CDs`, `DVD`, but not `MEN`, which is a department."""
@@ -24,48 +34,65 @@ def path_elements(category: str | None) -> list[str]:
     Separators are `>`, `»`, `›` and `|`; in a category without any of these, `/` too (`Default Category/Home/Mugs`).
     A `/` that belongs to a word stays: after an abbreviation (`TV/Audio`, `CD/DVD Cases`, `Bottle w/ lid`), in "and/or"
     and between digits. `T-Shirts/Tops` looks like `Clothing/Tops` and is read as a path too: "top" suits either.
-    HTML entities, as some exports write them, are decoded first.
+    HTML entities, as some exports write them, are decoded first. Of several categories in a cell, the first counts
+    whose last element names a thing (`Clothing > Hats, Sale`). An address (`gid://…`) has no elements.
     """
     # Only entities that end in a semicolon: html.unescape alone would read "Pots&notes" as "Pots¬es".
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), category or "")
-    # A shop that writes paths with > means a slash within a name ("Home > Tops/T-Shirts"), so the two never mix.
-    parts = _SEPARATOR.split(text) if _SEPARATOR.search(text) else _split_at_slashes(text)
-    return [part.strip() for part in parts if _LETTER.search(part)]
+    paths = [path for path in map(_elements, _categories(text)) if path]
+    best = next((path for path in paths if names_thing(path[-1])), None)
+    return best or next((path for path in paths if any(map(names_thing, path))), paths[0] if paths else [])
 
 
 def last_element(category: str | None) -> str | None:
-    """The last element of a category's path as the shop writes it; None where there is none."""
-    elements = path_elements(category)
-    return elements[-1] if elements else None
+    """The last element of a category's path that names a thing, as the shop writes it; None where there is none."""
+    return next((element for element in reversed(path_elements(category)) if names_thing(element)), None)
 
 
-def as_noun(name: str) -> str:
-    """A category's name as a prompt names one product of it: `Bottle Openers` → `bottle opener`."""
-    *words, last = name.lower().split()
-    return " ".join([*words, singular(last)])
+def names_thing(element: str, brand: str | None = None) -> bool:
+    """Whether an element of a path names a kind of thing, and not a sale, an audience, an occasion, a price or a brand.
 
-
-def singular(word: str) -> str:
-    """The singular of a regular English plural in lower case; any other word as it is (`glass`, `men's`)."""
-    if re.search(r"[^aeiou]ies$", word) and len(word) > 4:
-        return f"{word[:-3]}y"
-    if re.search(r"(ss|x|ch|sh)es$", word):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and re.search(r"[^siu'’]s$", word) else word
+    brand: the row's own; None: not known.
+    """
+    if brand and normalized(element) == normalized(brand):
+        return False
+    return any(word not in _NAMES_NOTHING for word in _WORD.findall(re.sub(r"['’]", "", element.lower())))
 
 
 def normalized(name: str) -> str:
     """A category's name as names are compared: lower case, no punctuation, each word in the singular."""
-    return " ".join(singular(word) for word in re.findall(r"\w+", name.lower().replace("'", "")))
+    words = re.findall(r"\w+", re.sub(r"['’]", "", name.lower()))
+    return " ".join(word[:-1] if word in PAIRS else singular(word) for word in words)
 
 
-def _split_at_slashes(text: str) -> list[str]:
+def split_at_slashes(text: str) -> list[str]:
+    """The parts of a text between slashes, without those that belong to a word."""
     parts, start = [], 0
     for slash in _SLASH.finditer(text):
         if not _is_in_word(text, slash):
             parts.append(text[start : slash.start()])
             start = slash.end()
     return [*parts, text[start:]]
+
+
+def _categories(text: str) -> list[str]:
+    """The categories of a cell."""
+    pieces = _BETWEEN_CATEGORIES.split(text)
+    if re.search(r"[>»›]", text) or text.lstrip().lower().startswith("default category/"):
+        # Where paths are written with another separator, a bar stands between categories.
+        pieces = [part for piece in pieces for part in piece.split("|")]
+    return [piece.replace("\\,", ",") for piece in pieces]
+
+
+def _elements(path: str) -> list[str]:
+    """The elements of one category. Google writes `187 - Apparel & Accessories > Shoes` too."""
+    if _ADDRESS.search(path):
+        return []
+    if numbered := _NUMBERED.match(path):
+        path = path[numbered.end() :]
+    # A shop that writes paths with > means a slash within a name ("Home > Tops/T-Shirts"), so the two never mix.
+    parts = _SEPARATOR.split(path) if _SEPARATOR.search(path) else split_at_slashes(path)
+    return [part.strip() for part in parts if _LETTER.search(part)]
 
 
 def _is_in_word(text: str, slash: re.Match[str]) -> bool:
@@ -76,3 +103,14 @@ def _is_in_word(text: str, slash: re.Match[str]) -> bool:
     and_or = re.search(r"\band$", before, re.IGNORECASE) and re.match(r"or\b", after, re.IGNORECASE)
     fraction = before[-1:].isdigit() and after[:1].isdigit()
     return bool(and_or or fraction or _ENDS_IN_ABBREVIATION.search(before))
+
+
+def first_that_names(categories: Sequence[Any]) -> Any:
+    """The first of a row's categories that names a thing or is a number; else the first that is not empty."""
+    given = [value for value in categories if value is not None and value == value and value != ""]
+    named = (value for value in given if not isinstance(value, str) or _names_thing(value))
+    return next(named, given[0] if given else None)
+
+
+def _names_thing(category: str) -> bool:
+    return last_element(category) is not None or category.strip().removesuffix(".0").isdigit()

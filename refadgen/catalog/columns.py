@@ -83,6 +83,10 @@ def _single_field(kind: pa.DataType) -> pa.DataType:
     return unwrapped(kind.field(0).type) if pa.types.is_struct(kind) and kind.num_fields == 1 else kind
 
 
+def _is_category(kind: pa.DataType) -> bool:
+    return _is_prompt(kind) or _is_number(kind)
+
+
 def _is_image(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return _is_text(kind) or _is_bytes(kind)
@@ -134,9 +138,15 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         name="category",
         meaning="The kind of product; the last element of a path such as `Kitchen > Cups` counts.",
-        accepts=_is_text_or_integer,
-        accepted=_TEXT_OR_INTEGER,
-        aliases=("product_type", "google_product_category", "product_category"),
+        accepts=_is_category,
+        accepted="text, list<text> or Google's numbers",
+        aliases=(
+            "product_type",
+            "google_product_category",
+            "google_shopping_/_google_product_category",
+            "product_category",
+            "categories",
+        ),
     ),
     Column(
         name="brand",
@@ -250,6 +260,12 @@ def _remedy(name: str, column: Column) -> str:
     """What to do about a column of an unfit type."""
     target = "VARCHAR" if column.accepts(pa.string()) else "BIGINT"
     return f"cast it, as in SQL: CAST({name} AS {target}); or give it a name that is not read"
+
+
+def category_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold a category, the best first: a row whose first one names nothing is read from the next."""
+    column = next(column for column in COLUMNS if column.name == "category")
+    return [field.name for field in _candidates(schema, column) if column.accepts(unwrapped(field.type))]
 
 
 def unwrapped(kind: pa.DataType) -> pa.DataType:

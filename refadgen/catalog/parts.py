@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refadgen.catalog.columns import Column, Holds, normalized, resolve_columns, unwrapped
+from refadgen.catalog.categories import first_that_names
+from refadgen.catalog.columns import Column, Holds, category_columns, normalized, resolve_columns, unwrapped
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import split_uri
 
@@ -76,15 +77,20 @@ class Part:
         found = self.columns(columns)
         if only:
             found = {name: found[name] for name in only if name in found}
+        kinds = category_columns(self.schema) if "category" in found else []
+        wanted = dict.fromkeys([*found.values(), *kinds])
         batches = self._parquet.iter_batches(
             batch_size=8192 if only == ("sku",) else _READ_ROWS,
             row_groups=[group],
-            columns=[name for name in found.values() if name not in self._partitions],
+            columns=[name for name in wanted if name not in self._partitions],
         )
         try:
             for batch in batches:
                 for values in _rows_of(batch):
-                    yield {ours: self._value(theirs, values) for ours, theirs in found.items()}
+                    row = {ours: self._value(theirs, values) for ours, theirs in found.items()}
+                    if len(kinds) > 1:
+                        row["category"] = first_that_names([self._value(name, values) for name in kinds])
+                    yield row
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self._shown}: damaged in row group {group} ({error})") from error
 

@@ -67,7 +67,7 @@ def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
         sku=sku,
         image=image,
         title=reader.text("title"),
-        category=reader.text("category"),
+        category=reader.category(),
         brand=reader.text("brand"),
         captions=reader.captions(),
         group=reader.text("group"),
@@ -124,6 +124,15 @@ class _RowReader:
         if not isinstance(value, str):
             raise self._wrong_type(field, value, "text or a whole number")
         return value if value.strip() else None
+
+    def category(self) -> str | None:
+        """The category as it stands; several as one text; a number as text, also where a gap made it a float."""
+        value = self._get("category")
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            return "; ".join(str(item) for item in value if item) or None
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return self.text("category")
 
     def image(self, field: str) -> str | bytes | None:
         """An address (see `written_link`) or bytes; from a struct its bytes if it has any, else its path."""

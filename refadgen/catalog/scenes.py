@@ -3,31 +3,40 @@
     default:                     # required: for unknown categories, and when a category has too few scenes of its own
       scenes:
         wood-white-studio: a {category} on a wooden table in front of a white wall, soft studio light
+      also: [egg cup]            # names that only sound like one of another category, and are of none
     cup:
       noun: cup                  # replaces {category}; without it, the category's name does
       also: [mug, tumbler]       # other names of the category; the row's own word then replaces {category}
       scenes:
         marble-pink-morning: a {category} on a marble slab in front of a pink wall, morning sun from the left
 
-A template may use {category} and {product} (the row's title). The names of scenes are recorded in the ledger.
+A template may use {category} and {product} (the row's title). "a" before them becomes "an", or goes, as the word needs
+it. The names of scenes are recorded in the ledger.
 """
 
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
-from refadgen.catalog.categories import ANY_PRODUCT, as_noun, normalized, path_elements
+from refadgen.catalog.categories import ANY_PRODUCT, names_thing, normalized, path_elements
+from refadgen.catalog.english import Noun
+from refadgen.catalog.nouns import element_noun, member_in_title, things_in, title_noun
+from refadgen.catalog.taxonomy import Taxonomy, load_taxonomy
 from refadgen.storage.store import split_uri
 
 DEFAULT = "default"
 
 _SHIPPED = Path(__file__).with_name("scenes.yaml")
 _SCENE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
+_ANY = Noun(text=ANY_PRODUCT)
+_ARTICLE = re.compile(r"\b[Aa]n? $")
+NounSource = Literal["category", "category above", "list", "title", "nothing"]
+"""Where the noun of a row comes from: the last element of its path, one before it, a list of things, its title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,15 @@ class Scene:
 
     name: str
     prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowNoun:
+    """What the prompts of a row call its product. category: the entry of the scenes file whose scenes it gets."""
+
+    noun: Noun
+    source: NounSource
+    category: "Category"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +73,9 @@ class Category:
 class Scenes:
     """The scene templates of one file."""
 
-    def __init__(self, categories: dict[str, Category]) -> None:
-        """`categories`: by name as in the file; one of them is `default`."""
+    def __init__(self, categories: dict[str, Category], taxonomy: Taxonomy) -> None:
+        """categories: by name as in the file; one of them is `default`. taxonomy: reads Google's numbers."""
+        self._taxonomy = taxonomy
         self._default = categories[DEFAULT]
         self._by_name = {name: entry for entry in categories.values() for name in (*entry.names, *entry.also)}
         self.fewest = min(len(self._templates(category)) for category in categories.values())
@@ -74,21 +93,61 @@ class Scenes:
         """All scenes (`name`, `prompt`) by the noun of their category; those of `default` under "product"."""
         entries = {entry.noun: entry for entry in (self._default, *self._by_name.values())}
         return {
-            noun: [{"name": name, "prompt": text.format(category=noun, product=noun)} for name, text in found.items()]
+            noun: [{"name": name, "prompt": _filled(text, Noun(text=noun), None)} for name, text in found.items()]
             for noun, found in sorted((noun, self._templates(entry)) for noun, entry in entries.items())
         }
 
-    def prompts_for(self, category: str | None, title: str | None, count: int) -> tuple[Scene, ...]:
+    def prompts_for(
+        self, category: str | None, title: str | None, count: int, brand: str | None = None
+    ) -> tuple[Scene, ...]:
         """Returns the first `count` scenes of the category, then of `default`; fewer if there are not as many.
 
         The lookup ignores case and plural. It takes the last known name among the words of the path's last element
-        (`Home > Cups`), else of the elements before it. {category} becomes the known noun if the row's category ends in
-        the known name ("water bottles"), else the row's own words ("bottle openers", "mugs").
+        (`Home > Cups`), else of the elements before it.
         """
-        found, noun = self._lookup(category)
-        product = " ".join((title or "").split()) or noun
-        templates = list(self._templates(found).items())[:count]
-        return tuple(Scene(name=name, prompt=text.format(category=noun, product=product)) for name, text in templates)
+        found = self.noun_of(category, title, brand)
+        templates = list(self._templates(found.category).items())[:count]
+        product = " ".join((title or "").split())
+        return tuple(Scene(name=name, prompt=_filled(text, found.noun, product)) for name, text in templates)
+
+    def example(self, found: RowNoun) -> str:
+        """The first prompt of a row with this noun, as if it had no title."""
+        return _filled(next(iter(self._templates(found.category).values())), found.noun, None)
+
+    def noun_of(self, category: str | None, title: str | None, brand: str | None = None) -> RowNoun:
+        """What replaces {category}, and the entry whose scenes are used.
+
+        It is the known noun if the row's category ends in the known name ("water bottles"), else the row's own words
+        ("bottle openers", "mugs"). A sale, an audience or a brand names nothing: the element before it does, else the
+        title. Of a list ("Coats & Jackets") the title decides on one, else a noun that all have in common does.
+        """
+        elements = path_elements(self._taxonomy.category(category))
+        own = next((element for element in reversed(elements) if names_thing(element, brand)), None)
+        if own is None:
+            entry = self._entry(elements)[0]
+            return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
+        entry, name = self._entry(elements)
+        things = things_in(own)
+        if len(things) > 1 and (by_title := self._of_list(own, entry, title, brand)):
+            return by_title
+        is_known = len(things) == 1 and name in entry.names and f" {normalized(own)}".endswith(f" {name}")
+        noun = Noun(text=entry.noun) if is_known else element_noun(own)
+        if noun is None:
+            return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
+        source: NounSource = "list" if len(things) > 1 else "category" if own is elements[-1] else "category above"
+        return RowNoun(noun=noun, source=source, category=entry)
+
+    def _by_title(self, title: str | None, brand: str | None) -> RowNoun | None:
+        """The noun of the title's head, with the scenes of its category; None where the title does not tell it."""
+        noun = title_noun(title, brand)
+        return RowNoun(noun=noun, source="title", category=self._entry([noun.text])[0]) if noun else None
+
+    def _of_list(self, own: str, entry: Category, title: str | None, brand: str | None) -> RowNoun | None:
+        """The noun that a title gives to an element that lists several things; None where it gives none."""
+        if member := member_in_title(own, title or ""):
+            return RowNoun(noun=member, source="title", category=entry)
+        by_title = self._by_title(title, brand)
+        return by_title if by_title and by_title.category is not self._default else None
 
     def _templates(self, category: Category) -> dict[str, str]:
         """The category's own scenes, then those of `default` whose names it does not have."""
@@ -97,30 +156,41 @@ class Scenes:
             **{k: v for k, v in self._default.templates.items() if k not in category.templates},
         }
 
-    def _lookup(self, text: str | None) -> tuple[Category, str]:
-        """The entry for a row's category, and the noun that replaces {category}."""
-        elements = path_elements(text)
-        if not elements:
-            return self._default, ANY_PRODUCT
-        own = as_noun(elements[-1])
-        for steps_up, element in enumerate(reversed(elements)):
+    def _entry(self, elements: Sequence[str]) -> tuple[Category, str]:
+        """The entry for a path, and the name of it that was found; `default` and "" where none was."""
+        path = " ".join(normalized(element) for element in elements)
+        if any(f" {path}".endswith(f" {name}") for name in self._default.also):
+            return self._default, ""
+        for element in reversed(elements):
             words = f" {normalized(element)} "
             # An English name ends in its noun: a "coffee mug" is a mug. Of names with the same end, the longest wins.
             places = {name: words.rfind(f" {name} ") for name in self._by_name}
             found = [(at + len(name), len(name), name) for name, at in places.items() if at >= 0]
             if found:
-                end, _, name = max(found)
-                category = self._by_name[name]
-                names_product = steps_up == 0 and name in category.names and end == len(words) - 2
-                return category, category.noun if names_product else own
-        return self._default, own
+                name = max(found)[2]
+                return self._by_name[name], name
+        return self._default, ""
 
 
-def load_scenes(file: str | None = None) -> Scenes:
+def _filled(template: str, noun: Noun, product: str | None) -> str:
+    """The prompt of a template. product: the row's title; None or blank: the noun stands for it."""
+
+    parts = []
+    for literal, field, _, _ in string.Formatter().parse(template):
+        named = noun if field == "category" or not product else Noun(text=product, spelling=product)
+        before = _ARTICLE.search(literal) if field else None
+        parts.append(literal[: before.start()] if before else literal)
+        if field:
+            parts.append(named.with_article(capital=before[0][0] == "A") if before else named.text)
+    return "".join(parts)
+
+
+def load_scenes(file: str | None = None, taxonomy_file: str | None = None) -> Scenes:
     """Loads a scenes file, from a path or s3:// address; None: the one that ships with the package.
 
-    Raises: ValueError naming the file and the key.
+    taxonomy_file: as in CatalogConfig. Raises: ValueError naming the file and the key.
     """
+    taxonomy = load_taxonomy(taxonomy_file)
     uri = str(_SHIPPED) if file is None else file
     try:
         folder, name = split_uri(uri)
@@ -130,7 +200,7 @@ def load_scenes(file: str | None = None) -> Scenes:
     except yaml.YAMLError as error:
         raise ValueError(f"catalog.scenes_file={uri!r}: not YAML: {error}") from error
     try:
-        return Scenes(_categories(tree))
+        return Scenes(_categories(tree), taxonomy)
     except ValueError as error:
         raise ValueError(f"catalog.scenes_file={uri!r}: {error}") from error
 
@@ -159,7 +229,7 @@ def _category(key: str, entry: object) -> Category:
     for field in entry:
         if field not in ("noun", "also", "scenes"):
             raise ValueError(f"{key}.{field}: unknown; a category has noun, also and scenes")
-    noun, also, scenes = entry.get("noun", as_noun(key)), entry.get("also", []), entry.get("scenes")
+    noun, also, scenes = entry.get("noun", _default_noun(key)), entry.get("also", []), entry.get("scenes")
     if not isinstance(noun, str) or not noun.strip():
         raise ValueError(f"{key}.noun: must be text")
     if not isinstance(also, list) or not all(isinstance(name, str) and normalized(name) for name in also):
@@ -167,12 +237,17 @@ def _category(key: str, entry: object) -> Category:
     if not isinstance(scenes, dict) or not scenes:
         raise ValueError(f"{key}.scenes: must map names of scenes to templates, at least one")
     if key == DEFAULT:
-        noun, also = ANY_PRODUCT, []
+        noun = ANY_PRODUCT
     for name, template in scenes.items():
         _check_template(f"{key}.scenes.{name}", name, template)
     names = [] if key == DEFAULT else list(dict.fromkeys(normalized(name) for name in (key, noun)))
     others = [name for name in dict.fromkeys(normalized(name) for name in also) if name not in names]
     return Category(noun=noun, names=tuple(names), also=tuple(others), templates=dict(scenes))
+
+
+def _default_noun(key: str) -> str:
+    noun = element_noun(key)
+    return key.lower() if noun is None else noun.text
 
 
 def _check_template(where: str, name: object, template: object) -> None:

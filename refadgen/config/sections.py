@@ -25,6 +25,8 @@ class CatalogConfig(Section, name="catalog"):
 
     scenes_file: str | None = setting(None, _IMAGE, place=Place.PATH_OR_URI)
     """YAML of scene templates by category; None: the one that ships with the package."""
+    taxonomy_file: str | None = setting(None, _IMAGE, place=Place.PATH_OR_URI)
+    """Google's `taxonomy-with-ids.LANGUAGE.txt`, for categories written as numbers; None: only the most common ones."""
     scenes_per_product: int = setting(2, _IMAGE, least=1, most=100)
     """Scene templates taken for a product without prompts of its own."""
     num_variants: int = setting(1, _IMAGE, least=1, most=100)

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from refadgen.catalog.categories import ANY_PRODUCT, last_element, singular
+from refadgen.catalog.categories import ANY_PRODUCT, last_element
+from refadgen.catalog.english import MASS, PAIRS, PLURAL_STUFF, article, singular
 from refadgen.config import CaptionConfig
 from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
@@ -204,13 +205,13 @@ def _distinct(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
-_WITHOUT_ARTICLE = {
-    "apparel", "clothes", "clothing", "cosmetics", "electronics", "food", "footwear", "furniture", "jewellery",
-    "jewelry", "lingerie", "luggage", "makeup",
-    "binoculars", "boots", "earbuds", "earphones", "earrings", "glasses", "gloves", "headphones", "heels", "jeans",
-    "leggings", "pajamas", "pants", "pyjamas", "sandals", "scissors", "shoes", "shorts", "slippers", "sneakers",
-    "socks", "stockings", "sunglasses", "tights", "trainers", "trousers",
-}  # fmt: skip
+_WITHOUT_ARTICLE = (
+    MASS
+    | PAIRS
+    | PLURAL_STUFF
+    | {"boots", "earbuds", "earrings", "glasses", "gloves", "heels", "sandals", "shoes", "slippers", "sneakers"}
+    | {"socks", "stockings", "trainers"}
+)
 """Nouns that stand for themselves: stuff, and things that come in pairs."""
 
 
@@ -239,8 +240,7 @@ def _with_article(words: str) -> str:
     """`words` with "a" or "an", or as they are where they need none."""
     if words.split()[-1] in _WITHOUT_ARTICLE:
         return words
-    vowel = re.match(r"(?!uni|us[abeu]|uk|ute|eu|ew|one\b)[aeiou]|hour|heir|honest", words)
-    return f"{'an' if vowel else 'a'} {words}"
+    return f"{article(words)} {words}"
 
 
 def _looks(ad: Ad) -> tuple[str, str | None]:

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from refadgen.batch.ledger import Ledger
 from refadgen.batch.rows import Float32, Int32, UInt64, schema_of
-from refadgen.errors import retried_reasons
 from refadgen.storage.store import Storage
 
 
@@ -89,9 +88,9 @@ REPLACED = "replaced"
 
 def screening_ledger(storage: Storage) -> Ledger:
     """The ledger of the first pass."""
-    return Ledger(storage, ScreeningRow, "screening", retried=retried_reasons(new_files=True))
+    return Ledger(storage, ScreeningRow, "screening")
 
 
 def dataset_ledger(storage: Storage) -> Ledger:
     """The ledger of the ads' final outcome."""
-    return Ledger(storage, AdLedgerRow, retried=retried_reasons(new_files=True))
+    return Ledger(storage, AdLedgerRow)

@@ -110,6 +110,13 @@ def _rounded(score: float) -> float:
     return round(float(np.float32(score)), 4)
 
 
+def resized(image_u8: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """An image, uint8 H×W×3, at another size (width, height) in px, by Lanczos; as it is where it has that size."""
+    if image_u8.shape[1::-1] == size:
+        return image_u8
+    return np.asarray(Image.fromarray(image_u8).resize(size, Image.Resampling.LANCZOS))
+
+
 def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config: OutputConfig) -> bytes:
     """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
     image, xmp, sink = Image.fromarray(image_u8), _xmp(record.facts()), io.BytesIO()

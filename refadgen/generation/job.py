@@ -33,6 +33,7 @@ from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.model_settings import with_model_settings
+from refadgen.generation.nouns import noun_lines
 from refadgen.generation.planning import CatalogPlanner, ImageCounts, Keys, OpenImages
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
@@ -169,6 +170,7 @@ class CatalogJob:
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
                 f"actors: {say_sizes(self._sizes)}",
+                *noun_lines(counts.nouns),
                 self._estimate(counts.to_make),
             ]
         )

@@ -37,7 +37,7 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     local = absolute_paths(config)
     load_headers(local.fetch.headers_file)
     # Scenes are a small file: a mistake there is reported before a model of some gigabytes is hashed.
-    load_scenes(local.catalog.scenes_file).check_count(config.catalog.scenes_per_product)
+    load_scenes(local.catalog.scenes_file, local.catalog.taxonomy_file).check_count(config.catalog.scenes_per_product)
     folder = find_model(local.model.path)
     index = read_index(folder)
     require_refadgen(folder, index)

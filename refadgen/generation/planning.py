@@ -1,6 +1,7 @@
 """From catalogue rows to planned products: the images each row wants, less those that the ledger has reconciled."""
 
 import functools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,7 +17,7 @@ from refadgen.batch.rows import iter_rows
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
-from refadgen.catalog.scenes import Scenes, load_scenes
+from refadgen.catalog.scenes import NounSource, Scenes, load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.errors import RowError
 from refadgen.generation.decisions import REFUSED, Decided, refusal
@@ -30,17 +31,25 @@ _scenes = functools.lru_cache(maxsize=1)(load_scenes)  # once in a worker, which
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCounts:
-    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled."""
+    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled.
+
+    nouns: rows by (where their noun was found, an example of their prompts), for the text of `--dry-run`.
+    """
 
     wanted: int = 0
     reconciled: int = 0
+    nouns: Counter[tuple[NounSource, str]] = field(default_factory=Counter, compare=False)
 
     @property
     def to_make(self) -> int:
         return self.wanted - self.reconciled
 
     def __add__(self, other: "ImageCounts") -> "ImageCounts":
-        return ImageCounts(wanted=self.wanted + other.wanted, reconciled=self.reconciled + other.reconciled)
+        return ImageCounts(
+            wanted=self.wanted + other.wanted,
+            reconciled=self.reconciled + other.reconciled,
+            nouns=self.nouns + other.nouns,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +67,25 @@ class CatalogPlanner:
 
     def __call__(self, fragment: Fragment) -> tuple[pa.Table, ImageCounts]:
         """The planned products of a fragment, and its counts."""
-        return _open_products(self.products(fragment), self.reconciled)
+        nouns: Counter[tuple[NounSource, str]] = Counter()
+        table, counts = _open_products(self.products(fragment, nouns), self.reconciled)
+        return table, replace(counts, nouns=nouns)
 
-    def products(self, fragment: Fragment) -> Iterator[PlannedProduct]:
-        """Every catalogue row with all its wanted images. Raises: ValueError naming a damaged file."""
-        scenes = _scenes(self.config.catalog.scenes_file)
+    def products(
+        self, fragment: Fragment, nouns: Counter[tuple[NounSource, str]] | None = None
+    ) -> Iterator[PlannedProduct]:
+        """Every catalogue row with all its wanted images. nouns: counts those of rows without prompts of their own.
+
+        Raises: ValueError naming a damaged file.
+        """
+        scenes = _scenes(self.config.catalog.scenes_file, self.config.catalog.taxonomy_file)
         for row_number, values, row in parsed_rows(fragment, self.first_rows):
             try:
                 if isinstance(row, RowError):
                     raise row
+                if nouns is not None and not row.prompts:
+                    found = scenes.noun_of(row.category, row.title, row.brand)
+                    nouns[found.source, scenes.example(found)] += 1
                 yield self._product(row, scenes)
             except RowError as error:
                 yield _unusable(row_number, values, error)

@@ -69,7 +69,7 @@ def wanted_images(
     if row.prompts:
         named = [(f"prompt-{index}", prompt) for index, prompt in enumerate(row.prompts)]
     else:
-        found = scenes.prompts_for(row.category, row.title, config.catalog.scenes_per_product)
+        found = scenes.prompts_for(row.category, row.title, config.catalog.scenes_per_product, row.brand)
         named = [(scene.name, scene.prompt) for scene in found]
     mask = None if row.mask is None else image_identity(row.mask)
     if decision:

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -49,12 +50,14 @@ class Backend(Protocol):
 class RequestedImages:
     """The images of one request. row: the request as the catalogue row that asks for the same images.
 
-    config: the server's settings with the request's own over them.
+    config: the server's settings with the request's own over them. size: the files' size in px, where it is another
+    than the canvas's.
     """
 
     row: CatalogRow
     images: tuple[WantedImage, ...]
     config: GenerateConfig
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,18 @@ class AdService:
         """Whether requests would be served now."""
         return await self._backend.ready()
 
-    def requested_images(self, fields: AdFields, given: ProductInput) -> RequestedImages:
-        """The wanted images of a request, with their ids. Raises: ApiError naming the field."""
+    def requested_images(
+        self, fields: AdFields, given: ProductInput, size: tuple[int, int] | None = None
+    ) -> RequestedImages:
+        """The wanted images of a request, with their ids. Raises: ApiError naming the field.
+
+        size: of the files in px, made on a canvas of its ratio and of the default canvas's area; None: the canvas's.
+        """
         config = self._overridden(fields)
+        if size is not None:
+            width_px, height_px = canvas_for(size, canvas_size(config))
+            sampling = dataclasses.replace(config.sampling, width_px=width_px, height_px=height_px)
+            config = dataclasses.replace(config, sampling=sampling)
         self._check_address(given)
         source = given.image.encode() if isinstance(given.image, str) else given.image
         prompts = (fields.prompt,) if isinstance(fields.prompt, str) else tuple(fields.prompt or ())
@@ -152,7 +164,7 @@ class AdService:
             limit = self.config.limits.max_images
             message = f"num_variants: {len(images)} images (scenes × variants); at most {limit}, see limits.max_images"
             raise ApiError(422, "too_many_images", message, param="num_variants")
-        return RequestedImages(row=row, images=images, config=config)
+        return RequestedImages(row=row, images=images, config=config, size=size)
 
     def _check_address(self, given: ProductInput) -> None:
         """Raises: ApiError where the request names an address and this server fetches none."""
@@ -214,7 +226,7 @@ class AdService:
         missing: list[int] = []
         for index, image in enumerate(requested.images):
             # An image_id holds the address of a product image, not its bytes, and those may have changed since.
-            kept = None if isinstance(given.image, str) else self._results.get(image.image_id)
+            kept = None if isinstance(given.image, str) else self._results.get((image.image_id, requested.size))
             if kept is None:
                 missing.append(index)
                 continue
@@ -275,6 +287,7 @@ class AdService:
             placed=placed,
             sku=requested.row.sku,
             negative_prompt=requested.row.negative_prompt,
+            size=requested.size,
             preview_every=preview_every,
         )
         if not leads:
@@ -288,7 +301,7 @@ class AdService:
                             # A failed image is not kept: its next attempt may pass the gate.
                             if event.status == "done" and isinstance(requested.row.image, bytes):
                                 size = len(event.encoded) + placed.num_bytes
-                                self._results.put(image.image_id, (event, placed), size)
+                                self._results.put((image.image_id, requested.size), (event, placed), size)
                             yield ImageUpdate(index, ServedImage(image, event, cached=False))
                         elif event.step:
                             yield StepUpdate(index, event)
@@ -363,6 +376,13 @@ def canvas_size(config: GenerateConfig) -> tuple[int, int]:
     width_px, height_px = config.sampling.width_px, config.sampling.height_px
     assert width_px is not None
     assert height_px is not None
+    return width_px, height_px
+
+
+def canvas_for(size: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
+    """The canvas of about the area of `own` that has the ratio of `size`, in whole steps of the autoencoder."""
+    scale = math.sqrt(own[0] * own[1] / (size[0] * size[1]))
+    width_px, height_px = (max(64, 8 * round(side * scale / 8)) for side in size)
     return width_px, height_px
 
 

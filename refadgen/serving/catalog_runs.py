@@ -25,7 +25,7 @@ T = TypeVar("T")
 VARIABLE = "REFADGEN_CATALOG_RUN"
 _COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
 _SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
-_KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file")
+_KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file", "catalog.taxonomy_file")
 """Settings that a client may not change: they decide what a run may reach, and its machines."""
 
 

@@ -33,7 +33,7 @@ from refadgen.engine.step_engine import (
     StepEngine,
 )
 from refadgen.errors import RowError
-from refadgen.generation.encoding import GenerationRecord, encode_ad
+from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.scores import below_gate, score_fidelity
 from refadgen.generation.wanted import attempt_seed
@@ -202,6 +202,8 @@ class AdGeneration:
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
+        if order.size is not None:
+            image_u8 = resized(image_u8, order.size)
         return AdResult(
             status="failed" if problem else "done",
             reason="low_fidelity" if problem else "",
@@ -321,7 +323,7 @@ class AdIngress:
     def __init__(
         self, config: ServeConfig, model: ModelIdentity, segmentation: DeploymentHandle, generation: DeploymentHandle
     ) -> None:
-        scenes = load_scenes(config.catalog.scenes_file)
+        scenes = load_scenes(config.catalog.scenes_file, config.catalog.taxonomy_file)
         self._service = AdService(config, model, scenes, DeploymentBackend(segmentation, generation))
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

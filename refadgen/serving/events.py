@@ -4,7 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from refadgen.serving.ads import AdService, ProductUpdate, RequestedImages, StepUpdate, Update
@@ -26,22 +26,47 @@ def event_stream(
 
     preview_every: steps between previews; 0: none.
     """
-    return _with_heartbeat(_events(service, requested, given, preview_every, request_id))
+    placed: PlacedAd | None = None
+
+    def write(update: Update) -> str:
+        nonlocal placed
+        if isinstance(update, ProductUpdate):
+            placed = update.placed
+        return _event(service, requested, placed, update)
+
+    done = sse("done", {"request_id": request_id})
+    return written_stream(service, requested, given, preview_every, request_id, write, done)
+
+
+def written_stream(
+    service: AdService,
+    requested: RequestedImages,
+    given: ProductInput,
+    preview_every: int,
+    request_id: str,
+    write: Callable[[Update], str],
+    last: str = "",
+) -> AsyncGenerator[str, None]:
+    """As `event_stream`, in the form of another interface. write: the text of one update. last: after the images."""
+    return _with_heartbeat(_events(service, requested, given, preview_every, request_id, write, last))
 
 
 async def _events(
-    service: AdService, requested: RequestedImages, given: ProductInput, preview_every: int, request_id: str
+    service: AdService,
+    requested: RequestedImages,
+    given: ProductInput,
+    preview_every: int,
+    request_id: str,
+    write: Callable[[Update], str],
+    last: str,
 ) -> AsyncGenerator[str, None]:
     limit_s = service.config.limits.timeout_s
-    placed: PlacedAd | None = None
     try:
         stream = service.make(requested, given, preview_every=preview_every or _NO_PREVIEWS)
         async with asyncio.timeout(limit_s), contextlib.aclosing(stream) as updates:
             async for update in updates:
-                if isinstance(update, ProductUpdate):
-                    placed = update.placed
-                yield _event(service, requested, placed, update)
-        yield _sse("done", {"request_id": request_id})
+                yield write(update)
+        yield last
     except TimeoutError:
         yield _error(ApiError(504, "timeout", f"no answer within {limit_s:g} s (limits.timeout_s)"), request_id)
     except ApiError as error:
@@ -64,7 +89,7 @@ def _event(service: AdService, requested: RequestedImages, placed: PlacedAd | No
             product_base64=base64.b64encode(update.placed.product).decode(),
             num_images=len(requested.images),
         )
-        return _sse("product", product.model_dump())
+        return sse("product", product.model_dump())
     if isinstance(update, StepUpdate):
         preview = update.step.preview
         step = StepEvent(
@@ -73,17 +98,18 @@ def _event(service: AdService, requested: RequestedImages, placed: PlacedAd | No
             num_steps=requested.config.sampling.num_inference_steps,
             preview_base64=base64.b64encode(preview).decode() if preview else None,
         )
-        return _sse("step", step.model_dump())
+        return sse("step", step.model_dump())
     assert placed is not None  # `make` yields the product first
     image = service.describe(requested, placed, update.image)
-    return _sse("image", {"index": update.index, **image.model_dump()})
+    return sse("image", {"index": update.index, **image.model_dump()})
 
 
 def _error(error: ApiError, request_id: str) -> str:
-    return _sse("error", error.body(request_id) | {"status": error.status, "retry_after_s": error.retry_after_s})
+    return sse("error", error.body(request_id) | {"status": error.status, "retry_after_s": error.retry_after_s})
 
 
-def _sse(event: str, data: Mapping[str, Any]) -> str:
+def sse(event: str, data: Mapping[str, Any]) -> str:
+    """One event as text."""
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 

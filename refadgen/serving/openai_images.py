@@ -4,20 +4,36 @@ Their `mask` is transparent where the image may change, so the product is the op
 """
 
 import base64
+import io
 import time
+from collections import Counter
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from refadgen.config import ImageFormat
-from refadgen.serving.ads import AdService, canvas_size
+from refadgen.generation.encoding import resized
+from refadgen.serving.ads import AdService, ImageUpdate, RequestedImages, StepUpdate, Update, canvas_size
 from refadgen.serving.errors import ApiError
+from refadgen.serving.events import sse, written_stream
 from refadgen.serving.requests import ProductInput, parse_form, read_form, take_file
 from refadgen.serving.schema import WHOLE_FLOATS, AdFields, File, ModelCard, Text
 
 _STARTED = int(time.time())
+OPENAI_SIZES = ("1024x1024", "1536x1024", "1024x1536", "1792x1024", "1024x1792", "512x512", "256x256")
+"""Sizes that OpenAI's clients send. The image is made in the model's area at the nearest ratio, and enlarged."""
+_NO_TOKENS = {
+    "input_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+    "output_tokens": 0,
+    "total_tokens": 0,
+}
+"""Their clients want the field; nothing is counted in tokens here."""
 
 
 class EditForm(BaseModel):
@@ -31,14 +47,16 @@ class EditForm(BaseModel):
     model: Annotated[str, Field(max_length=200)] | None = None
     n: Annotated[int, Field(ge=1, le=10), WHOLE_FLOATS] = 1
     size: Annotated[str, Field(max_length=20)] | None = Field(
-        default=None, description="WIDTHxHEIGHT, see /v1/options, or auto."
+        default=None, description="WIDTHxHEIGHT of /v1/options or one of OpenAI's, or auto."
     )
     response_format: Literal["b64_json"] | None = None
     output_format: ImageFormat | None = None
     output_compression: Annotated[int, Field(ge=0, le=100), WHOLE_FLOATS] | None = None
     background: Literal["auto", "opaque"] | None = None
+    stream: bool | None = None
+    partial_images: Annotated[int, Field(ge=0, le=3), WHOLE_FLOATS] | None = None
     input_fidelity: Literal["high", "low"] | None = None
-    quality: Literal["auto", "standard", "low", "medium", "high"] | None = None
+    quality: Literal["auto", "standard", "low", "medium", "high", "xhigh", "max", "hd"] | None = None
     safety_identifier: Annotated[str, Field(max_length=1000)] | None = None
     user: Annotated[str, Field(max_length=1000)] | None = None
 
@@ -71,32 +89,89 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
         edit = parse_form(EditForm, form, files=("image", "image[]", "mask"))
         if image is None:
             raise ApiError(422, "missing_image", "image: give the product image", param="image")
+        size = _enlarged_size(service, edit.size)
         fields = AdFields(
             prompt=edit.prompt,
             num_variants=edit.n,
-            size=None if edit.size in (None, "auto") else edit.size,
+            size=None if edit.size in (None, "auto") or size else edit.size,
             format=edit.output_format or "png",
             # OpenAI allows 0; our encoders start at 1.
             quality=None if edit.output_compression is None else max(1, edit.output_compression),
         )
         given = ProductInput(image=image, mask=mask)
         try:
-            requested = service.requested_images(fields, given)
+            requested = service.requested_images(fields, given, size)
         except ApiError as error:
             # The error names our field; OpenAI's has another name.
             error.param = {"num_variants": "n"}.get(error.param or "", error.param)
             raise
+        if edit.stream:
+            events = _edit_events(service, requested, given, edit.partial_images or 0, request.state.request_id)
+            return StreamingResponse(events, media_type="text/event-stream")
         _, images = await service.collect(requested, given)
         for served in images:
             if served.result.status != "done":
                 raise ApiError(422, served.result.reason, served.result.detail, param="image")
         data = [{"b64_json": base64.b64encode(served.result.encoded).decode()} for served in images]
-        width_px, height_px = canvas_size(requested.config)
         return JSONResponse(
             {
                 "created": int(time.time()),
                 "data": data,
                 "output_format": requested.config.output.format,
-                "size": f"{width_px}x{height_px}",
+                "size": _size_text(requested),
             }
         )
+
+
+def _enlarged_size(service: AdService, size: str | None) -> tuple[int, int] | None:
+    """The size of OpenAI's that a request asks for; None where the server has a canvas of it, or it is another."""
+    if size not in OPENAI_SIZES or size in [f"{width}x{height}" for width, height in service.sizes]:
+        return None
+    width, _, height = size.partition("x")
+    return int(width), int(height)
+
+
+def _size_text(requested: RequestedImages) -> str:
+    width_px, height_px = requested.size or canvas_size(requested.config)
+    return f"{width_px}x{height_px}"
+
+
+def _edit_events(
+    service: AdService, requested: RequestedImages, given: ProductInput, partial_images: int, request_id: str
+) -> AsyncGenerator[str, None]:
+    """The events of an edit: `image_edit.partial_image` and `image_edit.completed`; or `error`."""
+    num_steps = requested.config.sampling.num_inference_steps
+    every = max(1, num_steps // (partial_images + 1)) if partial_images else 0
+    shown: Counter[int] = Counter()
+
+    def write(update: Update) -> str:
+        values = {
+            "created_at": int(time.time()),
+            "size": _size_text(requested),
+            "quality": "auto",
+            "background": "opaque",
+            "output_format": requested.config.output.format,
+        }
+        if isinstance(update, StepUpdate) and update.step.preview and shown[update.index] < partial_images:
+            preview = _partial_image(update.step.preview, requested)
+            values |= {"b64_json": base64.b64encode(preview).decode(), "partial_image_index": shown[update.index]}
+            shown[update.index] += 1
+            return sse("image_edit.partial_image", {"type": "image_edit.partial_image", **values})
+        if isinstance(update, ImageUpdate):
+            result = update.image.result
+            if result.status != "done":
+                raise ApiError(422, result.reason, result.detail, param="image")
+            values |= {"b64_json": base64.b64encode(result.encoded).decode(), "usage": _NO_TOKENS}
+            return sse("image_edit.completed", {"type": "image_edit.completed", **values})
+        return ""
+
+    return written_stream(service, requested, given, every, request_id, write)
+
+
+def _partial_image(preview: bytes, requested: RequestedImages) -> bytes:
+    """A preview in the size and the format of the image that it is of."""
+    with Image.open(io.BytesIO(preview)) as image:
+        pixels = resized(np.asarray(image.convert("RGB")), requested.size or canvas_size(requested.config))
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, requested.config.output.format)
+    return sink.getvalue()

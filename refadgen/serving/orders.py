@@ -19,6 +19,8 @@ class ImageOrder:
     sku: str
     negative_prompt: str | None
     """None: the request gave none."""
+    size: tuple[int, int] | None = None
+    """The file's size in px, where it is another than the canvas's."""
     preview_every: int = 0
     """Steps between previews; 0: neither previews nor step events."""
 

@@ -18,6 +18,7 @@ from refadgen.serving.errors import ApiError
 from refadgen.serving.schema import AdFields, AdForm, AdRequest, MaskFields, MaskForm, MaskRequest
 
 T = TypeVar("T", bound=BaseModel)
+_STANDARD_BASE64 = str.maketrans("-_", "+/")
 _MAX_PARTS = 150
 """Fields that are no files in one form: 100 prompts, and every other field."""
 _PART_BYTES = 1_000_000
@@ -182,11 +183,17 @@ def _validated(parse: Callable[[], T]) -> T:
 
 
 def _decoded(text: str | None, field: str) -> bytes | None:
-    """The bytes of base64 text or of a `data:` URL; None for None. Raises: ApiError."""
+    """The bytes of base64 text or of a `data:` URL; None for None. Raises: ApiError.
+
+    Line breaks, as `base64 FILE` writes them, and the URL-safe alphabet without padding are taken too.
+    """
     if text is None:
         return None
     if text.startswith("data:"):
         text = text.partition(",")[2]
+    text = "".join(text.split())
+    if "-" in text or "_" in text:
+        text = text.translate(_STANDARD_BASE64) + "=" * (-len(text) % 4)
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refadgen.catalog.categories import as_noun, last_element, normalized, path_elements, singular
+from refadgen.catalog.categories import last_element, names_thing, normalized, path_elements
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,42 @@ def test_elements_of_a_path(category: str | None, elements: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "one"),
+    ("cell", "last"),
     [
-        ("mugs", "mug"), ("glasses", "glass"), ("watches", "watch"), ("boxes", "box"), ("batteries", "battery"),
-        ("glass", "glass"), ("dress", "dress"), ("bus", "bus"), ("gas", "gas"), ("men's", "men's"),
-        ("women’s", "women’s"), ("mug", "mug"), ("", ""),
+        # WooCommerce and Magento write all categories of a product into one cell.
+        ("Clothing > Hats, Sale", "Hats"),
+        ("Clothing > Tshirts, Clothing > Sale", "Tshirts"),
+        ("Sale, Clothing > Tshirts", "Tshirts"),
+        ("Sale; Bags", "Bags"),
+        ("Default Category/Sale,Default Category/Gear/Bags", "Bags"),
+        ("Default Category/Gear/Bags|Default Category/Sale", "Bags"),
+        ("Home > Pots | Home > Sale", "Pots"),
+        (r"Home > Mugs\, Cups", "Mugs, Cups"),
+        # Google's own names hold commas.
+        ("Food, Beverages & Tobacco > Food Items > Bread", "Bread"),
+        ("Electronics > Print, Copy, Scan & Fax", "Print, Copy, Scan & Fax"),
+        ("Animals > Pet Bowls, Feeders & Waterers", "Pet Bowls, Feeders & Waterers"),
+        ("187 - Apparel & Accessories > Shoes", "Shoes"),
+        # What names no thing.
+        ("Men | Shoes | Sale", "Shoes"),
+        ("Clothing > Women's > New Arrivals", "Clothing"),
+        ("Gifts > Under $20", None),
+        ("Default Category/Home/Christmas", None),
+        ("simple", None),
+        ("configurable", None),
+        ("Uncategorized", None),
+        ("gid://shopify/TaxonomyCategory/sg-4-17-2-17", None),
     ],
-)  # fmt: skip
-def test_singular(word: str, one: str) -> None:
-    assert singular(word) == one
+)
+def test_the_last_element_that_names_a_thing(cell: str, last: str | None) -> None:
+    assert last_element(cell) == last
 
 
-def test_nouns_and_names_to_compare() -> None:
-    assert as_noun("Bottle  Openers") == "bottle opener"
+def test_a_brand_names_no_thing() -> None:
+    assert not names_thing("ACME", "Acme")
+    assert names_thing("Acme Shoes", "Acme")
+
+
+def test_names_to_compare() -> None:
     assert normalized("Men's Wine-Glasses, Large") == "men wine glass large"
+    assert normalized("Headphones") == normalized("headphone")

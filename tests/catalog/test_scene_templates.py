@@ -86,7 +86,7 @@ def test_nouns_are_those_of_the_studio():
         ("Home/Tea Cups", "Blue, a cup, in a café"),
         ("Default Category/Home/Plates", "a plate on a table"),
         ("Home &amp; Garden &gt; Plates", "a plate on a table"),
-        ("Cups > Accessories", "Blue, a accessory, in a café"),
+        ("Cups > Accessories", "Blue, an accessory, in a café"),
         ("Cup holders", "Blue, a cup holder, in a café"),
         ("Coffee Mugs", "Blue, a coffee mug, in a café"),
         ("wine glass", "a glass of wine in a cellar"),
@@ -102,6 +102,54 @@ def test_nouns_are_those_of_the_studio():
 )
 def test_lookup(small, category, prompt):
     assert small.prompts_for(category, "Blue", 1)[0].prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("category", "title", "noun", "source"),
+    [
+        # Things that share a word with a category of the scenes.
+        ("Furniture > Beds & Accessories > Mattress Foundations", None, "a mattress foundation", "category"),
+        ("Cycling > Bicycle Parts > Bicycle Forks", None, "a bicycle fork", "category"),
+        ("Bike > Forks", None, "a fork", "category"),
+        ("Tableware > Serveware > Egg Cups", None, "an egg cup", "category"),
+        ("Percussion > Hi-Hats", None, "a hi-hat", "category"),
+        ("Home > Throw Pillows", None, "a pillow", "category"),
+        ("Baby & Toddler Clothing", None, "a garment", "category"),
+        # A list: its member that the title names, else a title of a known kind, else both.
+        ("Clothing > Coats & Jackets", "Blue Denim Jacket", "a jacket", "title"),
+        ("Clothing > Coats & Jackets", "Oversized Hoodie", "a hoodie", "title"),
+        ("Clothing > Coats & Jackets", "Summer Breeze", "a coat or jacket", "list"),
+        # What names nothing: the element above, then the title, then "product".
+        ("Clothing > Hats > Sale", "Winter Beanie", "a hat", "category above"),
+        ("Shoes > Acme", None, "a shoe", "category above"),
+        ("Sale", "Winter Beanie", "a beanie", "title"),
+        ("simple", "Espresso Machine", "a machine", "title"),
+        ("999999", "Clay Pot", "a pot", "title"),
+        (None, "Clay Pot", "a pot", "title"),
+        ("Gifts > Under $20", None, "a product", "nothing"),
+    ],
+)
+def test_where_a_noun_is_found(category, title, noun, source):
+    found = SHIPPED.noun_of(category, title, "Acme")
+    assert (found.noun.with_article(), found.source) == (noun, source)
+
+
+def test_a_title_chooses_the_scenes_too():
+    assert SHIPPED.prompts_for(None, "Winter Beanie", 1)[0].name == SHIPPED.prompts_for("Hats", None, 1)[0].name
+    assert SHIPPED.prompts_for("Egg Cups", None, 1)[0].name == SHIPPED.prompts_for(None, None, 1)[0].name
+
+
+def test_articles_of_templates(tmp_path):
+    file = tmp_path / "scenes.yaml"
+    text = "A {category} and an {category}, the {category}, a {product}; {{a {category}}}"
+    file.write_text(f"default: {{scenes: {{a: '{text}'}}}}", encoding="utf-8")
+    scenes = load_scenes(str(file))
+    assert scenes.prompts_for("Aprons", "Blue one", 1)[0].prompt == (
+        "An apron and an apron, the apron, a Blue one; {an apron}"
+    )
+    assert scenes.prompts_for("Furniture", "Oak chair", 1)[0].prompt == (
+        "Furniture and furniture, the furniture, an Oak chair; {furniture}"
+    )
 
 
 def test_product_is_title_else_category(small):

@@ -13,7 +13,7 @@ from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.scan import scan_catalog
 from refadgen.config import GenerateConfig
 from refadgen.generation.ledger import SCHEMA, AdLedger
-from refadgen.generation.planning import CatalogPlanner, OpenImages
+from refadgen.generation.planning import CatalogPlanner, ImageCounts, OpenImages
 from refadgen.generation.rows import PlannedProduct
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.store import Storage
@@ -144,3 +144,38 @@ def test_a_catalogue_that_is_damaged_during_a_run_fails_its_rows(tmp_path: Path)
     tables = attach_inline_images(to_table(planned, PlannedProduct), row_type=PlannedProduct, fragments=fragments)
     rows = [row for table in tables for row in from_table(table, PlannedProduct)]
     assert [row.error and row.error.reason for row in rows] == ["input_changed", "input_changed"]
+
+
+def test_a_row_takes_its_category_from_the_first_column_that_names_a_thing(tmp_path: Path) -> None:
+    """Magento's `product_type` is a kind of record, and pandas makes floats of Google's numbers beside gaps."""
+    write(
+        tmp_path / "magento.parquet",
+        ["a", "b", "c", "d"],
+        product_type=pa.array(["simple", "Home > Mugs", None, "configurable"]),
+        google_product_category=pa.array([2169.0, 187.0, None, float("nan")]),
+        categories=pa.array([["Default Category/Gear/Bags"], None, ["Sale", "Default Category/Hats"], None]),
+    )
+    found = plans(tmp_path)
+    assert [plan.category for plan in found] == ["2169", "Home > Mugs", "Sale; Default Category/Hats", "configurable"]
+    nouns = [plan.wanted[0].prompt.split(" on ")[0] for plan in found]
+    assert nouns == ["a mug", "a mug", "a hat", "a product"]
+
+
+def test_rows_are_counted_by_how_their_noun_was_found(tmp_path: Path) -> None:
+    write(
+        tmp_path / "c.parquet",
+        ["a", "b", "c", "d"],
+        category=pa.array(["Aprons", "Aprons", "Sale", "Mugs"]),
+        title=pa.array([None, "Blue", "Clay Pot", None]),
+        prompt=pa.array([None, None, None, "a scene of its own"]),
+    )
+    scan = scan_catalog(str(tmp_path))
+    planner = CatalogPlanner(
+        config=GenerateConfig(),
+        settings=pixel_settings(GenerateConfig(), "f" * 16),
+        first_rows=scan.first_rows,
+        reconciled=NOTHING,
+    )
+    counts = sum((planner(fragment)[1] for fragment in scan.fragments), ImageCounts())
+    place = "on a wooden table in front of a white wall, soft studio light"
+    assert counts.nouns == {("category", f"an apron {place}"): 2, ("title", f"a pot {place}"): 1}

@@ -222,6 +222,7 @@ def test_a_dry_run_tells_and_makes_nothing(random_model: Path, shared_ray: None,
     told = job_runs.run_here(job_runs.CATALOG, tmp_path / "out", random_model, "--dry-run", "--limit", "5")
     assert told.returncode == 0, told.stderr[-3000:]
     assert "images wanted: 10, to make: 10, skipped (reconciled): 0" in told.stdout
+    assert "nouns of rows, from the category 4; the most frequent:" in told.stdout
     assert "num_inference_steps: 20" in told.stdout
     assert not (tmp_path / "out" / "images").exists()
 

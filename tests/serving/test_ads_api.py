@@ -23,6 +23,7 @@ from refadgen.config import GenerateConfig
 from refadgen.engine.step_engine import StepEngine
 from refadgen.generation.encoding import read_record
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
+from refadgen.serving.ads import canvas_for
 
 FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
@@ -468,6 +469,50 @@ def test_an_edit_takes_a_list_of_one_image_and_what_steers_openais_own_models(op
     )
     with Image.open(io.BytesIO(base64.b64decode(edit.data[0].b64_json))) as image:
         assert (image.format, image.size) == ("WEBP", (160, 128))
+
+
+@pytest.mark.parametrize("size", ["1024x1024", "1536x1024", "256x256"])
+def test_an_edit_has_the_size_that_openais_clients_ask_for(openai_client, photo, size):
+    edit = openai_client.images.edit(image=("a.png", photo), prompt="a size", size=size, stream=False)
+    with Image.open(io.BytesIO(base64.b64decode(edit.data[0].b64_json))) as image:
+        assert f"{image.width}x{image.height}" == size == edit.size
+    again = openai_client.images.edit(image=("a.png", photo), prompt="a size", extra_body={"partial_images": 0})
+    assert again.size == "128x160"
+
+
+def test_a_canvas_has_the_asked_ratio_and_the_models_area():
+    for size in ((1024, 1024), (1536, 1024), (1024, 1792)):
+        width, height = canvas_for(size, (512, 640))
+        assert width % 8 == height % 8 == 0
+        assert width / height == pytest.approx(size[0] / size[1], rel=0.02)
+        assert width * height == pytest.approx(512 * 640, rel=0.03)
+
+
+def test_an_edit_comes_as_openais_events(openai_client, photo):
+    stream = openai_client.images.edit(
+        image=("a.png", photo), prompt="a stream", stream=True, partial_images=2, size="1024x1024", output_format="jpeg"
+    )
+    *partial, completed = list(stream)
+    assert [event.type for event in partial] == 2 * ["image_edit.partial_image"]
+    assert [event.partial_image_index for event in partial] == [0, 1]
+    assert completed.type == "image_edit.completed"
+    assert completed.usage.total_tokens == 0
+    for event in (*partial, completed):
+        assert (event.size, event.output_format, event.background) == ("1024x1024", "jpeg", "opaque")
+        with Image.open(io.BytesIO(base64.b64decode(event.b64_json))) as image:
+            assert (image.format, image.size) == ("JPEG", (1024, 1024))
+
+
+def test_an_edits_stream_ends_in_an_error_that_openais_client_raises(openai_client, photo):
+    with pytest.raises(openai.APIError, match="too long"):
+        list(openai_client.images.edit(image=("a.png", photo), prompt="far too long", stream=True))
+
+
+def test_base64_with_line_breaks_and_of_the_url_safe_alphabet(client, photo):
+    plain = client.made(photo, prompt="base64")
+    texts = (base64.encodebytes(photo), base64.urlsafe_b64encode(photo).rstrip(b"="))
+    for text in texts:
+        assert files_of(client.made(None, image_base64=text.decode(), prompt="base64")) == files_of(plain)
 
 
 def test_openais_client_understands_an_error(openai_client, photo):
