@@ -39,7 +39,8 @@ def test_the_same_scores_are_no_worse_and_differ_by_nothing():
     [
         (scores(0.699, seed=1), True),
         (scores(0.6, seed=1), False),
-        (scores(0.7) - 0.002, False),  # little, and in every product
+        (scores(0.7) - 0.002, True),  # surely, but next to nothing
+        (scores(0.7) - 0.012, False),  # within the interval, and in every product
         (scores(0.9, seed=1), True),
     ],
 )
