@@ -13,6 +13,7 @@ PAGES = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/architecture.md",
+    "docs/method.md",
     "examples/README.md",
     "catalogs/README.md",
 )

@@ -8,6 +8,7 @@ import yaml
 import refadgen.training
 from jobs.train import preset_file
 from refadgen.config import TrainConfig, load_config, to_yaml
+from refadgen.model.authors_checkpoint import SETTINGS as AUTHORS
 
 PRESETS = sorted((Path(refadgen.training.__file__).parent / "presets").glob("*.yaml"))
 
@@ -44,6 +45,9 @@ def test_paper_is_table_2() -> None:
     assert (optimizer.schedule, run.num_epochs, config.objective.noise_offset) == ("linear", 8, 0.05)
     assert run.batch_size == 3 * run.num_workers
     assert (config.data.width_px, config.data.height_px) == (512, 640)
+    assert (config.data.epoch_counts, config.model.image_projection) == ("product_images", None)
+    assert config.model.prompt_suffix == AUTHORS["prompt_suffix"]
+    assert config.model.negative_prompt == AUTHORS["negative_prompt"]
 
 
 @pytest.mark.parametrize(
