@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -223,6 +224,8 @@ def test_a_dry_run_tells_and_makes_nothing(random_model: Path, shared_ray: None,
     assert told.returncode == 0, told.stderr[-3000:]
     assert "images wanted: 10, to make: 10, skipped (reconciled): 0" in told.stdout
     assert "num_inference_steps: 20" in told.stdout
+    assert re.search(r"actors on this Ray: fetch 1.*, segment 1.*, generate \d+, publish 1", told.stdout)
+    assert "num_actors=auto: one generating actor a GPU" in told.stdout
     assert not (tmp_path / "out" / "images").exists()
 
 
