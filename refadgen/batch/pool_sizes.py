@@ -23,6 +23,11 @@ _MAIN_PER_HELPER = 8
 the other stages a tenth of that."""
 _HELPERS_PER_MAIN = 4
 """Actors of another stage at most for each main actor."""
+RULE = (
+    "  num_actors=auto: one generating actor a GPU (num_gpus), or one a core; another stage with GPUs: one; the others "
+    "grow\n  by one actor while their blocks pile up, within the CPUs that are left"
+)
+"""The rule as a dry run says it."""
 PLANNING_CPUS = 1
 """For the tasks that plan and cut blocks."""
 

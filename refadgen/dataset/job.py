@@ -21,7 +21,7 @@ from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import Ledger, LedgerWriter, short_keys
 from refadgen.batch.planning import Plan, plan_fragments
-from refadgen.batch.pool_sizes import PoolSize, say_sizes, size_pools
+from refadgen.batch.pool_sizes import RULE, PoolSize, say_sizes, size_pools
 from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.columns import DATASET_COLUMNS
@@ -159,8 +159,9 @@ class DatasetJob:
             [
                 to_yaml(self._config),
                 f"input: {redact_address(self._input_uri)}, {self._scan.num_rows} rows",
-                f"actors: {say_sizes(self._sizes)}",
                 *self._not_read,
+                f"actors on this Ray: {say_sizes(self._sizes)}",
+                RULE,
                 f"output: {self._storage.uri}",
                 f"ads: {len(keys)}, to screen: {np.count_nonzero(~screened)}, "
                 f"reconciled: {np.count_nonzero(reconciled)}",

@@ -20,7 +20,7 @@ from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.planning import Plan, plan_fragments
-from refadgen.batch.pool_sizes import PoolSize, say_sizes, size_pools
+from refadgen.batch.pool_sizes import RULE, PoolSize, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
@@ -169,8 +169,9 @@ class CatalogJob:
                 *self._not_read,
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
-                f"actors: {say_sizes(self._sizes)}",
                 *noun_lines(counts.nouns),
+                f"actors on this Ray: {say_sizes(self._sizes)}",
+                RULE,
                 self._estimate(counts.to_make),
             ]
         )

@@ -7,6 +7,7 @@ of the step engine's denoiser. Works with older checkouts too, whose `refadgen` 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,8 @@ class StandIn:
     """Places in all batches."""
     host_s: float = 0.0
     """Processor time of the thread that steps."""
+    log: Path | None = None
+    """Gets a line for each image: when its last step was done."""
     config: Any = None
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None) -> str:
@@ -77,7 +80,11 @@ class StandIn:
         time.sleep(self.step_s)
         for row in self.rows:
             row.steps += 1
-        return [row for row in self.rows if row.steps == row.num_steps]
+        finished = [row for row in self.rows if row.steps == row.num_steps]
+        if self.log is not None and finished:
+            with self.log.open("a") as file:
+                file.write(f"{time.time()}\n" * len(finished))
+        return finished
 
     def denoise(self, rows: list[Row], **settings: Any) -> Iterator[int]:
         self.replace(rows)

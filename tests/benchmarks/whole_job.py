@@ -3,11 +3,11 @@
     python tests/benchmarks/whole_job.py --images 400 --variants 2
 
 One generating actor has a device that sleeps; fetching, segmenting, scores, encoding and publishing are the product's
-own, on real photographs at 512×640. Counted after start-up: from the recording of the first two batches to that of the
-last image. `possible` is the smaller of the bare loop's images per second and of what the cores allow: cores ÷
-processor seconds an image. Processor seconds are those of each stage's processes after they have started, an image of
-the run; of Ray and the driver, those between the first images and the last. Several `--root` are measured in turn, each
-in a process of its own. The last line is JSON.
+own, on real photographs at 512×640. Counted after start-up, from the first image in the ledger, by the times at which
+the device finishes images. `possible` is the smaller of the bare loop's images per second and of what the cores allow:
+cores ÷ processor seconds an image. Processor seconds are those of each stage's processes after they have started, an
+image of the run; of Ray and the driver, those between the first images and the last. Several `--root` are measured in
+turn, each in a process of its own. The last line is JSON.
 """
 
 import argparse
@@ -29,12 +29,10 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 from repeated_catalog import file_roots, write_repeated
-from stand_in import BATCH, StandIn, bare_images_per_s, install, settings, step_seconds
+from stand_in import StandIn, bare_images_per_s, install, settings, step_seconds
 
 PROJECT = Path(__file__).resolve().parents[2]
 WIDTH, HEIGHT = 512, 640
-WARM_UP = 2 * BATCH
-"""Images recorded before the clock starts."""
 
 
 def main() -> None:
@@ -72,12 +70,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     class StandInGenerator(job.AdGenerator):
         def __init__(self, config: Any, *others: Any) -> None:
-            install(StandIn(step_seconds(float(os.environ["STAND_IN_MS"]))))
+            log = Path(os.environ["STAND_IN_LOG"])
+            install(StandIn(step_seconds(float(os.environ["STAND_IN_MS"])), log=log))
             super().__init__(config, *others)
 
     job.AdGenerator = StandInGenerator  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
-        catalog, output = Path(folder) / "catalog.parquet", Path(folder) / "out"
+        catalog, output, log = (Path(folder) / name for name in ("catalog.parquet", "out", "log"))
+        os.environ["STAND_IN_LOG"] = str(log)  # before Ray starts, whose workers inherit it
         per_copy = 12 * arguments.variants
         write_repeated(catalog, -(-arguments.images // per_copy), num_variants=arguments.variants)
         words = [*settings(WIDTH, HEIGHT), "catalog.scenes_per_product=1", file_roots(), "stages.generate.num_actors=1"]
@@ -89,9 +89,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         assert not summary.failed + summary.rejected, summary.reasons
         parts = sorted((output / "ledger").glob("*.parquet"))
         recorded = sorted(at for part in parts for at in pq.read_table(part)["recorded_at"].to_pylist())
+        finished = sorted(float(line) for line in log.read_text().splitlines())
         actors = json.loads((output / "run.json").read_text()).get("actors", {})
-    images, first, last = len(recorded), recorded[WARM_UP - 1].timestamp(), recorded[-1].timestamp()
-    counted = sum(at.timestamp() > first for at in recorded)
+    # All stages have started when the first image is recorded; the device may be far ahead by then.
+    images, first, last = len(finished), recorded[0].timestamp(), finished[-1]
+    counted = sum(at > first for at in finished)
     processor = sampler.seconds_an_image(images, counted, first, last)
     per_s, bare = counted / (last - first), bare_images_per_s(arguments.device_ms, images)
     by_processor = arguments.cores / sum(processor.values())
@@ -102,6 +104,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "processor_per_s": round(by_processor, 2),
         "processor_ms": {name: round(1000 * each, 1) for name, each in processor.items()},
         "images": images,
+        "counted": counted,
         "actors": actors,
         "grown": sampler.num_actors,
     }
@@ -163,7 +166,7 @@ class Sampler:
         return {name: count for name, count in counts.items() if count}
 
     def seconds_an_image(self, images: int, counted: int, first: float, last: float) -> dict[str, float]:
-        """Processor seconds an image. images: of the run; counted: of those, recorded between `first` and `last`."""
+        """Processor seconds an image. images: of the run; counted: of those, made between `first` and `last`."""
         used: dict[str, float] = defaultdict(float)
         for seen in self._seen.values():
             if seen.is_stage:

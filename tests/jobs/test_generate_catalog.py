@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -224,6 +225,8 @@ def test_a_dry_run_tells_and_makes_nothing(random_model: Path, shared_ray: None,
     assert "images wanted: 10, to make: 10, skipped (reconciled): 0" in told.stdout
     assert "nouns of rows, from the category 4; the most frequent:" in told.stdout
     assert "num_inference_steps: 20" in told.stdout
+    assert re.search(r"actors on this Ray: fetch 1.*, segment 1.*, generate \d+, publish 1", told.stdout)
+    assert "num_actors=auto: one generating actor a GPU" in told.stdout
     assert not (tmp_path / "out" / "images").exists()
 
 
