@@ -23,6 +23,8 @@ class Row:
     num_steps: int = STEPS
     steps: int = 0
     latents: Any = None
+    next_pass: Any = None
+    """All steps are of one kind."""
 
     @property
     def step_index(self) -> int:
@@ -101,7 +103,11 @@ class StandInDenoiser:
 
     def __init__(self, step_s: float, batch_size: int = BATCH) -> None:
         self.batch_size = batch_size
+        self.num_kinds = 1
         self._device = StandIn(step_s, batch_size)
+
+    def kind(self, row: Row) -> int:
+        return 0
 
     def start(self, order: Any) -> Row:
         return Row(getattr(order, "canvas", None), getattr(order, "num_inference_steps", order))
