@@ -364,6 +364,7 @@ class AdService:
             segment_s=placed.segment_s,
             waited_s=result.waited_s,
             generate_s=result.generate_s,
+            batch_size=result.batch_size,
             model=self.model.label,
             cached=image.cached,
             format=requested.config.output.format,

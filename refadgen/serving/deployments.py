@@ -144,19 +144,19 @@ class AdGeneration:
             while True:
                 seed = attempt_seed(order.wanted.seed, attempts)
                 attempts += 1
-                image_u8: npt.NDArray[np.uint8] | None = None
+                finished: Finished[npt.NDArray[np.uint8]] | None = None
                 async with contextlib.aclosing(self._denoise(order, seed)) as events:
                     async for event in events:
                         if isinstance(event, Finished):
-                            image_u8, waited_s = event.result, waited_s + event.waited_s
+                            finished, waited_s = event, waited_s + event.waited_s
                         elif isinstance(event, Failed):
                             yield _row_error(event.error)
                             return
                         elif order.preview_every:
                             yield StepDone(event.step, event.preview)
-                assert image_u8 is not None
+                assert finished is not None
                 loop = asyncio.get_running_loop()
-                result = await loop.run_in_executor(self._threads, self._result, order, image_u8, seed, attempts)
+                result = await loop.run_in_executor(self._threads, self._result, order, finished, seed, attempts)
                 if result.status == "done" or attempts >= self._quality.max_attempts:
                     metrics.count_image(result.status)
                     total_s = time.monotonic() - started
@@ -187,8 +187,11 @@ class AdGeneration:
         finally:
             ticket.cancel()
 
-    def _result(self, order: ImageOrder, image_u8: npt.NDArray[np.uint8], seed: int, attempts: int) -> AdResult:
+    def _result(
+        self, order: ImageOrder, finished: Finished[npt.NDArray[np.uint8]], seed: int, attempts: int
+    ) -> AdResult:
         """Scores the image, and encodes it where it passes the gate."""
+        image_u8 = finished.result
         scores = score_fidelity(image_u8, order.placed.canvas, order.placed.mask)
         problem = below_gate(scores, self._quality)
         record = GenerationRecord.of(
@@ -214,6 +217,7 @@ class AdGeneration:
             structure_similarity=scores.structure_similarity,
             waited_s=0.0,
             generate_s=0.0,
+            batch_size=finished.batch_size,
             encoded=b"" if problem else encode_ad(image_u8, record, order.config.output),
         )
 

@@ -42,6 +42,8 @@ class AdResult:
     waited_s: float
     """From the order to the first step, over all attempts."""
     generate_s: float
+    batch_size: int
+    """Of the last attempt; less than `sampling.batch_size` where the device's memory did not suffice."""
     encoded: bytes
     """The image file; empty unless `status` is done."""
 

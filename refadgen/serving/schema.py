@@ -198,6 +198,7 @@ class AdImage(BaseModel):
     segment_s: float
     waited_s: float
     generate_s: float
+    batch_size: int
     model: str
     cached: bool
     format: ImageFormat

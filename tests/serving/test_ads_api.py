@@ -29,6 +29,7 @@ FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
     *("negative_prompt", "input_sha256", "width_px", "height_px", "mask_source", "mask_score", "mask_area"),
     *("color_similarity", "structure_similarity", "fetch_s", "segment_s", "waited_s", "generate_s"),
+    "batch_size",
     *("model", "cached", "format", "image_base64"),
 }
 
