@@ -5,4 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"
 . cluster/local/loopback.sh
+# Ray Serve's replicas listen on all addresses: whoever calls them must know a token, which is made for this run.
+RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
+export RAY_ADDRESS=local # not what an earlier Ray has left behind
 exec serve run refadgen.serving.app:build --name refadgen "$@"

@@ -1,6 +1,7 @@
 """The endpoint on a real Ray Serve: equal images to the catalogue job, lost replicas, overload, hang-ups, runs."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,7 +73,8 @@ def endpoint(random_model: Path, folder: Path) -> Iterator[Endpoint]:
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=job_runs.PROJECT,
-        env={**os.environ, "PYTHONPATH": str(job_runs.PROJECT)},
+        # The mode that cluster/local/serve.sh sets.
+        env={**os.environ, "PYTHONPATH": str(job_runs.PROJECT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64},
     )
     try:
         for line in process.stdout:
@@ -87,6 +91,31 @@ def endpoint(random_model: Path, folder: Path) -> Iterator[Endpoint]:
             process.wait(60)
         except subprocess.TimeoutExpired:
             job_runs.kill_all(process)
+
+
+def test_who_calls_a_replica_must_know_the_token(endpoint: Endpoint) -> None:
+    """Their ports are open on all addresses; what they take is Python's pickles."""
+    codes = []
+    for pid in job_runs.descendants(endpoint.process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if "ServeReplica" not in " ".join(process.cmdline()):
+                continue
+            listening = [each for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+            codes += [_code_of_a_call(each.laddr.port) for each in listening]
+    assert codes.count(grpc.StatusCode.UNAUTHENTICATED) >= 3  # ingress, segmentation, generation
+    assert set(codes) <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE}
+
+
+def _code_of_a_call(port: int) -> grpc.StatusCode | None:
+    """What a call without a token and without content is answered; None: it is served."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/ray.serve.ASGIService/HandleRequest", bytes, bytes)
+        try:
+            call(b"", timeout=10)
+        except grpc.RpcError as error:
+            return error.code()
+    return None
 
 
 def wait_for(condition, timeout_s: float = 240) -> float:
