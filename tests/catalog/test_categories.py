@@ -110,3 +110,8 @@ def test_names_to_compare() -> None:
 )
 def test_a_list_of_plain_names_is_a_path_and_of_paths_several_categories(items: list[str], element: str | None) -> None:
     assert last_element(category_of_list(items)) == element
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "None", "<NA>", "null", "N/A"])
+def test_what_tools_write_for_an_empty_cell_names_nothing(cell: str) -> None:
+    assert last_element(cell) is None
