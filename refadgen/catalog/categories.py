@@ -105,6 +105,14 @@ def _is_in_word(text: str, slash: re.Match[str]) -> bool:
     return bool(and_or or fraction or _ENDS_IN_ABBREVIATION.search(before))
 
 
+def category_of_list(items: Sequence[str]) -> str:
+    """A list as one text: the elements of a path, the innermost last; or several categories, where one is a path."""
+    if any(len(_elements(item)) > 1 or _ENTITY.search(item) or _ADDRESS.search(item) for item in items):
+        return "; ".join(items)
+    # A comma or a semicolon within an element ends no category.
+    return " > ".join(item.replace(";", ",").replace(",", "\\,") for item in items)
+
+
 def first_that_names(categories: Sequence[Any]) -> Any:
     """The first of a row's categories that names a thing or is a number; else the first that is not empty."""
     given = [value for value in categories if value is not None and value == value and value != ""]

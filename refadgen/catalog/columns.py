@@ -84,7 +84,7 @@ def _single_field(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_category(kind: pa.DataType) -> bool:
-    return _is_prompt(kind) or _is_number(kind)
+    return bool(_is_prompt(kind) or _is_number(kind) or pa.types.is_decimal(kind))
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -65,6 +65,7 @@ class Part:
     def columns(self, columns: tuple[Column, ...]) -> dict[str, str]:
         """Our column names, with those of the file. Raises: ValueError naming the file and its wrong column."""
         try:
+            category_columns(self.schema)  # refuses a name that occurs twice here, not in a worker
             return resolve_columns(self.schema, columns, self._holds)
         except (ValueError, OSError) as error:  # an ArrowInvalid is a ValueError
             raise ValueError(f"{self._shown}: {error}") from error
@@ -105,6 +106,8 @@ class Part:
 
     def _holds(self, name: str) -> Holds:
         """What a column of an unfit type really holds. Reads it whole: it is numbers, or hardly ever needed."""
+        if name in self._partitions:  # text that a folder's name gives, where only numbers fit
+            return Holds.OTHER
         nothing, whole = True, True
         kind = unwrapped(self.schema.field(name).type)
         numbers = pa.types.is_floating(kind) or pa.types.is_decimal(kind)

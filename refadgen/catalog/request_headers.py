@@ -9,6 +9,7 @@ from refadgen.storage.store import split_uri
 
 Headers = Mapping[str, str]
 
+_HOST = re.compile(r"\*|[\w.-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OURS = ("host", "accept-encoding", "content-length", "transfer-encoding", "connection")
 
@@ -48,6 +49,8 @@ def load_headers(file: str | None) -> HostHeaders:
 def _checked(file: str, host: str, headers: object) -> Headers:
     """Raises: ValueError where a header cannot be sent, or is not for the user to set."""
     where = f"fetch.headers_file={file!r}: {host}"
+    if not _HOST.fullmatch(host):
+        raise ValueError(f"{where}: must be the name of a host, without https:// and port, or *")
     if not isinstance(headers, dict):
         raise ValueError(f"{where}: must hold headers, as `User-Agent: Mozilla/5.0`")
     for name, value in headers.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from refadgen.catalog.categories import category_of_list
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
 from refadgen.catalog.links import written_link
 from refadgen.catalog.placement import Placement, parse_placement
@@ -126,10 +127,10 @@ class _RowReader:
         return value if value.strip() else None
 
     def category(self) -> str | None:
-        """The category as it stands; several as one text; a number as text, also where a gap made it a float."""
+        """The category as it stands; a list as one text; a number as text, also where a gap made it a float."""
         value = self._get("category")
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-            return "; ".join(str(item) for item in value if item) or None
+            return category_of_list([str(item) for item in value if item]) or None
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         return self.text("category")

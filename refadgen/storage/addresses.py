@@ -111,7 +111,10 @@ Only together: `sp=1` alone may be a page number.
 """
 _EDGE_TOKEN = r"(?:[a-z]+=[^~]*~)*exp=\d+~.*hmac=[0-9a-f]+"
 """Akamai's, as the value of a field of any name, or as a folder."""
-_SIGNING_FOLDER = re.compile(r"/(?:bcdn_token=[^/?#]*|(?:[a-z]+=[^~/?#]*~)*exp=\d+~[^/?#]*hmac=[0-9a-f]+)(?=/)")
+_SIGNING_FOLDER = re.compile(
+    r"/(?:bcdn_token=[^/?#]*|(?:\w+=)?(?:[a-z]+=[^~/?#]*~)*exp=\d+~(?:[a-z]+=[^~?#]*~)*hmac=[0-9a-f]+)(?=/)"
+)
+"""The value of `acl` may hold slashes: `acl=/*`."""
 
 
 def unsigned_address(address: str) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from refadgen.catalog.categories import last_element, names_thing, normalized, path_elements
+from refadgen.catalog.categories import category_of_list, last_element, names_thing, normalized, path_elements
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,25 @@ def test_a_brand_names_no_thing() -> None:
 def test_names_to_compare() -> None:
     assert normalized("Men's Wine-Glasses, Large") == "men wine glass large"
     assert normalized("Headphones") == normalized("headphone")
+
+
+@pytest.mark.parametrize(
+    ("items", "element"),
+    [
+        (["Home & Kitchen", "Dining", "Mugs"], "Mugs"),
+        (["Toys, Games", "Puzzles; Boards", "Jigsaws", "Sale"], "Jigsaws"),
+        (["Arts, Crafts"], "Arts, Crafts"),
+        (["Home > Mugs", "Sale"], "Mugs"),
+        (["Home &gt; Mugs", "Hats"], "Mugs"),
+        (["Default Category/Home/Mugs", "Default Category/Hats"], "Mugs"),
+        (["gid://shopify/Collection/1", "Mugs"], "Mugs"),
+        ([], None),
+    ],
+)
+def test_a_list_of_plain_names_is_a_path_and_of_paths_several_categories(items: list[str], element: str | None) -> None:
+    assert last_element(category_of_list(items)) == element
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "None", "<NA>", "null", "N/A"])
+def test_what_tools_write_for_an_empty_cell_names_nothing(cell: str) -> None:
+    assert last_element(cell) is None

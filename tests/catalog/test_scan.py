@@ -83,6 +83,26 @@ def test_a_sku_may_be_a_partition_and_a_column_of_the_file_wins(tmp_path: Path) 
     assert (row.sku, row.category) == ("a", "Travel Cup")
 
 
+def test_a_partition_where_only_numbers_fit_is_refused_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "seed=7" / "0.parquet", "a")
+    with pytest.raises(ValueError, match=r"0\.parquet: .*'seed' .* must be integers"):
+        scan_catalog(str(tmp_path))
+
+
+def test_several_columns_of_categories_in_any_accepted_type(tmp_path: Path) -> None:
+    numbers = pa.array([2169, None]).cast(pa.decimal128(38, 9))
+    table = {"sku": ["a", "b"], "image": ["a.png", "b.png"], "google_product_category": numbers}
+    pq.write_table(pa.table({**table, "categories": ["Hats", "Hats"]}), tmp_path / "0.parquet")
+    assert [row.category for row in rows_of(tmp_path)] == ["2169", "Hats"]
+
+
+def test_a_lower_alias_that_occurs_twice_is_refused_by_the_scan(tmp_path: Path) -> None:
+    table = {"sku": ["a"], "image": ["a.png"], "category": ["Mugs"], "Categories": ["x"], "CATEGORIES": ["y"]}
+    pq.write_table(pa.table(table), tmp_path / "0.parquet")
+    with pytest.raises(ValueError, match=r"0\.parquet: .*'Categories', 'CATEGORIES'"):
+        scan_catalog(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("older", "newer"),
     [

@@ -316,6 +316,8 @@ def test_headers_of_a_host_go_there_and_nowhere_else(web, tmp_path):
         ("[a", "not YAML"),
         ("User-Agent", "headers by host"),
         ("h: SECRET", "h: must hold headers"),
+        ("https://h: {X-Key: SECRET}", "https://h: must be the name of a host"),
+        ("h:8443: {X-Key: SECRET}", "h:8443: must be the name of a host"),
         ("h: {Host: SECRET}", "'Host' is no header that can be set"),
         ("h: {'a b': SECRET}", "'a b' is no header"),
         ('h: {X-Key: "SECRET\\nX-Other: 1"}', "the value of X-Key must be a line"),
