@@ -26,6 +26,8 @@ class Column:
     accepted: str
     aliases: tuple[str, ...] = ()
     required: bool = False
+    of_many_kinds: frozenset[str] = frozenset()
+    """Aliases under which others keep columns of other types too: those are no such column."""
 
 
 class Holds(Enum):
@@ -147,6 +149,7 @@ COLUMNS: tuple[Column, ...] = (
             "product_category",
             "categories",
         ),
+        of_many_kinds=frozenset({"categories"}),
     ),
     Column(
         name="brand",
@@ -240,6 +243,8 @@ def resolve_columns(
                 found_values = holds(field.name)
                 if found_values is Holds.NOTHING:
                     only_null.append(field.name)
+                    continue
+                if normalized(field.name) in column.of_many_kinds:
                     continue
                 if found_values is Holds.OTHER or not column.accepts(pa.int64()):
                     raise ValueError(

@@ -89,6 +89,19 @@ def test_a_partition_where_only_numbers_fit_is_refused_by_its_name(tmp_path: Pat
         scan_catalog(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "categories", [[[1, 2]], [[["Home", "Mugs"]]], [[{"id": 1, "name": "Mugs"}]]], ids=["ids", "paths", "structs"]
+)
+def test_categories_of_another_type_are_no_category(tmp_path: Path, categories: list) -> None:
+    """Shops keep lists of ids and of structs under this name; such catalogues have always run."""
+    pq.write_table(pa.table({"sku": ["a"], "image": ["a.png"], "categories": categories}), tmp_path / "0.parquet")
+    assert [row.category for row in rows_of(tmp_path)] == [None]
+    table = {"sku": ["a"], "image": ["a.png"], "product_category": categories}
+    pq.write_table(pa.table(table), tmp_path / "0.parquet")
+    with pytest.raises(ValueError, match=r"'product_category' \(category\) is of type list"):
+        rows_of(tmp_path)
+
+
 def test_several_columns_of_categories_in_any_accepted_type(tmp_path: Path) -> None:
     numbers = pa.array([2169, None]).cast(pa.decimal128(38, 9))
     table = {"sku": ["a", "b"], "image": ["a.png", "b.png"], "google_product_category": numbers}
