@@ -93,7 +93,7 @@ def test_only_the_rows_of_wanted_ids_are_read(ledger: Ledger) -> None:
 
 def test_what_a_setting_lifts_is_taken_up_with_what_failed(ledger: Ledger) -> None:
     ledger.append(
-        table([entry(2**120, "rejected", reason="private_address"), entry(2**121, "rejected", reason="empty_mask")])
+        table([entry(2**120, "rejected", reason="private_address"), entry(2**121, "rejected", reason="duplicate_sku")])
     )
     ids = [f"{n:032x}" for n in (2**120, 2**121)]
     assert [is_reconciled(i, ledger.reconciled(retry_failed=False)) for i in ids] == [True, True]

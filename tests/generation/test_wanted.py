@@ -62,6 +62,9 @@ PIXEL_SETTINGS = [
     "sampling.height_px=256",
     "sampling.seed=1",
     "sampling.batch_size=2",
+    "sampling.scheduler=dpm++",
+    "sampling.guidance_interval=[0, 0.7]",
+    "sampling.reuse_steps=2",
     "layout.size=0.5",
     "layout.anchor=center",
     "layout.margin=0.2",
@@ -75,6 +78,7 @@ PIXEL_SETTINGS = [
     "segmentation.min_score=0.4",
 ]
 MACHINE_SETTINGS = [
+    "sampling.tuned_for=0123456789abcdef",
     "stages.generate.num_actors=3",
     "stages.fetch.num_cpus=2",
     "model.device=cpu",

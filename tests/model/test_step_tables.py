@@ -202,11 +202,12 @@ def test_a_network_that_knows_the_image_shows_it_at_every_step(scheduler, option
     image = noise_of(7)
     log_sigmas = ((1 - made.alphas_cumprod) / made.alphas_cumprod).log().double().numpy() / 2
 
-    def knows(latents, _, timesteps, __):
+    def knows(latents, _, timesteps, *__):
         sigma = np.exp(np.interp(timesteps[0].item(), np.arange(1000), log_sigmas))
         signal, noise = 1 / np.sqrt(sigma**2 + 1), sigma / np.sqrt(sigma**2 + 1)
         epsilon = (latents - signal * image) / noise
-        return epsilon if predicts == "epsilon" else signal * epsilon - noise * image
+        predicted = epsilon if predicts == "epsilon" else signal * epsilon - noise * image
+        return predicted, predicted
 
     batch = DenoisingBatch(knows, True, batch_size=4)
     batch.add(rows[0])
