@@ -71,7 +71,13 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
 
     @app.post(
         "/v1/images/edits",
-        responses=responses,
+        responses={
+            200: {
+                "description": "The images; as OpenAI's events where `stream` is true.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **responses,
+        },
         openapi_extra={
             "requestBody": {
                 "required": True,
