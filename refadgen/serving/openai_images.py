@@ -61,6 +61,14 @@ class EditForm(BaseModel):
     user: Annotated[str, Field(max_length=1000)] | None = None
 
 
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
+"""The form of each event; `data` is JSON."""
+
+
 def model_card(service: AdService) -> ModelCard:
     """The served model, in OpenAI's form."""
     return ModelCard(id=f"refadgen-{service.model.fingerprint[:12]}", created=_STARTED, owned_by="refadgen")
@@ -74,7 +82,7 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
         responses={
             200: {
                 "description": "The images; as OpenAI's events where `stream` is true.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                "content": {"text/event-stream": {"schema": _EVENT}},
             },
             **responses,
         },
