@@ -203,11 +203,14 @@ class Drawer:
         self._full = self._operations_of(full)
 
     def usable(self, schedulers: Iterable[SchedulerName]) -> list[SchedulerName]:
-        """Those that work with the model's noise schedule."""
+        """Those that work with the model's noise schedule, without the model's own under its name."""
         found = []
         for name in schedulers:
+            scheduler = other_scheduler(self._own, name)
+            if name != "model" and type(scheduler) is type(self._own):
+                continue
             try:
-                check_finite(other_scheduler(self._own, name))
+                check_finite(scheduler)
             except ValueError:
                 continue
             found.append(name)

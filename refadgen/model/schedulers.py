@@ -14,4 +14,7 @@ _CLASSES = {
 
 def other_scheduler(scheduler: Any, name: str) -> Any:
     """The solver `name` (`sampling.scheduler`) with the noise schedule of `scheduler`, diffusers'; `model`: itself."""
-    return scheduler if name == "model" else _CLASSES[name].from_config(scheduler.config)
+    if name == "model":
+        return scheduler
+    # Latents are never clipped, but DDIM's default is to do so, and other solvers' configurations do not say.
+    return _CLASSES[name].from_config(scheduler.config, **({"clip_sample": False} if name == "ddim" else {}))

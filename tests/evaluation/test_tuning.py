@@ -125,7 +125,7 @@ def test_images_depend_on_candidate_and_seed_only(drawer):
     assert not np.array_equal(drawer.draw(Candidate("unipc", 2), 0), first)
     assert not np.array_equal(drawer.draw(Candidate("model", 2), 1), first)
     assert np.array_equal(drawer.draw(Candidate("model", 2), 0), first)
-    assert drawer.usable(["model", "euler"]) == ["model", "euler"]
+    assert drawer.usable(["model", "euler", "ddim"]) == ["model", "euler"]  # its own is DDIM
 
 
 def test_triplets_are_examples_of_their_test_split():
