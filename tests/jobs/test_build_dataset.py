@@ -215,9 +215,8 @@ def test_an_output_in_the_inputs_folder_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ads" / "out").exists()
 
 
-@pytest.mark.parametrize(
-    "kill_in", [["data"], pytest.param(["screening", "data"], marks=pytest.mark.long)], ids=["once", "twice"]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kill_in", [["data"], ["screening", "data"]], ids=["once", "twice"])
 def test_killed_and_in_another_order_it_gives_the_same_triplets(
     kill_in: list[str], ads: Path, uninterrupted: Path, shared_ray: None, tmp_path: Path
 ) -> None:
