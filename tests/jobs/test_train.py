@@ -40,22 +40,10 @@ def shared_ray() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def uninterrupted(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("train") / "whole"
-    finished = training_runs.run(output, random_model, *SLOWER)
+    finished = training_runs.run(output, random_model, *SLOWER, "run.sample_every=12")
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
     assert "trained parameters:" in finished.stdout
     return output
-
-
-@pytest.fixture(scope="module")
-def bare(shared_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The line without any argument: where it wrote, and what it said."""
-    import train  # in jobs/
-
-    folder = tmp_path_factory.mktemp("bare")
-    with contextlib.chdir(folder):
-        finished = job_runs.call(train.main, [])
-    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
-    return folder / "out" / "train", finished.stdout
 
 
 def last(output: Path) -> Checkpoint:
@@ -77,19 +65,39 @@ def assert_same_training(one: Path, other: Path) -> None:
             torch.testing.assert_close(others[key], tensor, **TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
 
 
-def test_the_bare_line_is_a_check_and_says_how_to_train_for_real(bare: tuple[Path, str]) -> None:
-    first, *rest = bare[1].splitlines()
+def bare_line(folder: Path, *words: str) -> list[str]:
+    """What the line without any argument says, started in `folder`."""
+    import train  # in jobs/
+
+    with contextlib.chdir(folder):
+        finished = job_runs.call(train.main, [*words])
+    assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-2000:]
+    first, *rest = finished.stdout.splitlines()
     assert first.startswith("a check: preset `debug` trains the built-in model on the triplets that ship.")
     assert first.endswith(
         "python jobs/train.py --config paper --data TRIPLETS --base STABLE_DIFFUSION_1.5 --output FOLDER"
     )
     assert any(line.startswith(f"data: {TINY}, 16 training rows") for line in rest)
+    return rest
 
 
-def test_the_finished_model_loads_everywhere(bare: tuple[Path, str], shared_ray: None, tmp_path: Path) -> None:
+def test_the_bare_line_is_a_check_and_says_how_to_train_for_real(tmp_path: Path) -> None:
+    bare_line(tmp_path, "--dry-run")
+
+
+@pytest.mark.long
+def test_the_bare_line_ends_with_a_model_that_the_main_job_loads(shared_ray: None, tmp_path: Path) -> None:
+    bare_line(tmp_path)
+    model = tmp_path / "out" / "train" / "model"
+    made = job_runs.run_here(job_runs.CATALOG, tmp_path / "ads", model, "--limit", "1", *job_runs.QUICK)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert "done 2, failed 0" in made.stdout
+
+
+def test_the_finished_model_loads_everywhere(uninterrupted: Path, shared_ray: None, tmp_path: Path) -> None:
     from refadgen.model import RefAdGenPipeline
 
-    model = bare[0] / "model"
+    model = uninterrupted / "model"
     assert RefAdGenPipeline.from_pretrained(model).config.width_px == 64
     card = (model / "README.md").read_text()
     assert "steps: 12" in card
@@ -101,8 +109,8 @@ def test_the_finished_model_loads_everywhere(bare: tuple[Path, str], shared_ray:
     assert "done 2, failed 0" in made.stdout
 
 
-def test_a_sheet_of_held_out_samples_lies_beside_the_checkpoint(bare: tuple[Path, str]) -> None:
-    (sheet,) = (bare[0] / "samples").iterdir()
+def test_a_sheet_of_held_out_samples_lies_beside_the_checkpoint(uninterrupted: Path) -> None:
+    (sheet,) = (uninterrupted / "samples").iterdir()
     assert sheet.name == "step-00000012.png"
     with Image.open(sheet) as image:
         pixels = np.array(image.convert("RGB"))
