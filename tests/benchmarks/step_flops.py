@@ -40,7 +40,7 @@ class ShapeScheduler(DDIMScheduler):
     """A scheduler for tensors without numbers. What it leaves out is elementwise, which no FLOP counter counts."""
 
     def step(self, model_output, timestep, sample, generator=None, return_dict=True):
-        return DDIMSchedulerOutput(prev_sample=sample)
+        return DDIMSchedulerOutput(prev_sample=sample, pred_original_sample=sample)
 
 
 def make_unet() -> UNet2DConditionModel:
