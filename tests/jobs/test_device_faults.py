@@ -56,6 +56,7 @@ def losing_its_device(mark: Path, after_steps: int) -> type[AdGenerator]:
     return LosingItsDevice
 
 
+@pytest.mark.long
 def test_too_little_memory_halves_the_batch_and_the_ledger_names_it(
     whole_run: Path, random_model: Path, shared_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
