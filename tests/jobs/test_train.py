@@ -187,6 +187,7 @@ def test_with_a_range_of_workers_it_goes_on_without_a_lost_node(
     assert_same_training(uninterrupted, output)
 
 
+@pytest.mark.long
 def test_a_loss_that_is_no_number_stops_all_workers_and_names_its_rows(
     random_model: Path, shared_ray: None, tmp_path: Path
 ) -> None:
