@@ -59,6 +59,6 @@ def _toned(product: Floats, ad_u8: ImageU8, inside: npt.NDArray[np.uint8], tone:
     lab = cv2.cvtColor(product / 255, cv2.COLOR_RGB2LAB)
     drawn = cv2.cvtColor(ad_u8.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     difference = cv2.GaussianBlur((drawn[..., 0] - lab[..., 0]) * weight, (0, 0), sigma)
-    difference /= np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
+    difference = difference / np.maximum(cv2.GaussianBlur(weight, (0, 0), sigma), 1e-3)
     lab[..., 0] = np.clip(lab[..., 0] + tone * np.clip(difference, -_MOST_TONE, _MOST_TONE), 0, 100)
     return np.asarray(np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1) * 255, np.float32)
