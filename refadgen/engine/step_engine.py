@@ -7,8 +7,9 @@ share a batch; batches of several shapes take turns. Where steps differ in kind,
 their way, and each step takes those of one kind. Three types are the denoiser's own: the order (what to make), the row
 (an order on its way) and the result.
 
-A step that finds too little memory costs nobody: its shape's batches are halved from then on, and its images start
-again, so that each is made at one batch size. An engine that has lost its device ends, and says so to every order.
+A step that finds too little memory costs nobody: from then on less of its shape is on its way at once, first one batch
+and then halves of it; its images start again, so that each is made at one batch size. An engine that has lost its
+device ends, and says so to every order.
 """
 
 import logging
@@ -23,7 +24,7 @@ from refadgen.engine.waiting import WaitingOrders
 
 _log = logging.getLogger("refadgen.engine")
 _PATIENCE = 16
-"""Steps of other kinds that a row waits for a full batch of its own kind."""
+"""Steps of its shape that a row waits for a full batch of its own kind."""
 
 Order = TypeVar("Order")
 Row = TypeVar("Row")
@@ -148,8 +149,8 @@ class _Running(Generic[Order, Row, Result]):
     worked_s: float
     started_at: float = field(default_factory=time.monotonic)
     steps: int = 0
-    turn: int = 0
-    """When it was stepped last, by the engine's count of steps."""
+    passed_over: int = 0
+    """Steps of its shape, since its own last one, that others were in."""
 
 
 class StepEngine(Generic[Order, Row, Result]):
@@ -171,7 +172,8 @@ class StepEngine(Generic[Order, Row, Result]):
         """Orders that are still owed their last event."""
         self._batches: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
         """What is on its way, by shape."""
-        self._turn = 0
+        self._one_batch: set[Hashable] = set()
+        """Shapes of which no more rows than one batch are on their way: there is no memory for those that wait."""
         self._fitting: dict[Hashable, int] = {}
         """Batch sizes of the shapes for which the denoiser's own is too large."""
         self._held: deque[Hashable] = deque()
@@ -267,7 +269,8 @@ class StepEngine(Generic[Order, Row, Result]):
         joining: deque[Ticket[Order, Result]] = deque()
         with self._changed:
             for shape in self._shapes_to_admit():
-                free = self._denoiser.num_kinds * self.batch_size(shape) - len(self._batches.get(shape, ()))
+                num_batches = 1 if shape in self._one_batch else self._denoiser.num_kinds
+                free = num_batches * self.batch_size(shape) - len(self._batches.get(shape, ()))
                 joining.extend(self._waiting.take(shape, free))
         # Outside the lock: starting a row runs the Reference U-Net, and submit() must not wait for that.
         while joining:
@@ -283,13 +286,13 @@ class StepEngine(Generic[Order, Row, Result]):
                 if self._others_run(ticket.shape):
                     self._hold(ticket.shape, alike)
                 else:
-                    self._halve(ticket.shape, error, alike)
+                    self._make_room(ticket.shape, error, alike)
                 continue
             except Exception as error:
                 self._denoiser.check_device()
                 ticket.tell(Failed(error, begun=False))
                 continue
-            running = _Running(ticket, row, worked_s=time.monotonic() - started, turn=self._turn)
+            running = _Running(ticket, row, worked_s=time.monotonic() - started)
             self._batches.setdefault(ticket.shape, []).append(running)
 
     def _shapes_to_admit(self) -> Sequence[Hashable]:
@@ -305,23 +308,24 @@ class StepEngine(Generic[Order, Row, Result]):
         for running in self._batches[shape]:
             of_kind.setdefault(self._denoiser.kind(running.row), []).append(running)
         batch_size = self.batch_size(shape)
-        batches = [sorted(kind, key=lambda running: running.turn)[:batch_size] for kind in of_kind.values()]
+        batches = [sorted(kind, key=lambda running: -running.passed_over)[:batch_size] for kind in of_kind.values()]
 
         def urgency(batch: list[_Running[Order, Row, Result]]) -> tuple[bool, bool, int]:
-            waited = self._turn - batch[0].turn
+            waited = batch[0].passed_over
             return waited >= _PATIENCE, len(batch) == batch_size, waited
 
         return max(batches, key=urgency)
 
     def _step(self, shape: Hashable) -> None:
         batch, batch_size = self._next_batch(shape), self.batch_size(shape)
-        self._turn += 1
+        for running in self._batches[shape]:
+            running.passed_over += 1
         started = time.monotonic()
         try:
             # By identity: a row is a dataclass of tensors, whose == has no truth value.
             finished = {id(row) for row in self._denoiser.step([running.row for running in batch], batch_size)}
         except OutOfDeviceMemoryError as error:
-            self._halve(shape, error)
+            self._make_room(shape, error)
             return
         except Exception as error:  # these images fail, other batches continue
             self.consecutive_failures += 1
@@ -337,7 +341,7 @@ class StepEngine(Generic[Order, Row, Result]):
         without_memory: list[tuple[Ticket[Order, Result], OutOfDeviceMemoryError]] = []
         for running in batch:
             running.steps += 1
-            running.turn = self._turn
+            running.passed_over = 0
             running.worked_s += seconds / len(batch)
             if running.ticket.cancelled:  # before the VAE runs for nobody
                 continue
@@ -346,12 +350,12 @@ class StepEngine(Generic[Order, Row, Result]):
             except OutOfDeviceMemoryError as error:
                 without_memory.append((running.ticket, error))
         if without_memory:  # once, however many of this step they are: none was tried in a smaller batch yet
-            self._halve(shape, without_memory[0][1], [ticket for ticket, _ in without_memory])
+            self._make_room(shape, without_memory[0][1], [ticket for ticket, _ in without_memory])
 
-    def _halve(
+    def _make_room(
         self, shape: Hashable, error: OutOfDeviceMemoryError, others: Sequence[Ticket[Order, Result]] = ()
     ) -> None:
-        """Halves the batches of `shape`; the orders of its batch, and `others` of that shape, begin again.
+        """Lets less of `shape` be on its way; the orders that are, and `others` of that shape, begin again.
 
         From the beginning: an image that was made at two batch sizes would equal that of neither. At a batch size of 1
         they wait until they have the device alone, and fail if they had.
@@ -359,16 +363,22 @@ class StepEngine(Generic[Order, Row, Result]):
         tickets = [*(running.ticket for running in self._batches.get(shape, ())), *others]
         self._keep(shape, [])
         batch_size = self.batch_size(shape)
-        if batch_size == 1 and self._others_run(shape):
+        if len(tickets) > batch_size:  # first what changes no byte of an image
+            self._one_batch.add(shape)
+            _log.warning("no memory for several batches at %s: one at a time from now on: %s", shape, error)
+        elif batch_size > 1:
+            self._fitting[shape] = batch_size // 2
+            _log.warning(
+                "no memory for batches of %d at %s: %d from now on: %s", batch_size, shape, batch_size // 2, error
+            )
+        elif self._others_run(shape):
             self._hold(shape, tickets)
             return
-        if batch_size == 1:
+        else:
             self.consecutive_failures += 1
             for ticket in tickets:
                 ticket.tell(Failed(error))
             return
-        self._fitting[shape] = batch_size // 2
-        _log.warning("no memory for batches of %d at %s: %d from now on: %s", batch_size, shape, batch_size // 2, error)
         self._put_back(shape, tickets)
 
     def _others_run(self, shape: Hashable) -> bool:

@@ -278,6 +278,21 @@ def test_a_row_of_a_rare_kind_waits_for_sixteen_steps_at_most(bench):
     assert before[-1] == ["at last"]
 
 
+def test_many_shapes_let_no_row_of_a_rare_kind_starve(bench):
+    """A shape's turn comes after all others'; only its own steps count as waiting."""
+    b = bench(batch_size=2, num_kinds=3, max_waiting=4000)
+    waiting_together(b, [("at last", 1), *((str(number), 1) for number in range(100))])
+    shapes = [f"shape {number}" for number in range(20)]
+    for shape in shapes:
+        b.order(shape, 10**6, shape=shape)
+    own = []
+    while len(own) < 17:
+        names = b.step()
+        own += [names] * (names[0] not in shapes)
+    assert [len(names) for names in own] == [2] * 16 + [1]
+    assert own[-1] == ["at last"]
+
+
 # Giving up
 
 
@@ -482,6 +497,36 @@ def test_a_batch_is_halved_until_it_fits_and_a_single_row_that_does_not_fails(be
     assert [b.step(), b.step()] == [["b"], ["c"]]
     assert isinstance(heard[1].last, Finished)
     assert heard[2].last.batch_size == 1
+
+
+def test_with_steps_of_several_kinds_one_batch_at_a_time_comes_before_smaller_batches(bench):
+    """Rows that wait for their kind take memory too, and giving them up changes no byte."""
+    b = bench(batch_size=2, num_kinds=2)
+    heard = []
+    b.order("held", 1, shape="another")
+    b.in_step()
+    heard = [b.order(name, 2)[0] for name in "abcd"]
+    b.end()
+    assert b.in_step() == ["a", "b"]
+    b.end(NO_MEMORY)
+    assert b.in_step() == ["a", "b"]
+    assert (b.engine.num_running, b.engine.num_waiting) == (2, 2)
+    b.end()
+    assert [b.step() for _ in range(3)] == [["a", "b"], ["c", "d"], ["c", "d"]]
+    assert {one.last.batch_size for one in heard} == {2}
+    assert b.denoiser.sizes == [2] * 6
+
+
+def test_a_single_row_that_has_memory_alone_does_not_fail_beside_rows_of_other_kinds(bench):
+    b = bench(batch_size=1, num_kinds=4)
+    b.order("held", 1, shape="another")
+    b.in_step()
+    heard = [b.order(name, 1)[0] for name in "abc"]
+    b.end()
+    assert b.in_step() == ["a"]
+    b.end(NO_MEMORY)
+    assert [b.step() for _ in range(3)] == [["a"], ["b"], ["c"]]
+    assert all(isinstance(one.last, Finished) for one in heard)
 
 
 def test_other_shapes_keep_their_batches(bench):
