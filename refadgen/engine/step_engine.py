@@ -152,6 +152,11 @@ class _Running(Generic[Order, Row, Result]):
     passed_over: int = 0
     """Steps of its shape, since its own last one, that others were in."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was in the last step of its shape."""
+        return self.steps > 0 and self.passed_over == 0
+
 
 class StepEngine(Generic[Order, Row, Result]):
     """The thread and its queue. Safe to use from any thread."""
@@ -303,18 +308,23 @@ class StepEngine(Generic[Order, Row, Result]):
         return [self._held.popleft()] if self._held else list(self._waiting.shapes)
 
     def _next_batch(self, shape: Hashable) -> list[_Running[Order, Row, Result]]:
-        """Those of `shape` that step now: of one kind, a full batch where there is one, else who waited longest."""
+        """Those of `shape` that step now, all of one kind.
+
+        First who waited for too long; then a full batch, best one of the rows of the step before, since what they share
+        is on the device already; else who waited longest.
+        """
         of_kind: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
         for running in self._batches[shape]:
             of_kind.setdefault(self._denoiser.kind(running.row), []).append(running)
-        batch_size = self.batch_size(shape)
-        batches = [sorted(kind, key=lambda running: -running.passed_over)[:batch_size] for kind in of_kind.values()]
+        size = self.batch_size(shape)
 
-        def urgency(batch: list[_Running[Order, Row, Result]]) -> tuple[bool, bool, int]:
-            waited = batch[0].passed_over
-            return waited >= _PATIENCE, len(batch) == batch_size, waited
+        def urgency(rows: list[_Running[Order, Row, Result]]) -> tuple[bool, bool, int, int]:
+            waited, full = max(running.passed_over for running in rows), len(rows) >= size
+            return waited >= _PATIENCE, full, full * sum(running.goes_on for running in rows), waited
 
-        return max(batches, key=urgency)
+        rows = max(of_kind.values(), key=urgency)
+        late = urgency(rows)[0]
+        return sorted(rows, key=lambda running: (not late and not running.goes_on, -running.passed_over))[:size]
 
     def _step(self, shape: Hashable) -> None:
         batch, batch_size = self._next_batch(shape), self.batch_size(shape)

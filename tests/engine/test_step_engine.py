@@ -1,5 +1,6 @@
 """Step-level batching, step by step: each step is held until the test has arranged its surroundings."""
 
+import itertools
 import queue
 import threading
 import time
@@ -250,7 +251,17 @@ def waiting_together(b: Bench, orders: list[tuple[str, int]]) -> None:
 def test_rows_whose_next_steps_are_of_one_kind_step_together(bench):
     b = bench(batch_size=2, num_kinds=2)
     waiting_together(b, [("a", 2), ("b", 1), ("c", 2), ("d", 1)])
-    assert [b.step(), b.step(), b.step()] == [["a", "c"], ["b", "d"], ["a", "c"]]
+    assert [b.step(), b.step(), b.step()] == [["a", "c"], ["a", "c"], ["b", "d"]]
+
+
+def test_a_full_batch_goes_on_with_its_rows(bench):
+    """What its rows share is on the device: it is built once for their steps, not at each of them."""
+    b = bench(batch_size=4, num_kinds=2)
+    waiting_together(b, [(str(number), 10) for number in range(80)])
+    batches = [b.step() for _ in range(200)]
+    assert {len(names) for names in batches} == {4}
+    changes = sum(one != other for one, other in itertools.pairwise(batches))
+    assert changes < 30  # 20 images' worth of batches, and who waited for sixteen steps in between
 
 
 def test_a_kind_that_fills_its_batch_goes_first(bench):
