@@ -69,23 +69,18 @@ class DenoisingRow:
 
 @dataclass(frozen=True)
 class _Constants:
-    """What the steps of the same rows share.
+    """What the passes of the same rows share, with guidance or without.
 
     Building it copies numbers to the device, for which the host waits, and every row's K and V. A step does neither.
     """
 
     rows: list[DenoisingRow]
     """Without the padding."""
-    stepper: "_Stepper"
     mask_latents: Tensor
     """B×1×h×w."""
     guidance_scale: Tensor
     """B×1×1×1."""
     conditioning: Conditioning
-
-    def serve(self, rows: Sequence[DenoisingRow]) -> bool:
-        """Whether they are those of `rows`, where their last step left them."""
-        return [id(row) for row in rows] == [id(row) for row in self.rows] and self.stepper.follows(rows)
 
 
 @dataclass
@@ -104,6 +99,8 @@ class DenoisingBatch:
     rows: list[DenoisingRow] = field(default_factory=list)
     _constants: dict[bool, _Constants] = field(default_factory=dict)
     """Those of the last pass with guidance, and of the last without."""
+    _steppers: "dict[bool, _Stepper]" = field(default_factory=dict)
+    """Those that were made last for a pass with guidance and for one without; each can do both."""
 
     def add(self, row: DenoisingRow) -> None:
         """Takes `row` in from the next step on.
@@ -122,11 +119,8 @@ class DenoisingBatch:
         """Drops `row`, finished or not."""
         self.rows = [other for other in self.rows if other is not row]  # by identity: == would compare tensors
         # Their K and V would take memory until the next change.
-        self._constants = {
-            guided: constants
-            for guided, constants in self._constants.items()
-            if all(other is not row for other in constants.rows)
-        }
+        self._constants = {guided: each for guided, each in self._constants.items() if not _holds(each.rows, row)}
+        self._steppers = {guided: each for guided, each in self._steppers.items() if not _holds(each.rows, row)}
 
     def replace(self, rows: Sequence[DenoisingRow]) -> None:
         """Makes these the batch's rows, in this order. The rows of an earlier step again: nothing is built anew.
@@ -154,10 +148,14 @@ class DenoisingBatch:
     def _advance(self, next_pass: Pass, rows: list[DenoisingRow]) -> None:
         """One step of rows of one pass."""
         constants = self._constants.get(next_pass.guided)
-        if constants is None or not constants.serve(rows):
+        if constants is None or not _same(constants.rows, rows):
             self._constants.pop(next_pass.guided, None)  # not beside its successor in memory
             constants = self._constants[next_pass.guided] = self._build(rows, guidance=next_pass.guided)
-        latents, timesteps = constants.stepper.inputs()
+        stepper = next((each for each in self._steppers.values() if _same(each.rows, rows) and each.follows()), None)
+        if stepper is None:
+            make = _Tabled if isinstance(rows[0].solver, StepTable) else _RowByRow
+            stepper = self._steppers[next_pass.guided] = make(rows, _padded(rows, self.batch_size))
+        latents, timesteps = stepper.inputs()
         kept = None if next_pass.full else self._deep(rows, guided=next_pass.guided)
         predicted, deep = self.predict(
             latents.to(constants.mask_latents.dtype), constants.mask_latents, timesteps, constants.conditioning, kept
@@ -165,7 +163,7 @@ class DenoisingBatch:
         if next_pass.guided:
             unconditional, conditional = predicted.chunk(2)
             predicted = unconditional + constants.guidance_scale * (conditional - unconditional)
-        constants.stepper.advance(predicted, rows)
+        stepper.advance(predicted)
         for index, row in enumerate(rows):
             if row.finished or row.next_pass.full:
                 row.deep = None
@@ -190,8 +188,16 @@ class DenoisingBatch:
             reference_in_uncond=self.reference_in_uncond,
         )
         mask_latents = torch.cat([row.mask_latents for row in rows])
-        stepper = _Tabled(rows) if isinstance(rows[0].solver, StepTable) else _RowByRow(rows)
-        return _Constants(list(unpadded), stepper, mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
+        return _Constants(list(unpadded), mask_latents, guidance_scale.view(-1, 1, 1, 1), conditioning)
+
+
+def _same(rows: Sequence[DenoisingRow], others: Sequence[DenoisingRow]) -> bool:
+    """Whether they are the same objects in the same order: == would compare tensors."""
+    return [id(row) for row in rows] == [id(row) for row in others]
+
+
+def _holds(rows: Sequence[DenoisingRow], row: DenoisingRow) -> bool:
+    return any(other is row for other in rows)
 
 
 def _steps_of(row: DenoisingRow) -> int | None:
@@ -209,25 +215,26 @@ def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[Denois
 
 
 class _Stepper(Protocol):
-    """How the rows of a batch, padding included, advance."""
+    """How the rows of a batch advance. The padding repeats the first row, which must advance once."""
 
-    def follows(self, rows: Sequence[DenoisingRow]) -> bool:
+    rows: Sequence[DenoisingRow]
+    """Without the padding."""
+
+    def follows(self) -> bool:
         """Whether the rows are where its last step left them, and nobody else has moved them."""
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         """What the network takes at this step: latents B×4×h×w and timesteps, B."""
 
-    def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
-        """Advances the rows, without the padding, which repeats the first: it must advance once.
-
-        predicted: of the network, guided, B×4×h×w.
-        """
+    def advance(self, predicted: Tensor) -> None:
+        """Advances the rows. predicted: of the network, guided, B×4×h×w."""
 
 
 class _Tabled:
     """All rows at once, each by its own table at its own step. Nothing is read back from the device."""
 
-    def __init__(self, rows: Sequence[DenoisingRow]) -> None:
+    def __init__(self, unpadded: Sequence[DenoisingRow], rows: Sequence[DenoisingRow]) -> None:
+        self.rows = list(unpadded)
         tables = {id(row.solver): row.solver for row in rows if isinstance(row.solver, StepTable)}
         firsts = dict(zip(tables, itertools.accumulate(map(_num_steps, tables.values()), initial=0), strict=False))
         device = rows[0].latents.device
@@ -241,8 +248,8 @@ class _Tabled:
         self._state = torch.cat([torch.cat([row.latents[:, None], self._kept(row)], dim=1) for row in rows])
         self._latents = [row.latents for row in rows]
 
-    def follows(self, rows: Sequence[DenoisingRow]) -> bool:
-        return all(row.latents is own for row, own in zip(rows, self._latents, strict=False))
+    def follows(self) -> bool:
+        return all(row.latents is own for row, own in zip(self.rows, self._latents, strict=False))
 
     def _kept(self, row: DenoisingRow) -> Tensor:
         return row.latents.new_zeros(1, self._num_kept, *row.latents.shape[1:]) if row.kept is None else row.kept
@@ -250,12 +257,12 @@ class _Tabled:
     def inputs(self) -> tuple[Tensor, Tensor]:
         return self._state[:, 0] * self._input_scale[self._at].view(-1, 1, 1, 1), self._timesteps[self._at]
 
-    def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
+    def advance(self, predicted: Tensor) -> None:
         result = advance(self._state, predicted.to(self._state.dtype), self._weights[self._at])
         self._state = result[:, : 1 + self._num_kept]
         self._at += 1
         self._latents, kept = list(result[:, 0].split(1)), result[:, 1 : 1 + self._num_kept].split(1)
-        for row, own, own_kept, original in zip(rows, self._latents, kept, result[:, -1].split(1), strict=False):
+        for row, own, own_kept, original in zip(self.rows, self._latents, kept, result[:, -1].split(1), strict=False):
             row.latents, row.kept = own, own_kept
             row.predicted_original = original if self._predicts_original else None
             row.step_index += 1
@@ -268,22 +275,23 @@ def _num_steps(table: StepTable) -> int:
 class _RowByRow:
     """One row after the other, by diffusers' own step."""
 
-    def __init__(self, rows: Sequence[DenoisingRow]) -> None:
-        self._rows = [(row, row.solver) for row in rows if isinstance(row.solver, RowScheduler)]
+    def __init__(self, unpadded: Sequence[DenoisingRow], rows: Sequence[DenoisingRow]) -> None:
+        self.rows = list(unpadded)
+        self._solvers = [(row, row.solver) for row in rows if isinstance(row.solver, RowScheduler)]
         self._inputs: list[Tensor] = []
 
-    def follows(self, rows: Sequence[DenoisingRow]) -> bool:
+    def follows(self) -> bool:
         return True  # the rows hold all there is
 
     def inputs(self) -> tuple[Tensor, Tensor]:
         self._inputs = [
             solver.scheduler.scale_model_input(row.latents, solver.scheduler.timesteps[row.step_index])
-            for row, solver in self._rows
+            for row, solver in self._solvers
         ]
-        return torch.cat(self._inputs), torch.stack([solver.timesteps[row.step_index] for row, solver in self._rows])
+        return torch.cat(self._inputs), torch.stack([solver.timesteps[row.step_index] for row, solver in self._solvers])
 
-    def advance(self, predicted: Tensor, rows: Sequence[DenoisingRow]) -> None:
-        for index, (row, solver) in enumerate(self._rows[: len(rows)]):
+    def advance(self, predicted: Tensor) -> None:
+        for index, (row, solver) in enumerate(self._solvers[: len(self.rows)]):
             scheduler = solver.scheduler
             kwargs = step_settings(type(scheduler), solver.generator)
             timestep = scheduler.timesteps[row.step_index]

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from refadgen.model.denoising import DenoisingBatch
+from refadgen.model.passes import FastMode, Pass
 
 TOLERANCE = 2e-5  # a batch of another size sums in another order
 
@@ -108,14 +109,15 @@ class Crossings(TorchDispatchMode):
 def on_meta(monkeypatch):
     """Two rows, of a scheduler, on the meta device, and a batch of them with a stand-in for the network."""
 
-    def make(scheduler):
+    def make(scheduler, **settings):
         options = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
         made = scheduler.from_config(make_scheduler().config, **options)
         pipeline = make_pipeline(image_encoder=False, scheduler=made)
         encoded = {"reference": start(pipeline, 1, "a cup").reference, "prompt": start(pipeline, 1, "a cup").prompt}
         monkeypatch.setattr(type(pipeline), "device", torch.device("meta"))
         mask = np.full((88, 72), 255, np.uint8)
-        rows = [pipeline.start(**encoded, product_mask=mask, seed=seed, num_inference_steps=5) for seed in (1, 2)]
+        settings = {"num_inference_steps": 5, **settings}
+        rows = [pipeline.start(**encoded, product_mask=mask, seed=seed, **settings) for seed in (1, 2)]
 
         def predict(latents, mask_latents, timesteps, conditioning, deep):
             assert {latents.device.type, mask_latents.device.type, timesteps.device.type} == {"meta"}
@@ -146,6 +148,24 @@ def test_a_step_never_waits_for_the_device(scheduler, on_meta):
     while batch.rows:
         batch.step()
     assert all(row.latents.device.type == "meta" and row.finished for row in rows)
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, PNDMScheduler])
+def test_fast_mode_waits_for_the_device_only_where_guidance_changes_for_the_first_time(scheduler, on_meta):
+    """Guidance in the middle, deep features for two steps: of the passes that are left, all have been there."""
+    fast = FastMode(guidance_interval=(0.3, 0.7), reuse_steps=2)
+    batch, rows = on_meta(scheduler, num_inference_steps=9, guidance_scale=3.0, fast=fast)
+    passes = rows[0].passes
+    assert set(passes) == {Pass(guided, full) for guided in (True, False) for full in (True, False)}
+    first = passes.index(Pass(True))
+    assert not passes[-1].guided
+    for _ in range(first + 1):  # without guidance, and the first step with it
+        batch.step()
+    with Crossings() as crossings:
+        while batch.rows:
+            batch.step()
+    assert crossings.found == []
+    assert all(row.finished for row in rows)
 
 
 def test_a_change_of_rows_builds_what_they_share_anew(on_meta):
