@@ -4,6 +4,7 @@ Two sources: the studio's held-out products, whose truth is known (for models th
 test split of a folder of triplets (for any model).
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,17 +51,32 @@ class Examples:
     unmeasured: str
     """What these measures do not see; empty: nothing."""
 
+    @property
+    def digest(self) -> str:
+        """A hash of all examples."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(repr((row.canvas.shape, row.prompt, row.product)).encode())
+            digest.update(row.canvas.tobytes() + row.mask.tobytes())
+        return digest.hexdigest()
 
-def studio_examples(num_products: int, judge_file: Path | None) -> Examples:
+
+def studio_examples(num_products: int, size: tuple[int, int], judge_file: Path | None) -> Examples:
     """One unseen scene of each held-out product of the studio.
 
     The measures are those of the built-in model's card: right product among all, mask IoU, scene recognised.
-    judge_file: keeps the judge networks, whose training takes a quarter of an hour. Raises: ValueError naming an
+    size: of the model's canvas, width and height. judge_file: keeps the judge networks, whose training takes a quarter of an hour. Raises: ValueError naming an
     option.
     """
     from refadgen.evaluation import held_out, metrics  # the extra `studio`
     from refadgen.evaluation.judges import judge_at, judge_images, word_numbers
 
+    own = (held_out.SIZE["width_px"], held_out.SIZE["height_px"])
+    if size != own:
+        raise ValueError(
+            f"--data studio: is for models of {own[0]}×{own[1]} px that were trained on the studio; this model's "
+            f"canvas is {size[0]}×{size[1]}: give a folder of triplets"
+        )
     products = held_out.held_out_products(num_products)
     with held_out.render_pool() as pool:
         cases: list[Case] = held_out.cases_of(pool, products, 1)

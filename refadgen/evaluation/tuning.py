@@ -124,8 +124,14 @@ class Search:
     tried: dict[Candidate, Tried] = field(default_factory=dict)
 
     def run(self) -> Tried | None:
-        """Tries parts alone and together. Returns the cheapest that is no worse than the full run; None: none is."""
+        """Tries parts alone and together. Returns the cheapest that is no worse than the full run; None: none is.
+
+        Raises: ValueError where the full run's own scores are NaN.
+        """
         full_scores = self.scores_of(self.full)
+        for name, values in full_scores.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"{self.full}: {name} is NaN, and nothing can be compared with that")
         for scheduler in self.schedulers:
             for steps in sorted((each for each in self.steps if each < self.full.num_inference_steps), reverse=True):
                 if not self._try(Candidate(scheduler, steps), full_scores).no_worse:
@@ -217,7 +223,7 @@ class Drawer:
         return found
 
     def draw(self, candidate: Candidate, seed: int) -> Images:
-        """One image of each example, N×H×W×3. seed: of all noise."""
+        """One image of each example, N×H×W×3. seed: of all noise. Raises: ArithmeticError where NaN comes out."""
         images, count = [], len(self._examples)
         batch_size = min(_MOST_AT_ONCE, count)
         for start in range(0, count, batch_size):
@@ -225,6 +231,8 @@ class Drawer:
             rows = [self._row(candidate, index, 10_000 * seed + index) for index in chosen]
             for _ in self._pipeline.denoise(rows, batch_size=batch_size):
                 pass
+            if not all(row.latents.isfinite().all() for row in rows):  # decoded, they would be black, and alike
+                raise ArithmeticError("denoising gives NaN or infinity: try another model.dtype")
             images.append(self._pipeline.decode(rows))
         return np.concatenate(images)
 

@@ -9,8 +9,9 @@ import yaml
 
 import refadgen
 from jobs import tune_sampling as job
-from refadgen.config import GenerateConfig, load_config
-from refadgen.evaluation.examples import Example, triplet_examples
+from refadgen.config import GenerateConfig, ServeConfig, load_config
+from refadgen.evaluation import tune_sampling
+from refadgen.evaluation.examples import Example, Examples, studio_examples, triplet_examples
 from refadgen.evaluation.tuning import Candidate, Drawer, Search, compare
 from refadgen.generation.model_settings import with_model_settings
 from refadgen.model import RefAdGenPipeline
@@ -128,6 +129,73 @@ def test_images_depend_on_candidate_and_seed_only(drawer):
     assert drawer.usable(["model", "euler", "ddim"]) == ["model", "euler"]  # its own is DDIM
 
 
+def test_candidates_of_which_nan_comes_out_are_worse_and_a_full_run_of_nan_ends_the_search():
+    nothing = {"identity": scores(0.8) * np.nan}
+    search = Search(FULL, lambda each: {"identity": scores(0.8)} if each == FULL else nothing, cost, PRODUCTS)
+    assert search.run() is None
+    search = Search(FULL, lambda _: nothing, cost, PRODUCTS)
+    with pytest.raises(ValueError, match="model, 20 steps: identity is NaN"):
+        search.run()
+
+
+def test_latents_of_nan_are_no_images(drawer, monkeypatch):
+    """Decoded they would be black, and all candidates as good as the full run."""
+    start = drawer._pipeline.start
+
+    def started(*inputs, **settings):
+        row = start(*inputs, **settings)
+        row.latents *= float("nan")
+        return row
+
+    monkeypatch.setattr(drawer._pipeline, "start", started)
+    with pytest.raises(ArithmeticError, match="try another model.dtype"):
+        drawer.draw(Candidate("model", 2), 0)
+
+
+def measured_by(folder: Path, examples, draw, decides=("model",)):
+    """What the job keeps beside its output in `folder`."""
+    words = ["mini", "--seeds", "2", "--output", str(folder / "tuned.yaml")]
+
+    class Drawn:
+        def draw(self, candidate, seed):
+            return draw(candidate)
+
+    return tune_sampling._Measured(job.parse_arguments(words), list(decides), Drawn(), examples)
+
+
+def test_what_was_measured_is_kept_for_the_same_examples_and_model_only(tmp_path):
+    canvas = np.full((4, 4, 3), 255, np.uint8)
+    rows = [Example(canvas, canvas[..., 0], prompt, prompt) for prompt in ("a cup", "a bottle")]
+    drawn = []
+
+    def draw(candidate):
+        drawn.append(candidate)
+        if candidate.num_inference_steps == 2:
+            raise ArithmeticError("NaN")
+        return np.stack([canvas, canvas])
+
+    def examples(rows):
+        return Examples(rows, lambda images: {"identity": np.array([0.5, 0.75])}, "")
+
+    first = measured_by(tmp_path, examples(rows), draw)
+    with pytest.raises(ValueError, match="model, 2 steps: NaN"):
+        first.scores(Candidate("model", 2))  # as the full run, with which all others would be compared
+    assert first.scores(FULL)["identity"].tolist() == [[0.5, 0.75]] * 2
+    assert np.isnan(first.scores(Candidate("dpm++", 2))["identity"]).all()
+    with (tmp_path / "tuned.measured.jsonl").open("a") as file:
+        file.write('\n{"run": "cut off')
+    drawn.clear()
+    again = measured_by(tmp_path, examples(rows), draw)
+    assert again.scores(FULL)["identity"].tolist() == [[0.5, 0.75]] * 2
+    assert np.isnan(again.scores(Candidate("dpm++", 2))["identity"]).all()
+    assert drawn == []
+    other_photo = [Example(canvas // 2, canvas[..., 0], row.prompt, row.product) for row in rows]
+    for changed, decides in ((other_photo, ["model"]), (rows, ["another model"]), (rows[::-1], ["model"])):
+        drawn.clear()
+        measured_by(tmp_path, examples(changed), draw, decides).scores(FULL)
+        assert len(drawn) == 2  # seeds
+
+
 def test_triplets_are_examples_of_their_test_split():
     examples = triplet_examples(TINY, 2, (128, 160), None)
     assert 1 <= len({row.product for row in examples.rows}) == len(examples.rows) <= 2
@@ -146,6 +214,8 @@ def test_the_job_writes_settings_that_another_model_refuses(random_model, tmp_pa
     printed = capsys.readouterr().out
     assert "| model, 2 steps | 1 |" in printed
     assert "not measured: the scene" in printed
+    assert "only 2 products: their intervals say little" in printed
+    assert "# only 2 products" in output.read_text()
     lines = [json.loads(line) for line in output.with_suffix(".measured.jsonl").read_text().splitlines() if line]
     assert len({line["candidate"] for line in lines}) == len(lines) > 5
     # Random weights: anything may be as good. What is found is a share of the work, and names its model.
@@ -156,6 +226,8 @@ def test_the_job_writes_settings_that_another_model_refuses(random_model, tmp_pa
     assert with_model_settings(config)[1].fingerprint == found["tuned_for"]
     with pytest.raises(ValueError, match=r"sampling.tuned_for='[0-9a-f]{16}': .* measured for another"):
         with_model_settings(load_config(GenerateConfig, output, ["model.path=mini"]))
+    served = load_config(ServeConfig, output, [f"model.path={random_model}"]).generation()
+    assert with_model_settings(served)[0].sampling == with_model_settings(config)[0].sampling
     # The same command again measures nothing anew.
     monkeypatch.setattr(Drawer, "draw", lambda *_: pytest.fail("drawn again"))
     assert job.main(words[:-2]) == code
@@ -169,8 +241,16 @@ def test_the_job_writes_settings_that_another_model_refuses(random_model, tmp_pa
         (["mini", "--clip", "somewhere"], "--clip: measures triplets"),
         (["no/model/here"], "no/model/here"),
         (["mini", "--data", "no/triplets"], "no/triplets"),
+        (["mini", "sampling.guidance_scale=3"], "sampling.guidance_scale=3: only model.field=value"),
+        (["mini", "--output", "no/folder/tuned.yaml"], "--output no/folder/tuned.yaml: must be a file in a folder"),
+        (["mini", "--sheet", "sheet.txt"], "--sheet sheet.txt: must end as pictures do"),
     ],
 )
 def test_a_wrong_option_is_named(words, problem, tmp_path, capsys):
-    assert job.main([*words, "--output", str(tmp_path / "tuned.yaml")]) == 2
+    assert job.main([words[0], "--output", str(tmp_path / "tuned.yaml"), *words[1:]]) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_the_studio_measures_models_of_its_size_only(tmp_path):
+    with pytest.raises(ValueError, match="--data studio: is for models of 128×160 px .* canvas is 512×640"):
+        studio_examples(48, (512, 640), tmp_path / "judge.pt")
