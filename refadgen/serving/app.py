@@ -38,7 +38,7 @@ def assemble(config: ServeConfig, model: ModelIdentity, generation: type[AdGener
     config: with the model's recommended settings filled in, and paths as the user wrote them. generation: another
     class, for benchmarks. Raises: ValueError naming the setting of a path that does not exist.
     """
-    batch_size = config.sampling.batch_size
+    sampling = config.sampling
     local = absolute_paths(config)
     # The ingress makes image ids, and these hold segmentation paths as the user wrote them, like the main job's.
     ingress = dataclasses.replace(local, segmentation=config.segmentation)
@@ -51,9 +51,9 @@ def assemble(config: ServeConfig, model: ModelIdentity, generation: type[AdGener
     generating = serve.deployment(
         generation,
         name=AdGeneration.__name__,
-        **_scaling(config.deployments.generation, target=batch_size),
-        # Beyond one full batch and one that waits for it, images wait at the router, where any replica may take them.
-        max_ongoing_requests=2 * batch_size,
+        **_scaling(config.deployments.generation, target=sampling.batch_size),
+        # Beyond what steps and one batch that waits for it, images wait at the router, where any replica may take them.
+        max_ongoing_requests=sampling.images_in_flight + sampling.batch_size,
         max_queued_requests=config.limits.max_queued_images,
     ).bind(local, model.fingerprint)
     return serve.deployment(

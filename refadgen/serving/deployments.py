@@ -106,8 +106,11 @@ class AdGeneration:
         """fingerprint: of the model; goes into each image's generation record."""
         self._fingerprint = fingerprint
         self._quality = config.quality
-        denoiser = self._make_denoiser(config)
-        self._engine = StepEngine(denoiser, max_waiting=2 * denoiser.batch_size, observe=metrics.observe_step)
+        self._engine = StepEngine(
+            self._make_denoiser(config),
+            max_waiting=config.sampling.images_in_flight + config.sampling.batch_size,
+            observe=metrics.observe_step,
+        )
         # Scoring and encoding beside the engine's thread, so that the next step does not wait for them.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="encode")
 
