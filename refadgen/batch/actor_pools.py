@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 import ray
 import ray._private.state
 from ray.data import ActorPoolStrategy, Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators import actor_pool_map_operator
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from tqdm import tqdm
 
 from refadgen.batch.pool_sizes import PLANNING_CPUS, NodeSize, PoolSize, fewest, pools_of
@@ -134,12 +136,36 @@ def require_resources(stages: Any, sizes: Mapping[str, PoolSize]) -> None:
         )
     nodes = [*_nodes(), *(group.resources for group in _node_groups())]
     for name, pool in pools.items():
+        actor = NodeSize(pool.num_cpus, pool.num_gpus)
         for kind, asked in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
             largest = max(node.get(kind, 0) for node in nodes)
             if asked > largest:
                 raise ValueError(
                     f"stages.{name}.num_{kind.lower()}s={asked:g}: the largest node of this Ray has {largest:g}"
                 )
+        if not any(NodeSize(node.get("CPU", 0), node.get("GPU", 0)).num_of(actor) for node in nodes):
+            raise ValueError(
+                f"stages.{name}: an actor asks for num_cpus={pool.num_cpus:g} with num_gpus={pool.num_gpus:g}, and no node "
+                "of this Ray has both; ask for fewer CPUs"
+            )
+
+
+class IdleActors(ExecutionCallback):
+    """Ends a run of Ray Data one of whose actors has died for good while it had no call in hand.
+
+    Ray Data hears of deaths by the calls that fail. Nothing would be given to this actor any more, and nothing replace
+    it: where it was its pool's only one, the run would wait for ever.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Raises: RuntimeError naming the stage."""
+        for operator in executor._topology:
+            if not isinstance(operator, ActorPoolMapOperator):
+                continue
+            for actor, state in operator._actor_pool._running_actors.items():
+                # Of a call in hand comes the actor's own error.
+                if actor._get_local_state() == actor_pool_map_operator._ACTOR_STATE_DEAD and not state.num_tasks_in_flight:
+                    raise RuntimeError(f"{operator.name}: an actor ended while it had no work, and could not start again")
 
 
 class _Growth(logging.Handler):

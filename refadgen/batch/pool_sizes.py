@@ -12,7 +12,7 @@ The rule, given the nodes of a Ray:
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class NodeSize:
 
     cpus: float
     gpus: float = 0.0
+
+    def num_of(self, actor: "NodeSize") -> int:
+        """Actors of this size that the node holds by itself; 1 where they ask for nothing."""
+        asked = [(self.cpus, actor.cpus), (self.gpus, actor.gpus)]
+        return min((_floor(has / each) for has, each in asked if each > 0), default=1)
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ def _main_actors(
     cpus = sum(node.cpus for node in nodes) - PLANNING_CPUS
     cpus -= sum(fewest(other) * other.num_cpus for name, other in others.items() if name not in helpers)
     set_cpus = sum(pools[name].num_cpus for name in helpers)
-    places = _places(pool.num_gpus, others.values(), nodes) if pool.num_gpus else math.inf
     each = pool.num_cpus if pool.num_gpus else max(pool.num_cpus, cores_per_main)
+    places = _places(NodeSize(each, pool.num_gpus), others.values(), nodes)
     count = 1
     while count < places:
         sets = 1 if pool.num_gpus else math.ceil((count + 1) / _MAIN_PER_HELPER)
@@ -116,15 +121,17 @@ def _main_actors(
     return count
 
 
-def _places(num_gpus: float, others: Any, nodes: Sequence[NodeSize]) -> int:
-    """Actors of `num_gpus` each that the nodes hold beside the other pools' actors."""
-    free = [node.gpus for node in nodes]
+def _places(actor: NodeSize, others: Iterable[StageConfig], nodes: Sequence[NodeSize]) -> int:
+    """Actors of the size `actor` that the nodes hold beside the other pools' actors with GPUs."""
+    free = list(nodes)
     for other in sorted(others, key=lambda pool: -pool.num_gpus):
+        asked = NodeSize(other.num_cpus, other.num_gpus)
         for _ in range(fewest(other) if other.num_gpus else 0):
-            fits = [index for index, gpus in enumerate(free) if gpus + 1e-9 >= other.num_gpus]
+            fits = [index for index, node in enumerate(free) if node.num_of(asked)]
             if fits:  # the fullest of them, so that whole GPUs stay free
-                free[min(fits, key=lambda index: free[index])] -= other.num_gpus
-    return sum(_floor(gpus / num_gpus) for gpus in free)
+                index = min(fits, key=lambda index: free[index].gpus)
+                free[index] = NodeSize(free[index].cpus - asked.cpus, free[index].gpus - asked.gpus)
+    return sum(node.num_of(actor) for node in free)
 
 
 def _is_auto(pool: StageConfig) -> bool:

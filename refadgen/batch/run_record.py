@@ -13,7 +13,7 @@ from ray.data import Dataset
 from ray.exceptions import RayActorError
 from tqdm import tqdm
 
-from refadgen.batch.actor_pools import growth_shown
+from refadgen.batch.actor_pools import IdleActors, growth_shown
 from refadgen.batch.ledger import LedgerWriter, now
 from refadgen.storage.store import STORE_ERRORS, Storage
 
@@ -87,6 +87,7 @@ def record_rows(dataset: Dataset, writer: LedgerWriter, *, total: int, unit: str
     total: rows that will come. unit: their noun. label: shown before the bar. Raises: RuntimeError where an actor's
     process ends on the same rows whenever they are retried, or cannot start again.
     """
+    dataset.context.custom_execution_callback_classes = [IdleActors]
     bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True)
     with bar as progress, growth_shown():
         try:

@@ -273,4 +273,8 @@ class StageConfig(Section, name="stages.*"):
     num_cpus: float = setting(0.5, _RUN, least=0)
     """Logical CPUs of one actor."""
     num_gpus: float = setting(0.0, _RUN, least=0)
-    """GPUs of one actor."""
+    """GPUs of one actor: a share of one, or a whole number."""
+
+    def check(self) -> None:
+        whole = self.num_gpus <= 1 or float(self.num_gpus).is_integer()
+        require(whole, "stages.*.num_gpus", self.num_gpus, "a whole number above 1, for so Ray shares GPUs out")

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -20,6 +21,7 @@ from refadgen.model.denoising import DenoisingBatch, DenoisingRow
 from refadgen.model.inference import load_for_inference
 from refadgen.model.passes import FastMode, Pass
 
+_log = logging.getLogger("refadgen.engine")
 P = ParamSpec("P")
 T = TypeVar("T")
 _NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -54,6 +56,8 @@ class AdDenoiser:
         self.batch_size = sampling.batch_size
         self._reference_in_uncond = sampling.reference_in_uncond
         self._batch = self._new_batch(self.batch_size)
+        self._checked: set[tuple[int, torch.Size, Pass]] = set()
+        """Batch size, size of latents and kind of the steps whose places were compared."""
         self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(reference_cache_bytes)
         self._count_reference = count_reference
         # Made here, not by decorating a method: a cache of the class's own would keep every denoiser's model alive.
@@ -142,8 +146,23 @@ class AdDenoiser:
         # The engine decides before each step who shares it; mostly these are the rows of the step before, and then
         # their stacked K and V are kept.
         self._batch.replace(rows)
+        kind = (batch_size, rows[0].latents.shape, self.kind(rows[0]))
         finished: list[DenoisingRow] = self._batch.step()
+        if len(rows) < batch_size and kind not in self._checked:
+            self._checked.add(kind)
+            self._warn_of_uneven_places(len(rows), batch_size)
         return finished
+
+    def _warn_of_uneven_places(self, num_rows: int, batch_size: int) -> None:
+        """The padding repeats a row, so a padded step shows whether the places of a batch are alike, at no cost."""
+        if places := self._batch.uneven_places(num_rows):
+            _log.warning(
+                "sampling.batch_size: in batches of %d this device rounds otherwise at the places %s than at the first "
+                "(of 0 to %d): the last bits of an image then depend on its place; other sizes may do better",
+                batch_size,
+                ", ".join(map(str, places)),
+                batch_size - 1,
+            )
 
     def finish(self, order: AdOrder, row: DenoisingRow) -> npt.NDArray[np.uint8]:
         """The finished image, uint8 H×W×3. Raises: RowError `not_finite` where loop or VAE end in NaN or infinity."""

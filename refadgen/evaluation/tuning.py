@@ -212,10 +212,10 @@ class Drawer:
         """Those that work with the model's noise schedule, without the model's own under its name."""
         found = []
         for name in schedulers:
-            scheduler = other_scheduler(self._own, name)
-            if name != "model" and type(scheduler) is type(self._own):
-                continue
             try:
+                scheduler = other_scheduler(self._own, name)
+                if name != "model" and type(scheduler) is type(self._own):
+                    continue
                 check_finite(scheduler)
             except ValueError:
                 continue

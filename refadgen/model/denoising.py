@@ -101,6 +101,8 @@ class DenoisingBatch:
     """Those of the last pass with guidance, and of the last without."""
     _steppers: "dict[bool, _Stepper]" = field(default_factory=dict)
     """Those that were made last for a pass with guidance and for one without; each can do both."""
+    _predicted: Tensor | None = None
+    """Of the last pass, padding included, B×4×h×w."""
 
     def add(self, row: DenoisingRow) -> None:
         """Takes `row` in from the next step on.
@@ -163,6 +165,7 @@ class DenoisingBatch:
         if next_pass.guided:
             unconditional, conditional = predicted.chunk(2)
             predicted = unconditional + constants.guidance_scale * (conditional - unconditional)
+        self._predicted = predicted
         stepper.advance(predicted)
         for index, row in enumerate(rows):
             if row.finished or row.next_pass.full:
@@ -170,6 +173,14 @@ class DenoisingBatch:
             elif next_pass.full:
                 # Of all branches, and a copy: a captured graph writes its results to the same place at each run.
                 row.deep = deep[index :: len(deep) // constants.conditioning.num_branches].clone()
+
+    def uneven_places(self, num_rows: int) -> list[int]:
+        """Places of the padding, from 0, where the last pass, of `num_rows` rows, has given other numbers than at the
+        first place, whose row the padding repeats: the device rounds by place. Waits for the device."""
+        if self._predicted is None:
+            return []
+        first, *others = self._predicted.cpu()
+        return [place for place, one in enumerate(others, start=1) if place >= num_rows and not torch.equal(one, first)]
 
     def _deep(self, rows: list[DenoisingRow], *, guided: bool) -> Tensor:
         """The rows' deep features as the network takes them, unconditional ones first: N×C×h×w."""

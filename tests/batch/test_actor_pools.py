@@ -1,6 +1,7 @@
 """Pools of actors on a real local Ray: one grows with its work; an actor that ends its own process is bounded."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,6 +100,39 @@ def test_an_actor_that_cannot_start_again_ends_the_run(
 
 
 @pytest.mark.slow
+def test_an_idle_actor_that_cannot_start_again_ends_the_run(local_ray: None, tmp_path: Path) -> None:
+    """It had no call in hand by whose failure Ray Data would hear of it."""
+    lost, failed = tmp_path / "lost", tmp_path / "failed"
+
+    class Feeder:
+        def __call__(self, table: pa.Table) -> pa.Table:
+            if table["n"].to_pylist() != [0]:
+                while not failed.exists():
+                    time.sleep(0.05)
+                time.sleep(1)
+            return table
+
+    class Stage:
+        def __init__(self) -> None:
+            if lost.exists():
+                failed.touch()
+                raise ValueError("PyTorch sees no GPU")
+
+        def __call__(self, table: pa.Table) -> pa.Table:
+            threading.Timer(1, self.end).start()
+            return table
+
+        def end(self) -> None:
+            lost.touch()
+            os._exit(1)
+
+    rows = ray.data.from_arrow(pa.table({"n": [0, 1, 2]})).repartition(3)
+    fed = with_stage(rows, Feeder, StageConfig(), ONE, 1)
+    with pytest.raises(RuntimeError, match=r"MapBatches\(Stage\).*: an actor ended while it had no work"):
+        record_rows(with_stage(fed, Stage, StageConfig(), ONE, 1), Recorded(), total=3, unit="row")
+
+
+@pytest.mark.slow
 def test_a_pool_grows_while_its_blocks_pile_up(
     local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +183,17 @@ def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None
         require_resources(stages, sizes | {"generate": PoolSize(4, 4)})
     monkeypatch.setattr(actor_pools, "_node_groups", lambda: [Group(-1, CPU=16, GPU=1)])  # any number
     require_resources(stages, sizes | {"generate": PoolSize(40, 40)})
+
+
+def test_a_node_must_have_both_the_cpus_and_the_gpus_of_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would wait for ever, though the Ray has enough of each."""
+    monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 64}, {"CPU": 4, "GPU": 1}])
+    monkeypatch.setattr(actor_pools, "_node_groups", list)
+    sizes = dict.fromkeys(("fetch", "segment", "generate", "publish"), ONE)
+    words = ["stages.generate.num_gpus=1", "stages.generate.num_cpus=8"]
+    with pytest.raises(ValueError, match=r"stages.generate: an actor asks for num_cpus=8 with num_gpus=1, and no node"):
+        require_resources(load_config(GenerateConfig, None, words).stages, sizes)
+    require_resources(load_config(GenerateConfig, None, words[:1]).stages, sizes)
 
 
 def test_a_local_ray_has_room_for_an_actor_on_each_core() -> None:

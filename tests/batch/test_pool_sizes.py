@@ -42,6 +42,10 @@ GPU = "stages.generate.num_gpus=1"
             "fetch 1 to 8, segment 1 to 8, generate 2, publish 1 to 8",
         ),
         ([NodeSize(5, 8)], [GPU], "fetch 1, segment 1, generate 2, publish 1"),  # CPUs for two only
+        # Each node by itself: one has the CPUs, the other the GPUs.
+        ([NodeSize(64), NodeSize(2, 8)], [GPU], "fetch 1 to 8, segment 1 to 8, generate 2, publish 1 to 8"),
+        ([NodeSize(0), NodeSize(5)], [], "fetch 1, segment 1, generate 2, publish 1"),  # a head that takes no work
+        ([NodeSize(6)] * 4, ["stages.generate.num_cpus=4"], "fetch 1 to 4, segment 1 to 4, generate 4, publish 1 to 4"),
         ([NodeSize(16)], [GPU], "fetch 1 to 4, segment 1 to 4, generate 1, publish 1 to 4"),  # nodes may be added
     ],
 )

@@ -36,6 +36,7 @@ def test_what_is_printed_reads_back_as_the_same_configuration() -> None:
         ("sampling.fusion_scale=11", r"sampling\.fusion_scale=11\.0: must be 0 to 10"),
         ("sampling.width_px=513", r"sampling\.width_px=513: must be a multiple of 8"),
         ("stages.fetch.num_actors=many", r"stages\.fetch\.num_actors='many': must be of type int or auto"),
+        ("stages.generate.num_gpus=1.5", r"stages\.\*\.num_gpus=1\.5: must be a whole number above 1"),
         ("stages.fetch.num_actors=0", r"stages\.\*\.num_actors=0: must be 1 to 10000"),
         ("output.format=bmp", r"output\.format='bmp': must be one of jpeg, png, webp"),
         ("layout.anchor=middle", r"layout\.anchor='middle': must be one of top"),

@@ -86,6 +86,26 @@ def test_too_little_memory_is_told_to_the_engine_and_fewer_rows_then_fit(denoise
         denoiser.start(order(3))
 
 
+def test_a_device_that_rounds_by_place_is_named_once(denoiser, monkeypatch, caplog):
+    """The padding is the same row at other places."""
+    rows = [denoiser.start(order(seed)) for seed in (1, 2)]
+    denoiser.step(rows[:1], 3)
+    assert caplog.messages == []  # this machine does not
+    predict = denoiser._batch.predict
+
+    def uneven(*inputs):
+        predicted, deep = predict(*inputs)
+        predicted[-1] += 1e-6  # the last place, of the branch with the prompt
+        return predicted, deep
+
+    monkeypatch.setattr(denoiser._batch, "predict", uneven)
+    denoiser._checked.clear()
+    denoiser.step(rows, 3)
+    denoiser.step(rows[::-1], 3)
+    assert len(caplog.messages) == 1
+    assert "in batches of 3 this device rounds otherwise at the places 2 than" in caplog.text
+
+
 def raise_out_of_memory():
     raise torch.OutOfMemoryError("CUDA out of memory")
 

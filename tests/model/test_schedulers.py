@@ -1,7 +1,7 @@
 """Another solver keeps the model's noise schedule."""
 
 import pytest
-from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import DPMSolverMultistepScheduler, EDMEulerScheduler, EulerDiscreteScheduler, PNDMScheduler
 
 from refadgen.model.schedulers import other_scheduler
 from refadgen.model.step_tables import step_tables
@@ -38,3 +38,11 @@ def test_the_schedule_stays_and_nothing_is_clipped(own, name):
 def test_the_models_own_is_itself():
     own = EulerDiscreteScheduler(**SCHEDULE)
     assert other_scheduler(own, "model") is own
+
+
+def test_a_model_without_a_schedule_of_betas_keeps_its_own_solver():
+    """diffusers would fill in its default, which no Stable Diffusion was trained with."""
+    own = EDMEulerScheduler()
+    assert other_scheduler(own, "model") is own
+    with pytest.raises(ValueError, match=r"sampling.scheduler='ddim': the model's EDMEulerScheduler has no beta_sch"):
+        other_scheduler(own, "ddim")
