@@ -14,6 +14,7 @@ from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
 from refadgen.config import GenerateConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
+from refadgen.engine.previews import Previews
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
 from refadgen.serving import metrics
@@ -216,11 +217,11 @@ class AdService:
         return dataclasses.replace(config, sampling=sampling, layout=layout, output=output)
 
     async def make(
-        self, requested: RequestedImages, given: ProductInput, *, preview_every: int = 0
+        self, requested: RequestedImages, given: ProductInput, *, previews: Previews | None = None
     ) -> AsyncGenerator[Update, None]:
         """Yields the placed product, then steps and images as they come.
 
-        preview_every: steps between previews; 0: no step updates. Raises: ApiError.
+        previews: which steps have one; None: no step updates. Raises: ApiError.
         """
         placed: PlacedAd | None = None
         missing: list[int] = []
@@ -242,7 +243,7 @@ class AdService:
             yield ProductUpdate(placed)
         admitted = asyncio.Event()
         streams = [
-            self._one(requested, index, placed, preview_every, admitted, leads=index == missing[0]) for index in missing
+            self._one(requested, index, placed, previews, admitted, leads=index == missing[0]) for index in missing
         ]
         async with contextlib.aclosing(_merged(streams)) as all_:
             async for update in all_:
@@ -269,7 +270,7 @@ class AdService:
         requested: RequestedImages,
         index: int,
         placed: PlacedAd,
-        preview_every: int,
+        previews: Previews | None,
         admitted: asyncio.Event,
         *,
         leads: bool,
@@ -288,7 +289,7 @@ class AdService:
             sku=requested.row.sku,
             negative_prompt=requested.row.negative_prompt,
             size=requested.size,
-            preview_every=preview_every,
+            previews=previews,
         )
         if not leads:
             await admitted.wait()
