@@ -186,9 +186,11 @@ class AdService:
         if fields.num_inference_steps is not None and fields.num_inference_steps > limits.max_steps:
             message = f"num_inference_steps: at most {limits.max_steps} (limits.max_steps)"
             raise ApiError(422, "too_many_steps", message, param="num_inference_steps")
-        if fields.num_inference_steps is not None and fields.num_inference_steps > self.model.most_steps:
-            message = f"num_inference_steps: the model's scheduler makes at most {self.model.most_steps}"
-            raise ApiError(422, "too_many_steps", message, param="num_inference_steps")
+        steps, fewest, most = fields.num_inference_steps, self.model.fewest_steps, self.model.most_steps
+        if steps is not None and not fewest <= steps <= most:
+            message = f"num_inference_steps: the model's scheduler makes {fewest} to {most}"
+            code = "too_few_steps" if steps < fewest else "too_many_steps"
+            raise ApiError(422, code, message, param="num_inference_steps")
         width_px, height_px = canvas_size(config)
         if fields.size is not None:
             allowed = {f"{width}x{height}": (width, height) for width, height in self.sizes}
