@@ -6,7 +6,7 @@ import queue
 import numpy as np
 import pytest
 import torch
-from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler
+from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler, PNDMScheduler
 
 from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.denoiser import AdDenoiser
@@ -165,3 +165,9 @@ def test_progress_tells_the_steps_that_the_solver_takes(denoiser, solver, steps)
     engine.stop()
     assert isinstance(heard[-1], Finished)
     assert heard[:-1] == [Progress(step, steps) for step in range(1, steps)]
+
+
+def test_a_solver_that_cannot_take_one_step_is_warmed_up_with_more(denoiser):
+    """PNDM's Runge-Kutta steps at the start need four."""
+    denoiser._pipeline.scheduler = PNDMScheduler.from_config(denoiser._pipeline.scheduler.config, skip_prk_steps=False)
+    denoiser.warm_up()

@@ -525,6 +525,17 @@ def test_progress_counts_the_steps_that_the_solver_takes(connect, photo):
         assert shown == [7, 14]  # of 4 + 19
 
 
+def test_steps_that_the_models_scheduler_does_not_make_are_refused(connect, photo):
+    with serving() as running:
+        running.service.model = dataclasses.replace(running.service.model, fewest_steps=4, most_steps=8)
+        client = connect(running.url)
+        for steps, code in ((3, "too_few_steps"), (9, "too_many_steps")):
+            problem = client.problem(client.ads(photo, prompt="a cup", num_inference_steps=steps), 422)
+            assert (problem["code"], problem["param"]) == (code, "num_inference_steps")
+            assert "the model's scheduler makes 4 to 8" in problem["message"]
+        client.made(photo, prompt="a cup", num_inference_steps=4)
+
+
 def test_an_edits_stream_ends_in_an_error_that_openais_client_raises(openai_client, photo):
     with pytest.raises(openai.APIError, match="too long"):
         list(openai_client.images.edit(image=("a.png", photo), prompt="far too long", stream=True))
