@@ -25,8 +25,9 @@ demo: setup
 dataset-demo: setup
 	$(BIN)/python jobs/build_dataset.py catalogs/ads.parquet --output out/dataset triplet.rows_per_file=8
 
+PORT ?= 8000
 serve: setup
-	cluster/local/serve.sh
+	cluster/local/serve.sh --port $(PORT)
 
 # The quick tests side by side, a file's on one worker and a core each; then those that bring a Ray of their own.
 test: setup

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Serves the endpoint on http://127.0.0.1:8000 in the foreground, with a Ray of its own: Ctrl-C ends both.
-# Settings may follow, as section.field=value: cluster/local/serve.sh model.path=/models/refadgen sampling.num_inference_steps=12
+# Another port: cluster/local/serve.sh --port 8100. Settings may follow, as section.field=value:
+#   cluster/local/serve.sh model.path=/models/refadgen sampling.num_inference_steps=12
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -9,4 +10,4 @@ export PATH="$PWD/.venv/bin:$PATH"
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 export RAY_ADDRESS=local # not what an earlier Ray has left behind
-exec serve run refadgen.serving.app:build --name refadgen "$@"
+exec python -m refadgen.serving.run "$@"

@@ -54,12 +54,12 @@ def names_thing(element: str, brand: str | None = None) -> bool:
 
     brand: the row's own; None: not known.
     """
-    if brand and normalized(element) == normalized(brand):
+    if brand and normalized_category(element) == normalized_category(brand):
         return False
     return any(word not in _NAMES_NOTHING for word in _WORD.findall(re.sub(r"['’]", "", element.lower())))
 
 
-def normalized(name: str) -> str:
+def normalized_category(name: str) -> str:
     """A category's name as names are compared: lower case, no punctuation, each word in the singular."""
     words = re.findall(r"\w+", re.sub(r"['’]", "", name.lower()))
     return " ".join(word[:-1] if word in PAIRS else singular(word) for word in words)

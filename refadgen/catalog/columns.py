@@ -244,7 +244,7 @@ def resolve_columns(
                 if found_values is Holds.NOTHING:
                     only_null.append(field.name)
                     continue
-                if normalized(field.name) in column.of_many_kinds:
+                if normalized_column(field.name) in column.of_many_kinds:
                     continue
                 if found_values is Holds.OTHER or not column.accepts(pa.int64()):
                     raise ValueError(
@@ -287,7 +287,7 @@ def unwrapped(kind: pa.DataType) -> pa.DataType:
             return kind
 
 
-def normalized(name: str) -> str:
+def normalized_column(name: str) -> str:
     """A column's name in the form in which names are compared: `g:Image-Link` → `image_link`."""
     return name.strip().lower().removeprefix("g:").strip().replace("-", "_").replace(" ", "_")
 
@@ -296,7 +296,7 @@ def _candidates(schema: pa.Schema, column: Column) -> Iterator[pa.Field]:
     """Yields the schema's fields that match `column`, the best match first."""
     for name in (column.name, *column.aliases):
         exact = [field for field in schema if field.name == name]
-        fields = exact or [field for field in schema if normalized(field.name) == name]
+        fields = exact or [field for field in schema if normalized_column(field.name) == name]
         if len(fields) > 1:
             names = ", ".join(repr(field.name) for field in fields)
             raise ValueError(f"the catalogue has {column.name} more than once ({names}): rename or drop all but one")
@@ -320,4 +320,4 @@ def _missing(schema: pa.Schema, column: Column) -> str:
 
 def _likeness(name: str, accepted: tuple[str, ...]) -> float:
     """How much a column's name is like the nearest accepted one, 0 to 1."""
-    return max(difflib.SequenceMatcher(None, normalized(name), each).ratio() for each in accepted)
+    return max(difflib.SequenceMatcher(None, normalized_column(name), each).ratio() for each in accepted)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import simplemma
 
-from refadgen.catalog.categories import names_thing, normalized, split_at_slashes
+from refadgen.catalog.categories import names_thing, normalized_category, split_at_slashes
 from refadgen.catalog.english import MASS, PAIRS, PLURAL_STUFF, Noun, singular, words_of
 
 _ACTIVITIES, _FIELDS, _NO_HEAD = words_of("activities"), words_of("fields"), words_of("no_head")
@@ -61,9 +61,9 @@ def element_noun(element: str) -> Noun | None:
 
 def member_in_title(element: str, title: str) -> Noun | None:
     """The member of a list that a title names: "Blue Denim Jacket" in `Coats & Jackets`; None: none of them."""
-    words = f" {normalized(title)} "
+    words = f" {normalized_category(title)} "
     for member in things_in(element):
-        head = normalized(member).split()[-1:]
+        head = normalized_category(member).split()[-1:]
         if head and f" {head[0]} " in words:
             return _noun(member)
     return None
@@ -81,7 +81,7 @@ def title_noun(title: str | None, brand: str | None = None) -> Noun | None:
     if not words or not re.fullmatch(r"[^\W\d_][^\W\d_'’-]{2,}", words[-1].strip(".!™®©")):
         return None
     head = words[-1].strip(".!™®©").lower()
-    if normalized(head) in normalized(brand or "").split() or not names_thing(head):
+    if normalized_category(head) in normalized_category(brand or "").split() or not names_thing(head):
         return None
     return _noun(head) if simplemma.is_known(singular(head), lang="en") else None
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refadgen.catalog.categories import first_that_names
-from refadgen.catalog.columns import Column, Holds, category_columns, normalized, resolve_columns, unwrapped
+from refadgen.catalog.columns import Column, Holds, category_columns, normalized_column, resolve_columns, unwrapped
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import split_uri
 
@@ -37,9 +37,9 @@ class Part:
         except Exception as error:  # of Arrow, the operating system, s3fs or botocore
             raise ValueError(f"{self._shown}: not a readable parquet file ({error})") from error
         schema = self._parquet.schema_arrow
-        own = {normalized(name) for name in schema.names}
+        own = {normalized_column(name) for name in schema.names}
         # DuckDB and polars can write such a column into the file too; there it has its type.
-        self._partitions = {name: value for name, value in partitions if normalized(name) not in own}
+        self._partitions = {name: value for name, value in partitions if normalized_column(name) not in own}
         self._labels = _class_labels(schema)
 
     @property

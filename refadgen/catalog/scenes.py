@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import yaml
 
-from refadgen.catalog.categories import ANY_PRODUCT, names_thing, normalized, path_elements
+from refadgen.catalog.categories import ANY_PRODUCT, names_thing, normalized_category, path_elements
 from refadgen.catalog.english import Noun
 from refadgen.catalog.nouns import element_noun, member_in_title, things_in, title_noun
 from refadgen.catalog.taxonomy import Taxonomy, load_taxonomy
@@ -60,7 +60,8 @@ class RowNoun:
 class Category:
     """One entry of the scenes file.
 
-    noun: replaces {category}. names: its name and its noun; also: its other names; all as `normalized` returns them.
+    noun: replaces {category}. names: its name and its noun; also: its other names; all as
+    `normalized_category` returns them.
     templates: by scene name, in the order of the file.
     """
 
@@ -130,7 +131,7 @@ class Scenes:
         things = things_in(own)
         if len(things) > 1 and (by_title := self._of_list(own, entry, title, brand)):
             return by_title
-        is_known = len(things) == 1 and name in entry.names and f" {normalized(own)}".endswith(f" {name}")
+        is_known = len(things) == 1 and name in entry.names and f" {normalized_category(own)}".endswith(f" {name}")
         noun = Noun(text=entry.noun) if is_known else element_noun(own)
         if noun is None:
             return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
@@ -158,11 +159,11 @@ class Scenes:
 
     def _entry(self, elements: Sequence[str]) -> tuple[Category, str]:
         """The entry for a path, and the name of it that was found; `default` and "" where none was."""
-        path = " ".join(normalized(element) for element in elements)
+        path = " ".join(normalized_category(element) for element in elements)
         if any(f" {path}".endswith(f" {name}") for name in self._default.also):
             return self._default, ""
         for element in reversed(elements):
-            words = f" {normalized(element)} "
+            words = f" {normalized_category(element)} "
             # An English name ends in its noun: a "coffee mug" is a mug. Of names with the same end, the longest wins.
             places = {name: words.rfind(f" {name} ") for name in self._by_name}
             found = [(at + len(name), len(name), name) for name, at in places.items() if at >= 0]
@@ -212,7 +213,7 @@ def _categories(tree: object) -> dict[str, Category]:
     categories = {}
     owner: dict[str, str] = {}
     for key, entry in tree.items():
-        if not isinstance(key, str) or not normalized(key):
+        if not isinstance(key, str) or not normalized_category(key):
             raise ValueError(f"{key!r}: a category's name must be text")
         category = _category(key, entry)
         for name in (*category.names, *category.also):
@@ -232,7 +233,7 @@ def _category(key: str, entry: object) -> Category:
     noun, also, scenes = entry.get("noun", _default_noun(key)), entry.get("also", []), entry.get("scenes")
     if not isinstance(noun, str) or not noun.strip():
         raise ValueError(f"{key}.noun: must be text")
-    if not isinstance(also, list) or not all(isinstance(name, str) and normalized(name) for name in also):
+    if not isinstance(also, list) or not all(isinstance(name, str) and normalized_category(name) for name in also):
         raise ValueError(f"{key}.also: must be a list of names")
     if not isinstance(scenes, dict) or not scenes:
         raise ValueError(f"{key}.scenes: must map names of scenes to templates, at least one")
@@ -240,8 +241,8 @@ def _category(key: str, entry: object) -> Category:
         noun = ANY_PRODUCT
     for name, template in scenes.items():
         _check_template(f"{key}.scenes.{name}", name, template)
-    names = [] if key == DEFAULT else list(dict.fromkeys(normalized(name) for name in (key, noun)))
-    others = [name for name in dict.fromkeys(normalized(name) for name in also) if name not in names]
+    names = [] if key == DEFAULT else list(dict.fromkeys(normalized_category(name) for name in (key, noun)))
+    others = [name for name in dict.fromkeys(normalized_category(name) for name in also) if name not in names]
     return Category(noun=noun, names=tuple(names), also=tuple(others), templates=dict(scenes))
 
 

@@ -23,7 +23,7 @@ from urllib3.util import Retry, Url
 
 from refadgen.catalog.attempts import Attempts, ImageName, TryAgain
 from refadgen.catalog.links import parsed_link, redirect_target
-from refadgen.catalog.request_headers import HostHeaders, load_headers
+from refadgen.catalog.request_headers import Headers, load_headers
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
 from refadgen.storage.addresses import is_public_address, redact_address
@@ -63,13 +63,17 @@ class WebReader:
     def _attempt(self, address: str, field: str) -> bytes:
         """One attempt, through all redirects, within `total_timeout_s` without the waits for a turn."""
         left_s = self._config.total_timeout_s
+        encrypted = False  # so far, by any address of the chain
         for _ in range(MAX_REDIRECTS + 1):
             name = ImageName(field=field, shown=redact_address(address))
             url, target = _parsed(address, name)
             tls = self._tls if url.scheme == "https" else None
+            encrypted |= tls is not None
+            # They may be secret: a redirect from https to http must not send them in the clear.
+            headers = {} if encrypted and tls is None else self._headers.of(url.host or "")
             with self._attempts.turn(url.host or ""):
                 started = time.monotonic()
-                body, location = _Request(url, target, name, self._config, self._headers, tls, left_s).run()
+                body, location = _Request(url, target, name, self._config, headers, tls, left_s).run()
                 left_s -= time.monotonic() - started
             if body is not None:
                 return body
@@ -81,7 +85,8 @@ class WebReader:
 class _Request:
     """One request to one host.
 
-    target: what it asks for. tls: None for http. left_s: seconds until it is cut off, whatever it is doing.
+    target: what it asks for. headers: of the user's file. tls: None for http.
+    left_s: seconds until it is cut off, whatever it is doing.
     """
 
     def __init__(
@@ -90,7 +95,7 @@ class _Request:
         target: str,
         name: ImageName,
         config: FetchConfig,
-        headers: HostHeaders,
+        headers: Headers,
         tls: ssl.SSLContext | None,
         left_s: float,
     ) -> None:
@@ -138,7 +143,7 @@ class _Request:
         headers = HTTPHeaderDict({"User-Agent": USER_AGENT, "Accept": "image/*,*/*;q=0.5"})
         if self._url.auth:
             headers["authorization"] = "Basic " + base64.b64encode(unquote_to_bytes(self._url.auth)).decode()
-        for field, value in self._headers.of(self._url.host or "").items():
+        for field, value in self._headers.items():
             headers[field] = value
         headers |= {"Host": f"{self._url.host}{port}", "Accept-Encoding": "identity"}
         connection = self._connect(self._url.port or default_port)

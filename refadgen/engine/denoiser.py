@@ -18,6 +18,7 @@ from refadgen.engine.step_engine import OutOfDeviceMemoryError
 from refadgen.errors import RowError
 from refadgen.model.attention_fusion import PromptFeatures, ReferenceFeatures
 from refadgen.model.denoising import DenoisingBatch, DenoisingRow
+from refadgen.model.folder import step_bounds
 from refadgen.model.inference import load_for_inference
 from refadgen.model.passes import FastMode, Pass
 
@@ -67,8 +68,8 @@ class AdDenoiser:
         return self._pipeline.batch(batch_size=batch_size, reference_in_uncond=self._reference_in_uncond)
 
     def warm_up(self) -> None:
-        """Makes one image of one step at the model's own size: compiling, or running out of memory, happens now."""
-        config = self._pipeline.config
+        """One step of an image at the model's own size, and its pixels: what compiles or lacks memory does so now."""
+        config, scheduler = self._pipeline.config, self._pipeline.scheduler
         canvas = np.full((config.height_px, config.width_px, 3), 255, np.uint8)
         order = AdOrder(
             canvas=canvas,
@@ -79,7 +80,7 @@ class AdDenoiser:
             seed=0,
             fusion_scale=1.0,
             guidance_scale=config.guidance_scale,
-            num_inference_steps=1,
+            num_inference_steps=step_bounds(type(scheduler).__name__, scheduler.config)[0],
         )
         row = self.start(order)
         self.step([row], self.batch_size)
@@ -124,6 +125,10 @@ class AdDenoiser:
     def kind(self, row: DenoisingRow) -> Pass:
         """The pass of the network at the row's next step."""
         return row.next_pass
+
+    def num_steps(self, row: DenoisingRow) -> int:
+        """Steps of the row's solver: those of second order take nearly two for one that was asked for."""
+        return row.num_steps
 
     def _prompt(self, order: AdOrder) -> PromptFeatures:
         try:

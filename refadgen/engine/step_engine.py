@@ -20,11 +20,14 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from refadgen.engine.previews import Previews
 from refadgen.engine.waiting import WaitingOrders
 
 _log = logging.getLogger("refadgen.engine")
 _PATIENCE = 16
 """Steps of its shape that a row waits for a full batch of its own kind."""
+
+_NONE = Previews()
 
 Order = TypeVar("Order")
 Row = TypeVar("Row")
@@ -55,6 +58,9 @@ class Denoiser(Protocol[_OrderIn, Row, _ResultOut]):
     def kind(self, row: Row) -> Hashable:
         """The kind of the row's next step: rows of one kind can be stepped together."""
 
+    def num_steps(self, row: Row) -> int:
+        """Steps that the row takes from its first to its last; some solvers take more than they were asked for."""
+
     def start(self, order: _OrderIn) -> Row:
         """A row for `order`, ready for its first step. Raises: any error, which fails that order alone."""
 
@@ -77,6 +83,7 @@ class Progress:
     """A step was done. step: from 1, and from 1 again after a lack of memory. preview: None unless it was asked for."""
 
     step: int
+    num_steps: int
     preview: bytes | None = None
 
 
@@ -116,7 +123,7 @@ class Ticket(Generic[Order, Result]):
     order: Order
     shape: Hashable
     listener: Callable[[Event[Result]], None]
-    preview_every: int
+    previews: Previews
     leave: "Callable[[Ticket[Order, Result]], None]"
     """Tells the engine that nothing is owed to the order any more."""
     submitted_at: float = field(default_factory=time.monotonic)
@@ -195,14 +202,14 @@ class StepEngine(Generic[Order, Row, Result]):
         self._thread.start()
 
     def submit(
-        self, order: Order, shape: Hashable, listener: Callable[[Event[Result]], None], *, preview_every: int = 0
+        self, order: Order, shape: Hashable, listener: Callable[[Event[Result]], None], *, previews: Previews = _NONE
     ) -> Ticket[Order, Result]:
         """Queues `order`.
 
         shape: orders of one shape may share a batch. listener: called from the engine's thread; the last event is
-        Finished or Failed. preview_every: steps between previews; 0: none. Raises: QueueFullError, EngineLostError.
+        Finished or Failed. previews: which steps have one. Raises: QueueFullError, EngineLostError.
         """
-        ticket = Ticket(order, shape, listener, preview_every, self._leave)
+        ticket = Ticket(order, shape, listener, previews, self._leave)
         with self._changed:
             if self._lost is not None:
                 raise EngineLostError(str(self._lost))
@@ -418,7 +425,8 @@ class StepEngine(Generic[Order, Row, Result]):
                 waited_s = running.started_at - ticket.submitted_at
                 event = Finished(result, waited_s=waited_s, worked_s=worked_s, batch_size=batch_size)
             else:
-                event = Progress(running.steps, self._preview(running))
+                num_steps = self._denoiser.num_steps(running.row)
+                event = Progress(running.steps, num_steps, self._preview(running, num_steps))
         except OutOfDeviceMemoryError:
             raise
         except Exception as error:
@@ -428,10 +436,9 @@ class StepEngine(Generic[Order, Row, Result]):
         if isinstance(event, Failed):
             ticket.cancel()  # a failed preview ends its order, though its row has steps left
 
-    def _preview(self, running: _Running[Order, Row, Result]) -> bytes | None:
+    def _preview(self, running: _Running[Order, Row, Result], num_steps: int) -> bytes | None:
         """The picture of this step, where one is due and there is memory for it."""
-        every = running.ticket.preview_every
-        if not every or running.steps % every:
+        if not running.ticket.previews.due(running.steps, num_steps):
             return None
         try:
             return self._denoiser.preview(running.row)

@@ -13,7 +13,7 @@ from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.config.paths import absolute_paths
-from refadgen.model.folder import find_model, fingerprint, most_steps, read_index, require_refadgen
+from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen, scheduler_config, step_bounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,10 @@ class ModelIdentity:
     """Hash of the model's files (16 hexadecimal digits): part of every image_id."""
     label: str
     """`path@fingerprint`, the ledger's `model` column."""
+    fewest_steps: int = 1
+    """That the model's scheduler takes an order of one image for."""
     most_steps: int = 1000
-    """Of the model's scheduler, for one image."""
+    """The same."""
 
 
 def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelIdentity]:
@@ -42,16 +44,19 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     index = read_index(folder)
     require_refadgen(folder, index)
     resolved = with_model_defaults(config, index, folder)
-    steps, most = config.sampling.num_inference_steps, most_steps(folder)
-    if steps > most:
-        raise ValueError(f"sampling.num_inference_steps={steps}: the model's scheduler makes at most {most} steps")
+    steps, scheduler = config.sampling.num_inference_steps, scheduler_config(folder)
+    own = str(scheduler.get("_class_name")) if config.sampling.scheduler == "model" else config.sampling.scheduler
+    fewest, most = step_bounds(own, scheduler)
+    if not fewest <= steps <= most:
+        raise ValueError(f"sampling.num_inference_steps={steps}: the model's scheduler makes {fewest} to {most} steps")
     mark = fingerprint(folder)
     if config.sampling.tuned_for not in ("", mark):
         raise ValueError(
             f"sampling.tuned_for={config.sampling.tuned_for!r}: these settings were measured for another model; "
             f"model.path={config.model.path!r} is {mark}: measure it (jobs/tune_sampling.py), or set this to ''"
         )
-    return resolved, ModelIdentity(fingerprint=mark, label=f"{config.model.path}@{mark}", most_steps=most)
+    label = f"{config.model.path}@{mark}"
+    return resolved, ModelIdentity(fingerprint=mark, label=label, fewest_steps=fewest, most_steps=most)
 
 
 def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder: Path) -> GenerateConfig:

@@ -31,6 +31,7 @@ from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.ip_adapter import fill_projection
 from refadgen.model.pipeline import RefAdGenPipeline
 from refadgen.model.unets import make_generation_unet, make_reference_unet
+from refadgen.model.weights import STATES_FILE
 
 SETTINGS: dict[str, Any] = {
     "prompt_suffix": ", best quality, high quality",
@@ -60,7 +61,6 @@ HARMLESS_CLASSES = (
 """Plain records that DeepSpeed keeps beside `module` for its optimizer, and NumPy's numbers in what its users keep
 there. They are read as `_Inert` instead of their own class: DeepSpeed need not be installed, and no code of these
 classes runs. Exact names; all others are refused."""
-STATES_FILE = "mp_rank_00_model_states.pt"
 
 
 class _Inert:

@@ -116,7 +116,11 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
     cls = getattr(importlib.import_module("diffusers"), name)
     if not issubclass(cls, SchedulerMixin):  # a stand-in: LMS wants SciPy
         raise ValueError(f"{folder}/scheduler: {name} needs SciPy, which is not installed: pip install scipy")
-    scheduler: SchedulerMixin = cls.from_config(config)
+    try:
+        scheduler: SchedulerMixin = cls.from_config(config)
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        needs = "needs SciPy for that (pip install scipy)" if isinstance(error, ImportError) else "does not take that"
+        raise ValueError(f"{folder}/scheduler: {name} {needs}: {error}; change its scheduler_config.json") from error
     return scheduler
 
 

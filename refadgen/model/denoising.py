@@ -58,8 +58,12 @@ class DenoisingRow:
     """x₀ as of the last step, 1×4×h×w; None before the first step and where the solver does not predict it."""
 
     @property
+    def num_steps(self) -> int:
+        return len(self.solver.timesteps)
+
+    @property
     def finished(self) -> bool:
-        return self.step_index >= len(self.solver.timesteps)
+        return self.step_index >= self.num_steps
 
     @property
     def next_pass(self) -> Pass:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,14 +81,23 @@ def read_json(file: Path) -> dict[str, Any]:
     return entries
 
 
-def most_steps(folder: Path) -> int:
-    """The most denoising steps that the model's scheduler makes: distilled ones (LCM, TCD) make few."""
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """The entries of the scheduler's configuration; none where it is missing, which is an error at load."""
     file = folder / "scheduler" / "scheduler_config.json"
-    config = read_json(file) if file.is_file() else {}  # a missing one is an error when the model is loaded
+    return read_json(file) if file.is_file() else {}
+
+
+def step_bounds(name: str, config: Mapping[str, Any]) -> tuple[int, int]:
+    """The fewest and the most denoising steps that a scheduler takes an order for.
+
+    name: of diffusers' class. config: its entries. PNDM begins with four steps of Runge-Kutta, unless it skips them;
+    distilled ones (LCM, TCD) make few.
+    """
+    fewest = 4 if name == "PNDMScheduler" and not config.get("skip_prk_steps", False) else 1
     trained = int(config.get("num_train_timesteps", 1000))
-    if config.get("_class_name") in ("LCMScheduler", "TCDScheduler"):
-        return min(trained, int(config.get("original_inference_steps") or 50))
-    return trained
+    if name in ("LCMScheduler", "TCDScheduler"):
+        return fewest, min(trained, int(config.get("original_inference_steps") or 50))
+    return fewest, trained
 
 
 def require_refadgen(folder: Path, index: dict[str, Any]) -> None:

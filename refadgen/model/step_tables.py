@@ -80,7 +80,9 @@ def step_tables(scheduler: Any) -> StepTables | None:
 
 
 def check_finite(scheduler: Any) -> None:
-    """Raises: ValueError where a run of a scheduler of diffusers ends in NaN or infinity by its configuration alone."""
+    """Raises: ValueError where a run of a scheduler of diffusers ends in NaN, infinity or an error by its configuration
+    alone."""
+    name = type(scheduler).__name__
     most = scheduler.config.get("original_inference_steps") or scheduler.config.num_train_timesteps
     started = _started(scheduler, min(max(_CHECKED_STEPS), most))
     generator = torch.Generator().manual_seed(0)
@@ -88,10 +90,15 @@ def check_finite(scheduler: Any) -> None:
     settings = step_settings(type(scheduler), generator)
     for index, timestep in enumerate(started.timesteps, start=1):
         predicted = 0.1 * started.scale_model_input(latents, timestep)
-        latents = started.step(predicted, timestep, latents, return_dict=True, **settings).prev_sample
+        try:
+            latents = started.step(predicted, timestep, latents, return_dict=True, **settings).prev_sample
+        except Exception as error:  # whatever it meets that it was not written for, such as learned variances
+            raise ValueError(
+                f"scheduler: {name} cannot step with its configuration: {error}; change scheduler/scheduler_config.json"
+            ) from error
         if not latents.isfinite().all():
             raise ValueError(
-                f"scheduler: {type(scheduler).__name__} gives NaN or infinity at step {index} of "
+                f"scheduler: {name} gives NaN or infinity at step {index} of "
                 f"{len(started.timesteps)} with its configuration; change scheduler/scheduler_config.json"
             )
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 FUSION_FILE = "attention_fusion.safetensors"
 """The AFM projections, beside the Generation U-Net's own weights."""
+STATES_FILE = "mp_rank_00_model_states.pt"
+"""DeepSpeed's file of model states, as the authors' checkpoint has it."""
 _NAME = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?P<kind>safetensors|bin)"
 )

@@ -14,6 +14,7 @@ from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
 from refadgen.config import GenerateConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
+from refadgen.engine.previews import Previews
 from refadgen.generation.encoding import digital_source_type
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
@@ -186,9 +187,11 @@ class AdService:
         if fields.num_inference_steps is not None and fields.num_inference_steps > limits.max_steps:
             message = f"num_inference_steps: at most {limits.max_steps} (limits.max_steps)"
             raise ApiError(422, "too_many_steps", message, param="num_inference_steps")
-        if fields.num_inference_steps is not None and fields.num_inference_steps > self.model.most_steps:
-            message = f"num_inference_steps: the model's scheduler makes at most {self.model.most_steps}"
-            raise ApiError(422, "too_many_steps", message, param="num_inference_steps")
+        steps, fewest, most = fields.num_inference_steps, self.model.fewest_steps, self.model.most_steps
+        if steps is not None and not fewest <= steps <= most:
+            message = f"num_inference_steps: the model's scheduler makes {fewest} to {most}"
+            code = "too_few_steps" if steps < fewest else "too_many_steps"
+            raise ApiError(422, code, message, param="num_inference_steps")
         width_px, height_px = canvas_size(config)
         if fields.size is not None:
             allowed = {f"{width}x{height}": (width, height) for width, height in self.sizes}
@@ -217,11 +220,11 @@ class AdService:
         return dataclasses.replace(config, sampling=sampling, layout=layout, output=output)
 
     async def make(
-        self, requested: RequestedImages, given: ProductInput, *, preview_every: int = 0
+        self, requested: RequestedImages, given: ProductInput, *, previews: Previews | None = None
     ) -> AsyncGenerator[Update, None]:
         """Yields the placed product, then steps and images as they come.
 
-        preview_every: steps between previews; 0: no step updates. Raises: ApiError.
+        previews: which steps have one; None: no step updates. Raises: ApiError.
         """
         placed: PlacedAd | None = None
         missing: list[int] = []
@@ -243,7 +246,7 @@ class AdService:
             yield ProductUpdate(placed)
         admitted = asyncio.Event()
         streams = [
-            self._one(requested, index, placed, preview_every, admitted, leads=index == missing[0]) for index in missing
+            self._one(requested, index, placed, previews, admitted, leads=index == missing[0]) for index in missing
         ]
         async with contextlib.aclosing(_merged(streams)) as all_:
             async for update in all_:
@@ -270,7 +273,7 @@ class AdService:
         requested: RequestedImages,
         index: int,
         placed: PlacedAd,
-        preview_every: int,
+        previews: Previews | None,
         admitted: asyncio.Event,
         *,
         leads: bool,
@@ -289,7 +292,7 @@ class AdService:
             sku=requested.row.sku,
             negative_prompt=requested.row.negative_prompt,
             size=requested.size,
-            preview_every=preview_every,
+            previews=previews,
         )
         if not leads:
             await admitted.wait()

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from refadgen.config import Anchor, ImageFormat
+from refadgen.engine.previews import Previews
 from refadgen.serving import openai_images
 from refadgen.serving.access import Access
 from refadgen.serving.ads import AdService, RequestedImages, ServedImage
@@ -146,7 +147,7 @@ def _add_ads(app: FastAPI, service: AdService) -> None:
         accept = request.headers.get("accept", "")
         request_id = request.state.request_id
         if "text/event-stream" in accept:
-            events = event_stream(service, requested, given, fields.preview_every, request_id)
+            events = event_stream(service, requested, given, Previews(every=fields.preview_every), request_id)
             return StreamingResponse(events, media_type="text/event-stream")
         as_image = accept.strip().startswith("image/")
         if as_image and len(requested.images) != 1:

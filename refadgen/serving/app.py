@@ -1,4 +1,4 @@
-"""The application: `serve run refadgen.serving.app:build [config=FILE] [section.field=value …]`.
+"""The application, as `refadgen.serving.run` serves it.
 
 In a `serve deploy` config, `args` holds the same sections nested (see cluster/local/serve.yaml).
 """

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
 from refadgen.engine.orders import AdOrder
+from refadgen.engine.previews import Previews
 from refadgen.engine.step_engine import (
     Denoiser,
     EngineLostError,
@@ -143,7 +144,7 @@ class AdGeneration:
         waited_s, started = 0.0, time.monotonic()
         fusion_scale = order.config.sampling.fusion_scale
         ladder = Ladder(self._quality, seed=order.wanted.seed, fusion_scale=fusion_scale)
-        yield StepDone(0, None)
+        yield StepDone(0, 0, None)
         with _contained("generation"):
             while True:
                 finished: Finished[npt.NDArray[np.uint8]] | None = None
@@ -154,8 +155,8 @@ class AdGeneration:
                         elif isinstance(event, Failed):
                             yield _row_error(event.error)
                             return
-                        elif order.preview_every:
-                            yield StepDone(event.step, event.preview)
+                        elif order.previews is not None:
+                            yield StepDone(event.step, event.num_steps, event.preview)
                 assert finished is not None
                 loop = asyncio.get_running_loop()
                 result = await loop.run_in_executor(self._threads, self._result, order, finished, ladder)
@@ -176,7 +177,7 @@ class AdGeneration:
 
         denoising = _denoising_order(order, attempt)
         try:
-            ticket = self._engine.submit(denoising, denoising.shape, hear, preview_every=order.preview_every)
+            ticket = self._engine.submit(denoising, denoising.shape, hear, previews=order.previews or Previews())
         except (QueueFullError, EngineLostError) as error:
             yield Failed(error)
             return

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
+from refadgen.engine.previews import Previews
 from refadgen.serving.ads import AdService, ProductUpdate, RequestedImages, StepUpdate, Update
 from refadgen.serving.errors import ApiError, server_fault
 from refadgen.serving.fault_log import log_fault
@@ -15,17 +16,12 @@ from refadgen.serving.requests import ProductInput
 from refadgen.serving.schema import ProductEvent, StepEvent
 
 _HEARTBEAT_S = 10.0
-_NO_PREVIEWS = 10**6
-"""More steps than an image has: step events come, and no preview is ever due."""
 
 
 def event_stream(
-    service: AdService, requested: RequestedImages, given: ProductInput, preview_every: int, request_id: str
+    service: AdService, requested: RequestedImages, given: ProductInput, previews: Previews, request_id: str
 ) -> AsyncGenerator[str, None]:
-    """Yields the events of one request as text, with comments while none comes.
-
-    preview_every: steps between previews; 0: none.
-    """
+    """Yields the events of one request as text, with comments while none comes."""
     placed: PlacedAd | None = None
 
     def write(update: Update) -> str:
@@ -35,34 +31,34 @@ def event_stream(
         return _event(service, requested, placed, update)
 
     done = sse("done", {"request_id": request_id})
-    return written_stream(service, requested, given, preview_every, request_id, write, done)
+    return written_stream(service, requested, given, previews, request_id, write, done)
 
 
 def written_stream(
     service: AdService,
     requested: RequestedImages,
     given: ProductInput,
-    preview_every: int,
+    previews: Previews,
     request_id: str,
     write: Callable[[Update], str],
     last: str = "",
 ) -> AsyncGenerator[str, None]:
     """As `event_stream`, in the form of another interface. write: the text of one update. last: after the images."""
-    return _with_heartbeat(_events(service, requested, given, preview_every, request_id, write, last))
+    return _with_heartbeat(_events(service, requested, given, previews, request_id, write, last))
 
 
 async def _events(
     service: AdService,
     requested: RequestedImages,
     given: ProductInput,
-    preview_every: int,
+    previews: Previews,
     request_id: str,
     write: Callable[[Update], str],
     last: str,
 ) -> AsyncGenerator[str, None]:
     limit_s = service.config.limits.timeout_s
     try:
-        stream = service.make(requested, given, preview_every=preview_every or _NO_PREVIEWS)
+        stream = service.make(requested, given, previews=previews)
         async with asyncio.timeout(limit_s), contextlib.aclosing(stream) as updates:
             async for update in updates:
                 yield write(update)
@@ -95,7 +91,7 @@ def _event(service: AdService, requested: RequestedImages, placed: PlacedAd | No
         step = StepEvent(
             index=update.index,
             step=update.step.step,
-            num_steps=requested.config.sampling.num_inference_steps,
+            num_steps=update.step.num_steps,
             preview_base64=base64.b64encode(preview).decode() if preview else None,
         )
         return sse("step", step.model_dump())

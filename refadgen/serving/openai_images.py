@@ -17,6 +17,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from refadgen.config import ImageFormat
+from refadgen.engine.previews import Previews
 from refadgen.generation.encoding import resized
 from refadgen.serving.ads import AdService, ImageUpdate, RequestedImages, StepUpdate, Update, canvas_size
 from refadgen.serving.errors import ApiError
@@ -154,8 +155,6 @@ def _edit_events(
     service: AdService, requested: RequestedImages, given: ProductInput, partial_images: int, request_id: str
 ) -> AsyncGenerator[str, None]:
     """The events of an edit: `image_edit.partial_image` and `image_edit.completed`; or `error`."""
-    num_steps = requested.config.sampling.num_inference_steps
-    every = max(1, num_steps // (partial_images + 1)) if partial_images else 0
     shown: Counter[int] = Counter()
 
     def write(update: Update) -> str:
@@ -179,7 +178,7 @@ def _edit_events(
             return sse("image_edit.completed", {"type": "image_edit.completed", **values})
         return ""
 
-    return written_stream(service, requested, given, every, request_id, write)
+    return written_stream(service, requested, given, Previews(number=partial_images), request_id, write)
 
 
 def _partial_image(preview: bytes, requested: RequestedImages) -> bytes:

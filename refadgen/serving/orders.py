@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from refadgen.config import GenerateConfig
+from refadgen.engine.previews import Previews
 from refadgen.generation.wanted import WantedImage
 from refadgen.serving.products import PlacedAd
 
@@ -21,8 +22,8 @@ class ImageOrder:
     """None: the request gave none."""
     size: tuple[int, int] | None = None
     """The file's size in px, where it is another than the canvas's."""
-    preview_every: int = 0
-    """Steps between previews; 0: neither previews nor step events."""
+    previews: Previews | None = None
+    """Which steps have one; None: no step events either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,9 @@ class AdResult:
 
 @dataclass(frozen=True)
 class StepDone:
-    """step: from 1; 0: the image has a place in the queue, and no step is done yet. preview: WebP; None: not due."""
+    """step: from 1; 0: the image has a place in the queue, and no step is done yet. num_steps: of this
+    image. preview: WebP; None: not due."""
 
     step: int
+    num_steps: int
     preview: bytes | None

@@ -109,6 +109,9 @@ class StandInDenoiser:
     def kind(self, row: Row) -> int:
         return 0
 
+    def num_steps(self, row: Row) -> int:
+        return row.num_steps
+
     def start(self, order: Any) -> Row:
         return Row(getattr(order, "canvas", None), getattr(order, "num_inference_steps", order))
 

@@ -105,8 +105,8 @@ class WebServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
         return [when for when, requested, _ in self.requests if requested == path]
 
 
-@pytest.fixture
-def web() -> Iterator[WebServer]:
+@contextlib.contextmanager
+def _running() -> Iterator[WebServer]:
     server = WebServer()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -114,6 +114,19 @@ def web() -> Iterator[WebServer]:
     server.stopping.set()
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with _running() as server:
+        yield server
+
+
+@pytest.fixture
+def plain_web() -> Iterator[WebServer]:
+    """Another one, for what is not encrypted where `web` is."""
+    with _running() as server:
+        yield server
 
 
 @pytest.fixture

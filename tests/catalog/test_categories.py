@@ -2,7 +2,7 @@
 
 import pytest
 
-from refadgen.catalog.categories import category_of_list, last_element, names_thing, normalized, path_elements
+from refadgen.catalog.categories import category_of_list, last_element, names_thing, normalized_category, path_elements
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_brand_names_no_thing() -> None:
 
 
 def test_names_to_compare() -> None:
-    assert normalized("Men's Wine-Glasses, Large") == "men wine glass large"
-    assert normalized("Headphones") == normalized("headphone")
+    assert normalized_category("Men's Wine-Glasses, Large") == "men wine glass large"
+    assert normalized_category("Headphones") == normalized_category("headphone")
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,23 @@ def test_headers_of_a_host_go_there_and_nowhere_else(web, tmp_path):
     assert sent["accept-encoding"] == "identity"
 
 
+def test_headers_do_not_follow_a_redirect_out_of_encryption(tls_web, plain_web, certificate, monkeypatch, tmp_path):
+    """The same host sends to http: whoever listens there must not read its key. Back in https it is sent."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    file = tmp_path / "headers.yaml"
+    file.write_text("cdn.example: {X-Key: SECRET}\n")
+    reader = WebReader(dataclasses.replace(FAST, headers_file=str(file)))
+    (web, _), host = tls_web, "cdn.example"
+    encrypted, plain = f"https://{host}:{web.server_address[1]}", f"http://{host}:{plain_web.server_address[1]}"
+    web.redirects["down"] = f"{plain}/redirect/up"
+    plain_web.redirects["up"] = f"{encrypted}/ok/a"
+    assert reader.read(f"{encrypted}/redirect/down") == web.image
+    assert [headers.get("X-Key") for _, _, headers in web.requests] == ["SECRET", "SECRET"]
+    assert [headers.get("X-Key") for _, _, headers in plain_web.requests] == [None]
+    assert reader.read(f"{plain}/ok/a") == web.image  # an address that the catalogue itself has without https
+    assert plain_web.requests[-1][2]["X-Key"] == "SECRET"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

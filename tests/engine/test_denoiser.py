@@ -6,11 +6,12 @@ import queue
 import numpy as np
 import pytest
 import torch
+from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler, PNDMScheduler
 
 from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.denoiser import AdDenoiser
 from refadgen.engine.orders import AdOrder
-from refadgen.engine.step_engine import OutOfDeviceMemoryError, Progress, StepEngine
+from refadgen.engine.step_engine import Finished, OutOfDeviceMemoryError, Progress, StepEngine
 from refadgen.errors import RowError
 from refadgen.model import denoising
 
@@ -168,3 +169,25 @@ def test_in_fast_mode_steps_differ_in_kind_and_company_changes_no_byte(random_mo
             finished[number] = event.result
     engine.stop()
     assert all(np.array_equal(finished[number], expected) for number, expected in enumerate(alone))
+
+
+@pytest.mark.parametrize(("solver", "steps"), [(HeunDiscreteScheduler, 5), (KDPM2DiscreteScheduler, 5), (None, 3)])
+def test_progress_tells_the_steps_that_the_solver_takes(denoiser, solver, steps):
+    """Solvers of second order call the network twice in all but one of the three steps that were asked for."""
+    if solver is not None:
+        denoiser._pipeline.scheduler = solver.from_config(denoiser._pipeline.scheduler.config)
+    engine = StepEngine(denoiser, max_waiting=1)
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    engine.submit(order(1), order(1).shape, events.put)
+    heard = [events.get(timeout=60)]
+    while isinstance(heard[-1], Progress):
+        heard.append(events.get(timeout=60))
+    engine.stop()
+    assert isinstance(heard[-1], Finished)
+    assert heard[:-1] == [Progress(step, steps) for step in range(1, steps)]
+
+
+def test_a_solver_that_cannot_take_one_step_is_warmed_up_with_more(denoiser):
+    """PNDM's Runge-Kutta steps at the start need four."""
+    denoiser._pipeline.scheduler = PNDMScheduler.from_config(denoiser._pipeline.scheduler.config, skip_prk_steps=False)
+    denoiser.warm_up()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from refadgen.engine.previews import Previews
 from refadgen.engine.step_engine import (
     EngineLostError,
     Event,
@@ -28,6 +29,7 @@ SOON_S = 10.0
 @dataclass(eq=False)
 class Row:
     name: str
+    num_steps: int
     left: int
 
 
@@ -51,11 +53,14 @@ class HeldDenoiser:
         self._find_memory(f"start of {order[0]}")
         if order[0] == "bad start":
             raise ValueError("no such product")
-        return Row(*order)
+        return Row(*order, left=order[1])
 
     def kind(self, row: Row) -> int:
         """Steps of several kinds take turns at each row, and rows that are named `… last` have the last one alone."""
         return self.num_kinds - 1 if row.name.endswith("last") else row.left % self.num_kinds
+
+    def num_steps(self, row: Row) -> int:
+        return row.num_steps
 
     def step(self, rows: list[Row], batch_size: int) -> list[Row]:
         assert len({self.kind(row) for row in rows}) == 1
@@ -167,7 +172,7 @@ def test_an_order_is_told_of_its_steps_and_then_of_its_end(bench):
     assert [b.step(), b.step(), b.step()] == [["a"], ["a"], ["a"]]
     last = heard.last
     assert last == Finished("picture of a", waited_s=last.waited_s, worked_s=last.worked_s, batch_size=2)
-    assert heard.events[:-1] == [Progress(1), Progress(2)]
+    assert heard.events[:-1] == [Progress(1, 3), Progress(2, 3)]
 
 
 def test_rows_join_a_running_batch_at_the_next_step(bench):
@@ -584,7 +589,7 @@ def test_images_that_end_together_without_memory_halve_their_batch_once(bench):
 def test_a_preview_without_memory_is_left_out(bench):
     b = bench(batch_size=2)
     b.denoiser.no_memory_for = {"preview of a"}
-    heard, _ = b.order("a", 3, preview_every=1)
+    heard, _ = b.order("a", 3, previews=Previews(every=1))
     for _ in range(3):
         b.step()
     assert heard.last.result == "picture of a"
@@ -731,11 +736,23 @@ def test_the_time_waited_ends_with_the_first_step(bench):
 
 
 @pytest.mark.parametrize(
-    ("every", "previewed"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [2, 4]), (5, [5]), (6, []), (100, [])]
+    ("previews", "previewed"),
+    [
+        (Previews(), []),
+        (Previews(every=1), [1, 2, 3, 4, 5]),
+        (Previews(every=2), [2, 4]),
+        (Previews(every=5), [5]),
+        (Previews(every=6), []),
+        (Previews(every=100), []),
+        (Previews(number=1), [3]),
+        (Previews(number=2), [2, 4]),
+        (Previews(number=3), [1, 2, 3]),
+        (Previews(number=9), [1, 2, 3, 4, 5]),
+    ],
 )
-def test_previews_come_as_often_as_was_asked(bench, every, previewed):
+def test_previews_come_as_often_as_was_asked(bench, previews, previewed):
     b = bench()
-    heard, _ = b.order("a", 6, preview_every=every)
+    heard, _ = b.order("a", 6, previews=previews)
     for _ in range(6):
         b.step()
     assert isinstance(heard.last, Finished)
@@ -748,8 +765,8 @@ def test_a_preview_that_fails_fails_its_row_alone(bench):
     b = bench()
     b.order("blocker", 1)
     b.in_step()
-    bad, _ = b.order("bad preview", 9, preview_every=1)
-    good, _ = b.order("good", 2, preview_every=1)
+    bad, _ = b.order("bad preview", 9, previews=Previews(every=1))
+    good, _ = b.order("good", 2, previews=Previews(every=1))
     b.end()
     assert b.step() == ["bad preview", "good"]
     assert b.step() == ["good"]

@@ -56,6 +56,9 @@ class CountingDenoiser:
     def kind(self, row: Row) -> int:
         return 0
 
+    def num_steps(self, row: Row) -> int:
+        return STEPS
+
     def step(self, rows: list[Row], batch_size: int) -> list[Row]:
         self.gate.wait(20)
         time.sleep(self.step_s)

@@ -31,6 +31,7 @@ from tiny_models import (
     product,
     relative_difference,
     run,
+    start,
     states,
     write_base,
 )
@@ -341,6 +342,10 @@ def test_published_layouts_of_base_vae_and_encoder_give_the_same_model(folders, 
     found, expected = states(made), states(RefAdGenPipeline.from_pretrained(imported))
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    for pipeline in (made, plain := RefAdGenPipeline.from_pretrained(imported)):
+        pipeline.register_to_config(prompt_suffix=", hq", negative_prompt="ugly")
+    ((one,), (other,)) = (run(each, [start(each, 1, "a cup", num_inference_steps=20)]) for each in (made, plain))
+    assert relative_difference(one, other) < 1e-6
 
 
 def test_an_inpainting_base_is_refused(folders, tmp_path):

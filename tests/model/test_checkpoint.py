@@ -11,7 +11,7 @@ from tiny_models import make_pipeline, product, run, start, states, write_base
 
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.checkpoint import load_scheduler
-from refadgen.model.folder import find_model, fingerprint, most_steps
+from refadgen.model.folder import find_model, fingerprint, scheduler_config, step_bounds
 
 FUSION = "generation_unet/attention_fusion.safetensors"
 UNET = "generation_unet/diffusion_pytorch_model.safetensors"
@@ -190,7 +190,7 @@ def test_lms_names_what_it_needs(tmp_path):
 def test_the_most_steps_are_the_schedulers(tmp_path, config, expected):
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    assert most_steps(tmp_path) == expected
+    assert step_bounds(config["_class_name"], scheduler_config(tmp_path)) == (1, expected)
     scheduler = load_scheduler(tmp_path)
     scheduler.set_timesteps(expected)
     with pytest.raises(ValueError, match=r"cannot be larger|is smaller than"):

@@ -254,17 +254,17 @@ def test_a_fingerprint_sees_what_is_loaded(base, single, tmp_path):
 # Components.
 
 
-def test_a_tokenizer_without_configurations_takes_the_text_encoders_length(base):
+def test_a_tokenizer_without_configurations_takes_the_text_encoders_length(base, expected):
     """As early repositories and single downloads have it: `vocab.json` and `merges.txt` alone."""
-    expected = load_processor(base, "tokenizer")
+    plain = load_processor(base, "tokenizer")
     shutil.rmtree(base / "tokenizer")
     (base / "tokenizer").mkdir()
-    (base / "tokenizer" / "vocab.json").write_text(json.dumps(expected.get_vocab()))
+    (base / "tokenizer" / "vocab.json").write_text(json.dumps(plain.get_vocab()))
     (base / "tokenizer" / "merges.txt").write_text("#version: 0.2\nc u\ncu p</w>\n")
     pipeline = RefAdGenPipeline.from_stable_diffusion(base)
     assert pipeline.tokenizer.model_max_length == MAX_TOKENS
-    assert pipeline.tokenizer("a Cup, 12").input_ids == expected("a Cup, 12").input_ids
-    pipeline.encode_prompt("a cup")
+    assert pipeline.tokenizer("a Cup, 12").input_ids == plain("a Cup, 12").input_ids
+    assert relative_difference(latents_of(base), expected) < 1e-6
     with pytest.raises(ValueError, match=f"the text encoder takes {MAX_TOKENS}"):
         pipeline.encode_prompt("a " * 30)
 
@@ -308,6 +308,18 @@ def test_a_complete_clip_gives_the_tower_that_is_wanted(tmp_path, cls, tower):
     save_file({**load_file(file), "third_model.weight": torch.zeros(2)}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"unexpected keys: \['third_model.weight'\]"):
         load_model(tmp_path, tower, cls, torch.float32)
+
+
+def test_a_complete_clip_as_text_encoder_gives_the_plain_ones_pictures(base, expected):
+    text = CLIPTextModel.from_pretrained(base / "text_encoder")
+    vision = make_image_encoder().config
+    complete = CLIPModel(CLIPConfig(text_config=text.config.to_dict(), vision_config=vision.to_dict()))
+    own = complete.state_dict()
+    taken = {name if name in own else f"text_model.{name}": tensor for name, tensor in text.state_dict().items()}
+    complete.load_state_dict({**own, **taken})
+    shutil.rmtree(base / "text_encoder")
+    complete.save_pretrained(base / "text_encoder")
+    assert relative_difference(latents_of(base), expected) < 1e-6
 
 
 @pytest.mark.parametrize("inside", [".", "image_encoder", "models/image_encoder"])

@@ -33,21 +33,27 @@ class QuickDenoiser:
     batch_size = 4
     num_kinds = 1
 
-    def __init__(self, step_s: float = 0.0) -> None:
+    def __init__(self, step_s: float = 0.0, extra_steps: int = 0) -> None:
+        """extra_steps: that images take beyond those that are asked for, as with solvers of second order."""
         self.step_s = step_s
-        self.num_steps = 0
+        self.extra_steps = extra_steps
+        self.steps_made = 0
 
     def start(self, order):
         if "far too long" in order.prompt:
             raise RowError("prompt_too_long", "prompt: too long")
-        return {"order": order, "left": order.num_inference_steps}
+        num_steps = order.num_inference_steps + self.extra_steps
+        return {"order": order, "left": num_steps, "num_steps": num_steps}
 
     def kind(self, row):
         return 0
 
+    def num_steps(self, row):
+        return row["num_steps"]
+
     def step(self, rows, batch_size):
         time.sleep(self.step_s)
-        self.num_steps += 1
+        self.steps_made += 1
         for row in rows:
             row["left"] -= 1
         return [row for row in rows if not row["left"]]

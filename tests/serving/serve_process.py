@@ -7,12 +7,12 @@ import ray
 from ray import serve
 
 from refadgen.serving.app import build
+from refadgen.serving.run import start
 
 if __name__ == "__main__":
     port, settings = int(sys.argv[1]), json.loads(sys.argv[2])
     ray.init(address="local", num_cpus=8, include_dashboard=True)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(settings), name="refadgen")
+    start(build(settings), port)
     print("ready", ray.nodes()[0]["MetricsExportPort"], flush=True)
     sys.stdin.read()
     serve.shutdown()

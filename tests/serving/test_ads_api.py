@@ -367,10 +367,10 @@ def placed(server, monkeypatch) -> list[bytes]:
 
 def test_an_exact_repeat_is_answered_from_memory(server, client, photo):
     first = client.made(photo, prompt="repeated", seed=11)
-    steps = server.backend.denoiser.num_steps
+    steps = server.backend.denoiser.steps_made
     again = client.made(photo, prompt="repeated", seed=11)
     assert [image["cached"] for image in first["images"] + again["images"]] == [False, True]
-    assert server.backend.denoiser.num_steps == steps
+    assert server.backend.denoiser.steps_made == steps
     assert files_of(again) == files_of(first)
     assert again["product_base64"] == first["product_base64"]
     assert again["images"][0] | {"cached": False} == first["images"][0]
@@ -505,6 +505,38 @@ def test_an_edit_comes_as_openais_events(openai_client, photo):
             assert (image.format, image.size) == ("JPEG", (1024, 1024))
 
 
+def test_progress_counts_the_steps_that_the_solver_takes(connect, photo):
+    """Solvers of second order take 39 steps for 20: progress says so; partial images are spread over all of them."""
+    with serving(denoiser=QuickDenoiser(extra_steps=19)) as running:
+        client = connect(running.url)
+        steps = [data for name, data in client.events(photo, num_inference_steps=20, prompt="a") if name == "step"]
+        assert [step["step"] for step in steps] == list(range(1, 39))
+        assert {step["num_steps"] for step in steps} == {39}
+        shown = []
+        preview = running.backend.denoiser.preview
+        running.backend.denoiser.preview = lambda row: shown.append(row["num_steps"] - row["left"]) or preview(row)
+        answer = client.form(
+            "/v1/images/edits",
+            ("image", ("a.png", photo)),
+            ("prompt", "b"),
+            ("stream", "true"),
+            ("partial_images", "2"),
+        )
+        assert answer.data.count(b"event: image_edit.partial_image") == 2
+        assert shown == [7, 14]  # of 4 + 19
+
+
+def test_steps_that_the_models_scheduler_does_not_make_are_refused(connect, photo):
+    with serving() as running:
+        running.service.model = dataclasses.replace(running.service.model, fewest_steps=4, most_steps=8)
+        client = connect(running.url)
+        for steps, code in ((3, "too_few_steps"), (9, "too_many_steps")):
+            problem = client.problem(client.ads(photo, prompt="a cup", num_inference_steps=steps), 422)
+            assert (problem["code"], problem["param"]) == (code, "num_inference_steps")
+            assert "the model's scheduler makes 4 to 8" in problem["message"]
+        client.made(photo, prompt="a cup", num_inference_steps=4)
+
+
 def test_an_edits_stream_ends_in_an_error_that_openais_client_raises(openai_client, photo):
     with pytest.raises(openai.APIError, match="too long"):
         list(openai_client.images.edit(image=("a.png", photo), prompt="far too long", stream=True))
@@ -579,7 +611,7 @@ def test_a_client_that_hangs_up_stops_its_work(slow, photo, num_variants):
             said += line.recv(65536)
         wait_until(lambda: engine_of(server).num_running == min(num_variants, 4))
     wait_until(lambda: is_idle(server), timeout_s=5)  # a hundred steps take 10 s
-    assert server.backend.denoiser.num_steps < 60
+    assert server.backend.denoiser.steps_made < 60
 
 
 def test_who_hangs_up_does_not_stop_the_others(slow, connect, photo):

@@ -89,6 +89,9 @@ class Broken:
     def kind(self, row: Any) -> int:
         return 0
 
+    def num_steps(self, row: Any) -> int:
+        return 1
+
     def step(self, rows: list[Any], batch_size: int) -> list[Any]:
         self._maybe("step")
         return rows
