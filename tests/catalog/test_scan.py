@@ -58,6 +58,19 @@ def test_a_table_of_a_lakehouse_is_refused_with_the_remedy(mark: str, words: str
             scan_catalog(str(catalog))
 
 
+def test_tables_that_only_their_files_names_tell(tmp_path: Path) -> None:
+    name = "ducklake-019a3b7c-52f1-7d7e-8a7b-0c1d2e3f4a5b"
+    file = write(tmp_path / "lake" / "main" / "products" / f"{name}.parquet", "removed")
+    for catalog in (file, file.parent, tmp_path / "lake"):
+        with pytest.raises(ValueError, match=r"main/products is a DuckLake table.*write its current rows"):
+            scan_catalog(str(catalog))
+    paimon = write(tmp_path / "paimon" / "bucket-0" / "data-1.parquet", "removed").parents[1]
+    (paimon / "snapshot").mkdir()
+    (paimon / "snapshot" / "snapshot-1").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="paimon is a Paimon table"):
+        scan_catalog(str(paimon))
+
+
 def test_a_table_beside_the_catalogue_is_none_of_its_business(tmp_path: Path) -> None:
     write(tmp_path / "data" / "_delta_log" / "x.parquet", "removed")
     file = write(tmp_path / "data" / "catalogue" / "c.parquet", "a")
@@ -100,6 +113,15 @@ def test_categories_of_another_type_are_no_category(tmp_path: Path, categories: 
     pq.write_table(pa.table(table), tmp_path / "0.parquet")
     with pytest.raises(ValueError, match=r"'product_category' \(category\) is of type list"):
         rows_of(tmp_path)
+
+
+@pytest.mark.parametrize("beside", [{}, {"product_type": ["Sale"]}], ids=["alone", "beside another"])
+def test_repeated_text_as_structs_of_one_text(tmp_path: Path, beside: dict) -> None:
+    structs = [[{"element": "Home"}, {"element": "Mugs"}]]
+    pq.write_table(pa.table({"sku": ["a"], "image": ["a"], "category": structs, **beside}), tmp_path / "0.parquet")
+    wrapped = {"list": structs[0]}  # as BigQuery exports it
+    pq.write_table(pa.table({"sku": ["b"], "image": ["b"], "category": [wrapped], **beside}), tmp_path / "1.parquet")
+    assert [row.category for row in rows_of(tmp_path)] == ["Home > Mugs"] * 2
 
 
 def test_several_columns_of_categories_in_any_accepted_type(tmp_path: Path) -> None:

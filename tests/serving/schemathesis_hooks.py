@@ -15,6 +15,8 @@ BEYOND_A_SCHEMA = {
     "missing_image",  # a form needs a file or an address
     "missing_mask",  # mask_decided is about a mask
     "two_images",
+    "no_transparency",  # a transparent background, as JPEG
+    "one_image_only",  # of a transparent background
     "unknown_scene",  # depends on the category
     "too_many_images",  # scenes × variants
     "prompt_too_long",  # counted in the model's tokens
