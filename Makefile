@@ -28,8 +28,10 @@ dataset-demo: setup
 serve: setup
 	cluster/local/serve.sh
 
+# The quick tests side by side, a file's on one worker and a core each; then those that bring a Ray of their own.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m 'not slow and not long'
+	$(BIN)/python -m pytest -m 'slow and not long'
 
 test-long: setup
 	$(BIN)/python -m pytest -m long --timeout 1200

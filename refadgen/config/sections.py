@@ -232,6 +232,15 @@ class QualityConfig(Section, name="quality"):
     # Pixels: a further attempt has another seed, so more attempts may publish another picture.
     max_attempts: int = setting(1, _PIXELS, least=1, most=10)
     """Images drawn for one wanted image, each with a seed of its own, before the last one is given up as failed."""
+    fusion_attempts: int = setting(0, Decides.PIXELS, least=0, most=10)
+    """Further images, drawn with `stronger_fusion_scale` where none of `max_attempts` passes."""
+    stronger_fusion_scale: float = setting(1.2, Decides.PIXELS, least=0, most=10)
+    """λ of `fusion_attempts`."""
+    product_pixels: bool = setting(False, Decides.PIXELS)
+    """Whether, where none of these passes, the product's own pixels are laid into the best image that was drawn."""
+    product_tone: float = setting(0.0, Decides.PIXELS, least=0, most=1)
+    """How far those pixels take on the lightness of the product that was drawn, in broad strokes. 0: not at all, they
+    are the photograph's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -21,9 +20,17 @@ from refadgen.config import OutputConfig, SamplingConfig
 from refadgen.generation.wanted import WantedImage
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 RECORD_NAMESPACE = "https://refadgen.invalid/ns/1.0/"
 _RECORD = re.compile(r"<refadgen:GenerationRecord>(.*?)</refadgen:GenerationRecord>", re.DOTALL)
+
+
+def digital_source_type(rung: str) -> str:
+    """IPTC's digital source type: the product is generated anew, or its photograph stands in a generated scene.
+
+    rung: of the gate's ladder.
+    """
+    return "compositeWithTrainedAlgorithmicMedia" if rung == "product_pixels" else "trainedAlgorithmicMedia"
 
 
 def image_key(image_id: str, format: str) -> str:
@@ -57,6 +64,8 @@ class GenerationRecord:
     fusion_scale: float
     color_similarity: float
     structure_similarity: float
+    rung: str
+    """Of the gate's ladder; records hold it where the product's own pixels were laid in."""
     scheduler: str | None = None
     guidance_interval: tuple[float, float] | None = None
     reuse_steps: int | None = None
@@ -68,6 +77,8 @@ class GenerationRecord:
         for name in ("scheduler", "guidance_interval", "reuse_steps"):
             if facts[name] is None:
                 del facts[name]
+        if self.rung != "product_pixels":
+            del facts["rung"]
         return facts
 
     @classmethod
@@ -81,6 +92,8 @@ class GenerationRecord:
         input_sha256: str,
         color_similarity: float,
         structure_similarity: float,
+        rung: str,
+        fusion_scale: float,
         sampling: SamplingConfig,
         fingerprint: str,
     ) -> "GenerationRecord":
@@ -96,9 +109,10 @@ class GenerationRecord:
             model=fingerprint,
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
-            fusion_scale=sampling.fusion_scale,
+            fusion_scale=fusion_scale,
             color_similarity=_rounded(color_similarity),
             structure_similarity=_rounded(structure_similarity),
+            rung=rung,
             scheduler=None if sampling.scheduler == "model" else sampling.scheduler,
             guidance_interval=None if sampling.guidance_interval == (0, 1) else sampling.guidance_interval,
             reuse_steps=None if sampling.reuse_steps == 1 else sampling.reuse_steps,
@@ -119,7 +133,7 @@ def resized(image_u8: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArr
 
 def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config: OutputConfig) -> bytes:
     """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
-    image, xmp, sink = Image.fromarray(image_u8), _xmp(record.facts()), io.BytesIO()
+    image, xmp, sink = Image.fromarray(image_u8), _xmp(record), io.BytesIO()
     if config.format == "jpeg":
         # Without chroma subsampling: halved colour resolution smears small print, and the product must stay itself.
         image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)
@@ -156,15 +170,16 @@ def _unescape(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
-def _xmp(record: Mapping[str, Any]) -> bytes:
+def _xmp(record: GenerationRecord) -> bytes:
     """An XMP packet with IPTC's DigitalSourceType and the record as JSON (ASCII, so that any text is legal XML)."""
-    text = escape(json.dumps(record, sort_keys=True, ensure_ascii=True))
+    text = escape(json.dumps(record.facts(), sort_keys=True, ensure_ascii=True))
+    source_type = SOURCE_TYPES + digital_source_type(record.rung)
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
         f'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:refadgen={quoteattr(RECORD_NAMESPACE)}>'
-        f"<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+        f"<Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>"
         "<xmp:CreatorTool>RefAdGen</xmp:CreatorTool>"
         f"<refadgen:GenerationRecord>{text}</refadgen:GenerationRecord>"
         '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'

@@ -19,9 +19,9 @@ from refadgen.config import GenerateConfig
 from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import EngineLostError, Event, Failed, Finished, OutOfDeviceMemoryError, StepEngine
 from refadgen.errors import RowError
+from refadgen.generation.ladder import Judged, Ladder
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
-from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
-from refadgen.generation.wanted import WantedImage, attempt_seed
+from refadgen.generation.wanted import WantedImage
 from refadgen.storage.pictures import from_png
 
 if TYPE_CHECKING:
@@ -50,29 +50,26 @@ class _Task:
     canvas: npt.NDArray[np.uint8]
     mask: npt.NDArray[np.uint8]
     product_key: str
-    seed: int
-    attempts: int = 0
+    ladder: Ladder
     generate_s: float = 0.0
     batch_size: int | None = None
     ticket: "Ticket[AdOrder, npt.NDArray[np.uint8]] | None" = None
 
-    def finish(
-        self,
-        *,
-        error: RowFailure | None = None,
-        image: npt.NDArray[np.uint8] | None = None,
-        scores: FidelityScores | None = None,
-    ) -> None:
-        """Hands the image to its call. image: None where it must not be published."""
+    def finish(self, *, error: RowFailure | None = None, judged: Judged | None = None) -> None:
+        """Hands the image to its call. judged: None where no image was drawn to its end."""
+        attempts = self.ladder.attempts
+        attempt = self.ladder.attempt if judged is None else judged.attempt
         made = GeneratedImage(
             wanted=self.wanted,
             error=error,
-            ad=b"" if image is None else encode_png(image),
-            seed=self.seed,
-            attempts=self.attempts,
-            color_similarity=None if scores is None else scores.color_similarity,
-            structure_similarity=None if scores is None else scores.structure_similarity,
-            generate_s=self.generate_s if self.attempts else None,
+            ad=b"" if judged is None or judged.image is None else encode_png(judged.image),
+            seed=attempt.seed,
+            attempts=attempts,
+            rung=attempt.rung if attempts else "",
+            fusion_scale=attempt.fusion_scale if attempts else 0.0,
+            color_similarity=None if judged is None else judged.scores.color_similarity,
+            structure_similarity=None if judged is None else judged.scores.structure_similarity,
+            generate_s=self.generate_s if attempts else None,
             batch_size=self.batch_size,
         )
         self.done.put((self, made))
@@ -158,7 +155,9 @@ class AdGenerator:
             except Exception as problem:  # a fault of ours: the images may be tried again
                 error = self._errors.failure(problem, row.label, "generation_error")
         for wanted in row.wanted:
-            task = _Task(row, wanted, done, canvas, mask, key, wanted.seed)
+            fusion_scale = self._config.sampling.fusion_scale
+            ladder = Ladder(self._config.quality, seed=wanted.seed, fusion_scale=fusion_scale)
+            task = _Task(row, wanted, done, canvas, mask, key, ladder)
             if error is not None:
                 task.finish(error=error)
             else:
@@ -167,8 +166,7 @@ class AdGenerator:
 
     def _order(self, task: _Task) -> None:
         """Queues one attempt at an image."""
-        task.seed = attempt_seed(task.wanted.seed, task.attempts)
-        task.attempts += 1
+        attempt = task.ladder.begin()
         sampling = self._config.sampling
         assert sampling.guidance_scale is not None  # the job fills in the model's own
         order = AdOrder(
@@ -177,8 +175,8 @@ class AdGenerator:
             product_key=task.product_key,
             prompt=task.wanted.prompt,
             negative_prompt=task.product.negative_prompt,
-            seed=task.seed,
-            fusion_scale=sampling.fusion_scale,
+            seed=attempt.seed,
+            fusion_scale=attempt.fusion_scale,
             guidance_scale=sampling.guidance_scale,
             num_inference_steps=sampling.num_inference_steps,
         )
@@ -195,7 +193,7 @@ class AdGenerator:
         task.ticket = self._engine.submit(order, order.shape, heard)
 
     def _end(self, task: _Task, event: Finished[npt.NDArray[np.uint8]] | Failed) -> None:
-        """Finishes an image, or sends it back for another seed."""
+        """Finishes an image, or sends it back for another attempt."""
         try:
             self._judge_or_fail(task, event)
         except BaseException as problem:  # the call must hear of it, or it would wait for ever
@@ -206,7 +204,7 @@ class AdGenerator:
         row = task.product
         try:
             if isinstance(event, Failed):
-                task.attempts -= not event.begun
+                task.ladder.attempts -= not event.begun
                 raise event.error
             task.generate_s += event.worked_s
             task.batch_size = event.batch_size
@@ -227,15 +225,13 @@ class AdGenerator:
             task.finish(error=self._errors.failure(error, row.label, "generation_error"))
 
     def _judge(self, task: _Task, image: npt.NDArray[np.uint8]) -> None:
-        scores = score_fidelity(image, task.canvas, task.mask)
-        problem = below_gate(scores, self._config.quality)
-        if not problem:
-            task.finish(image=image, scores=scores)
-        elif task.attempts < self._config.quality.max_attempts:
+        judged = task.ladder.judge(image, task.canvas, task.mask)
+        if judged is None:
             self._order(task)
+        elif judged.problem:
+            task.finish(error=RowFailure.of(RowError("low_fidelity", judged.problem)), judged=judged)
         else:
-            failure = RowError("low_fidelity", f"{problem} after {task.attempts} attempts")
-            task.finish(error=RowFailure.of(failure), scores=scores)
+            task.finish(judged=judged)
 
 
 def _rows_out(products: Iterable[PlacedProduct]) -> Iterator[tuple[PlacedProduct, tuple[WantedImage, ...]]]:

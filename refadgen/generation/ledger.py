@@ -69,6 +69,12 @@ class AdLedgerRow:
     batch_size: Int32 | None = None
     """Images denoised at once when this one was made: `sampling.batch_size`, or less where the device's memory did not
     suffice. Pictures are the same byte for byte at one batch size only."""
+    rung: str | None = None
+    """Of the gate's ladder, where the image was kept or given up: first, seed, fusion_scale, product_pixels
+    (`generation/ladder.py`); empty: none was drawn."""
+    digital_source_type: str | None = None
+    """IPTC's: trainedAlgorithmicMedia, or compositeWithTrainedAlgorithmicMedia where the product's own pixels stand in
+    the image; empty unless done."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

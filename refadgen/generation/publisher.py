@@ -11,7 +11,7 @@ from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
-from refadgen.generation.encoding import GenerationRecord, encode_ad, image_key
+from refadgen.generation.encoding import GenerationRecord, digital_source_type, encode_ad, image_key
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
@@ -90,6 +90,8 @@ class AdPublisher:
             input_sha256=product.input_sha256,
             color_similarity=image.color_similarity or 0.0,
             structure_similarity=image.structure_similarity or 0.0,
+            rung=image.rung,
+            fusion_scale=image.fusion_scale,
             sampling=self._config.sampling,
             fingerprint=self._model.fingerprint,
         )
@@ -146,4 +148,6 @@ class AdPublisher:
             model=self._model.label,
             decision=product.decision,
             batch_size=image.batch_size,
+            rung=image.rung,
+            digital_source_type=digital_source_type(image.rung) if published.uri else "",
         )

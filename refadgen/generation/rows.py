@@ -104,6 +104,10 @@ class GeneratedImage:
     seed: int
     """Seed of the attempt that is kept; the wanted image's own where none was drawn."""
     attempts: Int32 = 0
+    rung: str = ""
+    """Of the gate's ladder; empty where no image was drawn."""
+    fusion_scale: float = 0.0
+    """λ of the attempt that is kept; 0 where none was drawn."""
     color_similarity: Float32 | None = None
     structure_similarity: Float32 | None = None
     generate_s: Float32 | None = None

@@ -14,6 +14,7 @@ from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
 from refadgen.config import GenerateConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
+from refadgen.generation.encoding import digital_source_type
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
 from refadgen.serving import metrics
@@ -354,6 +355,8 @@ class AdService:
             reason=result.reason,
             detail=result.detail,
             attempts=result.attempts,
+            rung=result.rung,
+            digital_source_type=digital_source_type(result.rung) if result.encoded else "",
             seed=result.seed,
             prompt=wanted.prompt,
             negative_prompt=requested.row.negative_prompt or "",

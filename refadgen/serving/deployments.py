@@ -34,9 +34,8 @@ from refadgen.engine.step_engine import (
 )
 from refadgen.errors import RowError
 from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
+from refadgen.generation.ladder import Attempt, Ladder
 from refadgen.generation.model_settings import ModelIdentity
-from refadgen.generation.scores import below_gate, score_fidelity
-from refadgen.generation.wanted import attempt_seed
 from refadgen.serving import metrics
 from refadgen.serving.ads import AdService, canvas_size
 from refadgen.serving.errors import ApiError, from_row_error, server_fault
@@ -138,14 +137,14 @@ class AdGeneration:
 
     async def generate(self, order: ImageOrder) -> AsyncGenerator[StepDone | AdResult | RowError, None]:
         """Yields steps where the order asks for them, then the result. Closing the generator cancels the image."""
-        attempts, waited_s, started = 0, 0.0, time.monotonic()
+        waited_s, started = 0.0, time.monotonic()
+        fusion_scale = order.config.sampling.fusion_scale
+        ladder = Ladder(self._quality, seed=order.wanted.seed, fusion_scale=fusion_scale)
         yield StepDone(0, None)
         with _contained("generation"):
             while True:
-                seed = attempt_seed(order.wanted.seed, attempts)
-                attempts += 1
                 finished: Finished[npt.NDArray[np.uint8]] | None = None
-                async with contextlib.aclosing(self._denoise(order, seed)) as events:
+                async with contextlib.aclosing(self._denoise(order, ladder.begin())) as events:
                     async for event in events:
                         if isinstance(event, Finished):
                             finished, waited_s = event, waited_s + event.waited_s
@@ -156,14 +155,14 @@ class AdGeneration:
                             yield StepDone(event.step, event.preview)
                 assert finished is not None
                 loop = asyncio.get_running_loop()
-                result = await loop.run_in_executor(self._threads, self._result, order, finished, seed, attempts)
-                if result.status == "done" or attempts >= self._quality.max_attempts:
+                result = await loop.run_in_executor(self._threads, self._result, order, finished, ladder)
+                if result is not None:
                     metrics.count_image(result.status)
                     total_s = time.monotonic() - started
                     yield dataclasses.replace(result, waited_s=waited_s, generate_s=total_s - waited_s)
                     return
 
-    async def _denoise(self, order: ImageOrder, seed: int) -> AsyncGenerator[Event[npt.NDArray[np.uint8]], None]:
+    async def _denoise(self, order: ImageOrder, attempt: Attempt) -> AsyncGenerator[Event[npt.NDArray[np.uint8]], None]:
         """Yields the engine's events for one attempt; the last one is Finished or Failed."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event[npt.NDArray[np.uint8]]] = asyncio.Queue()
@@ -172,7 +171,7 @@ class AdGeneration:
             # Called from the engine's thread, and an asyncio queue is not thread-safe.
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        denoising = _denoising_order(order, seed)
+        denoising = _denoising_order(order, attempt)
         try:
             ticket = self._engine.submit(denoising, denoising.shape, hear, preview_every=order.preview_every)
         except (QueueFullError, EngineLostError) as error:
@@ -187,42 +186,44 @@ class AdGeneration:
         finally:
             ticket.cancel()
 
-    def _result(
-        self, order: ImageOrder, finished: Finished[npt.NDArray[np.uint8]], seed: int, attempts: int
-    ) -> AdResult:
-        """Scores the image, and encodes it where it passes the gate."""
-        image_u8 = finished.result
-        scores = score_fidelity(image_u8, order.placed.canvas, order.placed.mask)
-        problem = below_gate(scores, self._quality)
+    def _result(self, order: ImageOrder, finished: Finished[npt.NDArray[np.uint8]], ladder: Ladder) -> AdResult | None:
+        """Scores the image, and encodes it where it passes the gate. None: another attempt is due."""
+        judged = ladder.judge(finished.result, order.placed.canvas, order.placed.mask)
+        if judged is None:
+            return None
         record = GenerationRecord.of(
             order.wanted,
             sku=order.sku,
             negative_prompt=order.negative_prompt,
-            seed=seed,
+            seed=judged.attempt.seed,
             input_sha256=order.placed.input_sha256,
-            color_similarity=scores.color_similarity,
-            structure_similarity=scores.structure_similarity,
+            color_similarity=judged.scores.color_similarity,
+            structure_similarity=judged.scores.structure_similarity,
+            rung=judged.attempt.rung,
+            fusion_scale=judged.attempt.fusion_scale,
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
-        if order.size is not None:
+        image_u8 = judged.image
+        if image_u8 is not None and order.size is not None:
             image_u8 = resized(image_u8, order.size)
         return AdResult(
-            status="failed" if problem else "done",
-            reason="low_fidelity" if problem else "",
-            detail=f"{problem} after {attempts} attempts" if problem else "",
-            attempts=attempts,
-            seed=seed,
-            color_similarity=scores.color_similarity,
-            structure_similarity=scores.structure_similarity,
+            status="failed" if judged.problem else "done",
+            reason="low_fidelity" if judged.problem else "",
+            detail=judged.problem,
+            attempts=ladder.attempts,
+            rung=judged.attempt.rung,
+            seed=judged.attempt.seed,
+            color_similarity=judged.scores.color_similarity,
+            structure_similarity=judged.scores.structure_similarity,
             waited_s=0.0,
             generate_s=0.0,
             batch_size=finished.batch_size,
-            encoded=b"" if problem else encode_ad(image_u8, record, order.config.output),
+            encoded=b"" if image_u8 is None else encode_ad(image_u8, record, order.config.output),
         )
 
 
-def _denoising_order(order: ImageOrder, seed: int) -> AdOrder:
+def _denoising_order(order: ImageOrder, attempt: Attempt) -> AdOrder:
     """One attempt at `order`, as the step engine's denoiser takes it."""
     sampling = order.config.sampling
     return AdOrder(
@@ -231,8 +232,8 @@ def _denoising_order(order: ImageOrder, seed: int) -> AdOrder:
         product_key=order.placed.product_key,
         prompt=order.wanted.prompt,
         negative_prompt=order.negative_prompt,
-        seed=seed,
-        fusion_scale=sampling.fusion_scale,
+        seed=attempt.seed,
+        fusion_scale=attempt.fusion_scale,
         guidance_scale=sampling.guidance_scale or 1.0,
         num_inference_steps=sampling.num_inference_steps,
     )

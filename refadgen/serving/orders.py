@@ -35,8 +35,10 @@ class AdResult:
     detail: str
     """One sentence for a person; empty when done."""
     attempts: int
+    rung: str
+    """Of the gate's ladder, where the image was kept or given up."""
     seed: int
-    """Seed of the last attempt."""
+    """Seed of the attempt that is kept, or of the last one."""
     color_similarity: float | None
     structure_similarity: float | None
     waited_s: float

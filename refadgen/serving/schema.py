@@ -183,6 +183,8 @@ class AdImage(BaseModel):
     reason: str
     detail: str
     attempts: int
+    rung: str
+    digital_source_type: str
     seed: int
     prompt: str
     negative_prompt: str

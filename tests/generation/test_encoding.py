@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from refadgen.config import OutputConfig, SamplingConfig
-from refadgen.generation.encoding import SOURCE_TYPE, GenerationRecord, encode_ad, encode_product, read_record
+from refadgen.generation.encoding import SOURCE_TYPES, GenerationRecord, encode_ad, encode_product, read_record
 from refadgen.generation.wanted import WantedImage
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)
@@ -21,6 +21,8 @@ RECORD = GenerationRecord.of(
     input_sha256="0" * 64,
     color_similarity=0.123456789,
     structure_similarity=0.25,
+    rung="first",
+    fusion_scale=1.0,
     sampling=SamplingConfig(guidance_scale=2.0),
     fingerprint="f" * 16,
 )
@@ -36,7 +38,7 @@ def test_record_and_source_type_are_in_the_file(format: str) -> None:
         packet = image.info.get("xmp") or image.info["XML:com.adobe.xmp"]
     namespace = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
     found = ElementTree.fromstring(packet).iter(f"{namespace}DigitalSourceType")
-    assert [element.text for element in found] == [SOURCE_TYPE]
+    assert [element.text for element in found] == [SOURCE_TYPES + "trainedAlgorithmicMedia"]
 
 
 def test_a_record_names_fast_mode_where_there_is_one_and_is_else_as_it_always_was() -> None:
@@ -46,6 +48,13 @@ def test_a_record_names_fast_mode_where_there_is_one_and_is_else_as_it_always_wa
     assert {name: found.pop(name) for name in named} == named
     assert found == RECORD.facts() == read_record(encode_ad(IMAGE, RECORD, OutputConfig()))
     assert len(found) == 14
+
+
+def test_an_image_with_the_products_own_pixels_says_so() -> None:
+    record = dataclasses.replace(RECORD, rung="product_pixels", fusion_scale=1.3)
+    data = encode_ad(IMAGE, record, OutputConfig())
+    assert read_record(data) == RECORD.facts() | {"rung": "product_pixels", "fusion_scale": 1.3}
+    assert f"{SOURCE_TYPES}compositeWithTrainedAlgorithmicMedia".encode() in data
 
 
 def test_the_same_image_is_the_same_bytes() -> None:

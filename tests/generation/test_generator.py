@@ -287,3 +287,20 @@ def test_features_are_shared_by_equal_canvases_only(generator: AdGenerator, deno
     made_of(generator, first, other, dataclasses.replace(first, row=3))
     assert len(keys) == 3
     assert len({*keys}) == 2
+
+
+def test_the_ladder_ends_with_the_products_own_pixels(denoiser: CountingDenoiser, tmp_path: Path) -> None:
+    words = ["sampling.guidance_scale=2", f"sampling.batch_size={BATCH}", f"model.path={tmp_path}"]
+    words += ["quality.min_color_similarity=0.9", "quality.fusion_attempts=1", "quality.product_pixels=true"]
+    generator = AdGenerator(load_config(GenerateConfig, None, words), "run-1")
+    seed = placed(1).wanted[0].seed
+    denoiser.bad_seeds = {seed, attempt_seed(seed, 1)}
+    try:
+        made = images_of(made_of(generator, placed(1, 2)))
+    finally:
+        generator._engine.stop()
+    rescued, good = made[placed(1).wanted[0].image_id], made[placed(1, 2).wanted[1].image_id]
+    assert (good.rung, good.attempts, good.fusion_scale, good.error) == ("first", 1, 1.0, None)
+    assert (rescued.rung, rescued.attempts, rescued.error) == ("product_pixels", 2, None)
+    assert from_png(rescued.ad)[30, 25].tolist() == from_png(placed(1).canvas)[30, 25].tolist()
+    assert not from_png(rescued.ad)[0].any()  # around the product, the scene that was drawn: black

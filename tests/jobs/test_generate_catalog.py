@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from refadgen.generation.encoding import SOURCE_TYPE, read_record
+from refadgen.generation.encoding import SOURCE_TYPES, read_record
 
 pytestmark = pytest.mark.slow
 NUM_IMAGES = 24
@@ -37,7 +37,7 @@ def test_every_wanted_image_is_there_with_its_ledger_row(whole_run: Path) -> Non
 def test_an_image_says_what_it_is_and_how_it_was_made(whole_run: Path) -> None:
     row = next(iter(job_runs.latest(whole_run).values()))
     data = (whole_run / row["uri"]).read_bytes()
-    assert SOURCE_TYPE.encode() in data
+    assert f"{SOURCE_TYPES}trainedAlgorithmicMedia".encode() in data
     record = read_record(data)
     assert {name: record[name] for name in ("image_id", "sku", "prompt", "seed")} == {
         name: row[name] for name in ("image_id", "sku", "prompt", "seed")

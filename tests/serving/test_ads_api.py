@@ -27,6 +27,7 @@ from refadgen.serving.ads import canvas_for
 
 FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
+    *("rung", "digital_source_type"),
     *("negative_prompt", "input_sha256", "width_px", "height_px", "mask_source", "mask_score", "mask_area"),
     *("color_similarity", "structure_similarity", "fetch_s", "segment_s", "waited_s", "generate_s"),
     "batch_size",
@@ -740,6 +741,24 @@ def test_a_later_attempt_may_pass(connect, photo, monkeypatch):
     assert (image["status"], image["attempts"]) == ("done", 2)
     assert finished[0] == 1
     assert image["seed"] == finished[1] != 1
+    assert (image["rung"], image["digital_source_type"]) == ("seed", "trainedAlgorithmicMedia")
+
+
+def test_where_no_attempt_passes_the_products_own_pixels_may(connect, photo):
+    words = ["quality.min_structure_similarity=0.9", "quality.fusion_attempts=1", "quality.product_pixels=true"]
+    with serving(*words, "output.format=png") as server:
+        server.backend.denoiser.finish = lambda order, row: 255 - order.canvas
+        answer = connect(server.url).made(photo, prompt="a cup", seed=1)
+    (image,) = answer["images"]
+    assert (image["status"], image["attempts"], image["rung"]) == ("done", 2, "product_pixels")
+    assert image["digital_source_type"] == "compositeWithTrainedAlgorithmicMedia"
+    data = base64.b64decode(image["image_base64"])
+    record = read_record(data)
+    assert (record["rung"], record["fusion_scale"]) == ("product_pixels", 1.0)
+    pixels, product = picture(data), picture(base64.b64decode(answer["product_base64"]))
+    middle = (slice(75, 85), slice(60, 68))
+    assert np.abs(pixels[middle].astype(int) - product[middle][..., :3]).max() <= 12  # the product travels as WebP
+    assert not pixels[0].any()  # the scene that was drawn: the white canvas inverted
 
 
 # Health

@@ -14,6 +14,7 @@ const ANCHORS = ["top-left", "top", "top-right", "left", "center", "right", "bot
 const MASK_SOURCES = {own_mask: "your own", alpha: "alpha channel", plain_background: "plain background",
   saliency_model: "saliency model", sam3: "SAM 3", sam2: "SAM2", vote: "networks that agree",
   review: "decided by a person"};
+const RESCUED = {seed: "another seed", fusion_scale: "stronger fusion", product_pixels: "the product's own pixels"};
 const SENT_AS_THEY_ARE = ["negative_prompt", "seed", "guidance_scale", "num_inference_steps", "fusion_scale", "format", "size"];
 
 const $ = id => document.getElementById(id);
@@ -405,6 +406,7 @@ function makeCard(title, {seeThrough = false} = {}) {
       Colour: score(data.color_similarity),
       Structure: score(data.structure_similarity),
       Attempts: data.attempts,
+      ...(data.status === "done" && data.rung in RESCUED && {"Passed by": RESCUED[data.rung]}),
       Time: data.cached ? "0 s, cached" : `${data.generate_s.toFixed(1)} s`,
     });
     if (data.status !== "done") {
