@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from refadgen.catalog.english import PAIRS, singular, words_of
+from refadgen.catalog.taxonomy import is_number
 
 ANY_PRODUCT = "product"
 """The noun of a product whose category is unknown."""
@@ -35,13 +36,23 @@ def path_elements(category: str | None) -> list[str]:
     A `/` that belongs to a word stays: after an abbreviation (`TV/Audio`, `CD/DVD Cases`, `Bottle w/ lid`), in "and/or"
     and between digits. `T-Shirts/Tops` looks like `Clothing/Tops` and is read as a path too: "top" suits either.
     HTML entities, as some exports write them, are decoded first. Of several categories in a cell, the first counts
-    whose last element names a thing (`Clothing > Hats, Sale`). An address (`gid://…`) has no elements.
+    whose last element names a thing (`Clothing > Hats, Sale`) and that holds no other of them (`Gear, Gear/Bags`). An
+    address (`gid://…`) has no elements.
     """
     # Only entities that end in a semicolon: html.unescape alone would read "Pots&notes" as "Pots¬es".
     text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), category or "")
     paths = [path for path in map(_elements, _categories(text)) if path]
-    best = next((path for path in paths if names_thing(path[-1])), None)
-    return best or next((path for path in paths if any(map(names_thing, path))), paths[0] if paths else [])
+    named = [path for path in paths if names_thing(path[-1])]
+    # Shops list the categories above a category too: "Gear, Gear/Bags" is a bag.
+    innermost = [path for path in named if not any(_is_within(other, path) for other in named)]
+    if innermost:
+        return innermost[0]
+    return next((path for path in paths if any(map(names_thing, path))), paths[0] if paths else [])
+
+
+def _is_within(path: list[str], other: list[str]) -> bool:
+    """Whether a category lies below another one."""
+    return len(path) > len(other) and path[: len(other)] == other
 
 
 def last_element(category: str | None) -> str | None:
@@ -116,9 +127,5 @@ def category_of_list(items: Sequence[str]) -> str:
 def first_that_names(categories: Sequence[Any]) -> Any:
     """The first of a row's categories that names a thing or is a number; else the first that is not empty."""
     given = [value for value in categories if value is not None and value == value and value != ""]
-    named = (value for value in given if not isinstance(value, str) or _names_thing(value))
+    named = (value for value in given if not isinstance(value, str) or is_number(value) or last_element(value))
     return next(named, given[0] if given else None)
-
-
-def _names_thing(category: str) -> bool:
-    return last_element(category) is not None or category.strip().removesuffix(".0").isdigit()

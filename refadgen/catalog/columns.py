@@ -113,13 +113,15 @@ _TEXT_OR_INTEGER = "text or integers"
 _INTEGER = "integers (or integers as floats, as pandas writes them beside nulls)"
 _IMAGE = "text (a path or address), binary (an encoded image) or struct<bytes: binary, path: string>"
 
+_GOOGLE_CATEGORIES = ("google_product_category", "google_shopping_/_google_product_category")
+
 COLUMNS: tuple[Column, ...] = (
     Column(
         name="sku",
         meaning="The shop's own name of the product, up to 256 characters of any kind.",
         accepts=_is_text_or_integer,
         accepted=_TEXT_OR_INTEGER,
-        aliases=("id", "product_id", "item_id", "offer_id", "variant_sku"),
+        aliases=("id", "product_id", "item_id", "offer_id", "variant_sku", "handle", "url_handle"),
         required=True,
     ),
     Column(
@@ -127,7 +129,17 @@ COLUMNS: tuple[Column, ...] = (
         meaning="The photograph of the product: path, address or the encoded image itself.",
         accepts=_is_image,
         accepted=_IMAGE,
-        aliases=("image_link", "image_url", "image_uri", "image_path", "image_src", "product_image"),
+        aliases=(
+            "image_link",
+            "image_url",
+            "image_uri",
+            "image_path",
+            "image_src",
+            "product_image",
+            "product_image_url",
+            "base_image",
+            "images",
+        ),
         required=True,
     ),
     Column(
@@ -141,14 +153,8 @@ COLUMNS: tuple[Column, ...] = (
         name="category",
         meaning="The kind of product; the last element of a path such as `Kitchen > Cups` counts.",
         accepts=_is_category,
-        accepted="text, list<text> or Google's numbers",
-        aliases=(
-            "product_type",
-            "google_product_category",
-            "google_shopping_/_google_product_category",
-            "product_category",
-            "categories",
-        ),
+        accepted="text, list<text> or numbers",
+        aliases=("product_type", *_GOOGLE_CATEGORIES, "product_category", "categories"),
         of_many_kinds=frozenset({"categories"}),
     ),
     Column(
@@ -249,7 +255,7 @@ def resolve_columns(
                 if found_values is Holds.OTHER or not column.accepts(pa.int64()):
                     raise ValueError(
                         f"the catalogue's column {field.name!r} ({column.name}) is of type {field.type}: "
-                        f"must be {column.accepted}; {_remedy(field.name, column)}"
+                        f"must be {column.accepted}; {_remedy(field.name, kind, column)}"
                     )
             found[column.name] = field.name
             break
@@ -261,8 +267,10 @@ def resolve_columns(
     return found
 
 
-def _remedy(name: str, column: Column) -> str:
+def _remedy(name: str, kind: pa.DataType, column: Column) -> str:
     """What to do about a column of an unfit type."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"take one, as in SQL: {name}[1] AS {column.name}; or give it a name that is not read"
     target = "VARCHAR" if column.accepts(pa.string()) else "BIGINT"
     return f"cast it, as in SQL: CAST({name} AS {target}); or give it a name that is not read"
 
@@ -271,6 +279,11 @@ def category_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold a category, the best first: a row whose first one names nothing is read from the next."""
     column = next(column for column in COLUMNS if column.name == "category")
     return [field.name for field in _candidates(schema, column) if column.accepts(unwrapped(field.type))]
+
+
+def holds_google_numbers(name: str) -> bool:
+    """Whether numbers in this column of categories are Google's; in any other they are the shop's own, and unknown."""
+    return normalized_column(name) in _GOOGLE_CATEGORIES
 
 
 def unwrapped(kind: pa.DataType) -> pa.DataType:

@@ -21,8 +21,11 @@ def words_of(name: str) -> frozenset[str]:
 
 PAIRS, PLURAL_STUFF, MASS = words_of("pairs"), words_of("plural_stuff"), words_of("mass")
 _IRREGULAR: dict[str, str] = _WORDS["irregular"]
+PROPER: dict[str, str] = _WORDS["proper"]
+"""How names are written, by their lower case: `iphone` is iPhone."""
 _AN = re.compile(
-    r"(?!uni(?!n)|us[aeu]|usb|uk|ut[ei]|uri|eu|ew|one\b|oui)[aeiou]|hour|heir|honest|honou?r|8|1[18]\b", re.I
+    r"(?!uni(?!n)|us[aeu]|usb|uk|ut[ei]|uri|eu|ew|one\b|oui)[aeiou]|x-?(?:box|ray)|hour|heir|honest|honou?r|8|1[18]\b",
+    re.I,
 )
 _SPELT = re.compile(r"(?:[A-Z]{1,4}s?|[A-Z]+\d\w*)(?![a-z])")
 """Capitals that are read letter by letter, such as SD, XLR or MP3."""

@@ -28,6 +28,8 @@ _TABLE_FILES = (
     ("a Delta table", "delta_scan", re.compile(r"(?:^|/)_delta_log/")),
     ("an Iceberg table", "iceberg_scan", re.compile(r"(?:^|/)metadata/[^/]+\.metadata\.json(?:\.gz)?$")),
     ("a Hudi table", "", re.compile(r"(?:^|/)\.hoodie/")),
+    ("a Paimon table", "", re.compile(r"(?:^|/)snapshot/snapshot-\d+$")),
+    ("a DuckLake table", "", re.compile(r"(?:^|/)ducklake-[0-9a-f]{8}-[0-9a-f-]{27}(?:-delete)?\.parquet$")),
 )
 _DATE = re.compile(r"(?<![0-9A-Za-z])20\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?![0-9A-Za-z])")
 _PART_OF_DATE = re.compile(
@@ -147,6 +149,8 @@ def _refuse_table(key: str, table: str, shown: str) -> None:
 def _refuse_part_of_table(storage: Storage, shown: str, is_file: bool) -> None:
     """Raises: ValueError if the catalogue is a file, or a folder of partitions, of a table of a lakehouse."""
     place, name = storage.uri.rpartition("/")[::2]
+    if is_file:
+        _refuse_table(name, place, shown)
     climbs = is_file
     while (climbs or "=" in name or name == "data") and place and not place.endswith(("/", ":")):
         above = Storage(place)

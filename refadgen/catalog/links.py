@@ -10,6 +10,13 @@ _LINK = re.compile(r"(?:https?:)?//", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"'<](?=(?:https?:)?//)", re.IGNORECASE)
 _AMPERSAND = re.compile(r"&(?:amp|#0*38|#x0*26);", re.IGNORECASE)
 _NO_SCHEME = re.compile(r"(?:www\.[^/\s.]+\.[^/\s]+|(?:[\w-]+\.)+[\w-]+:\d+|localhost:\d+)/", re.IGNORECASE)
+# Commas may be part of an address; only before another address does one separate.
+_BETWEEN = re.compile(
+    r"[\"'>]?\s*[,;|\s]\s*[\"'<]?(?=(?:https?:)?//|www\.[^/\s.]+\.[^/\s]+/)",
+    re.IGNORECASE,
+)
+_DESCRIPTOR = re.compile(r"\s+(\d+(?:\.\d+)?)[wx],?$")
+"""What follows an address in HTML's `srcset`: the picture's width in px, or pixels a CSS pixel."""
 _LIST = re.compile(r"[\[{]\s*[\"']")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -21,7 +28,8 @@ _IN_QUERY = "".join(set(_PRINTABLE) - set("\"<>'"))
 def written_link(text: str) -> str:
     """The one address that a cell of a catalogue means; a path is returned as it stands.
 
-    Of several addresses it is the first: shops put the main picture there. `//cdn…` gets https, `&amp;` is decoded.
+    Of several addresses it is the first: shops put the main picture there. Of a `srcset`, one picture in several sizes,
+    it is the largest. `//cdn…` gets https, `&amp;` and WooCommerce's `\\,` are decoded.
     Raises: ValueError with the problem and the remedy.
     """
     text = text.strip()
@@ -31,13 +39,18 @@ def written_link(text: str) -> str:
         raise ValueError("holds a list or an object: give one address")
     if _NO_SCHEME.match(text):
         raise ValueError("is an address without its scheme: add https:// (or ./ where it is a folder)")
-    start = _LINK.match(text)
-    if not start:
+    if not _LINK.match(text):
         return text
-    # Commas may be part of an address; only before another address does one separate.
-    text = re.split(rf"[\"'>]?\s*[,;|\s]\s*[\"'<]?(?={re.escape(start[0])})", text, maxsplit=1, flags=re.IGNORECASE)[0]
-    text = _AMPERSAND.sub("&", text)
+    links = [link for link in _BETWEEN.split(text) if _LINK.match(link)]
+    text = _DESCRIPTOR.sub("", max(links, key=_size))
+    text = _AMPERSAND.sub("&", text).replace("\\,", ",")
     return f"https:{text}" if text.startswith("//") else text
+
+
+def _size(link: str) -> float:
+    """The size that a `srcset` gives a picture; 0 where it gives none."""
+    descriptor = _DESCRIPTOR.search(link)
+    return float(descriptor[1]) if descriptor else 0.0
 
 
 def parsed_link(address: str) -> tuple[Url, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import simplemma
 
 from refadgen.catalog.categories import names_thing, normalized_category, split_at_slashes
-from refadgen.catalog.english import MASS, PAIRS, PLURAL_STUFF, Noun, singular, words_of
+from refadgen.catalog.english import MASS, PAIRS, PLURAL_STUFF, PROPER, Noun, singular, words_of
 
 _ACTIVITIES, _FIELDS, _NO_HEAD = words_of("activities"), words_of("fields"), words_of("no_head")
 _SYMBOL = re.compile(r"\s*,?\s*[,&+]\s*(?:(?:and|or)\s+)?", re.IGNORECASE)
@@ -101,7 +101,8 @@ def _noun(name: str) -> Noun | None:
         return Noun(text=f"{_PAIR_OF}{text}")
     if last in PLURAL_STUFF or last in MASS:
         return Noun(text=text, bare=True)
-    return Noun(text=" ".join([*first, singular(last)]), spelling=" ".join(words))
+    text = " ".join(PROPER.get(word, word) for word in [*first, singular(last)])
+    return Noun(text=text, spelling=" ".join(words))
 
 
 def _kind_of_product(members: Sequence[str]) -> bool:

@@ -13,7 +13,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from refadgen.catalog.categories import first_that_names
-from refadgen.catalog.columns import Column, Holds, category_columns, normalized_column, resolve_columns, unwrapped
+from refadgen.catalog.columns import (
+    Column,
+    Holds,
+    category_columns,
+    holds_google_numbers,
+    normalized_column,
+    resolve_columns,
+    unwrapped,
+)
+from refadgen.catalog.exports import image_of, several_rows_message, shopify_handle
+from refadgen.catalog.taxonomy import is_number
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import split_uri
 
@@ -70,6 +80,23 @@ class Part:
         except (ValueError, OSError) as error:  # an ArrowInvalid is a ValueError
             raise ValueError(f"{self._shown}: {error}") from error
 
+    def require_row_a_product(self) -> None:
+        """Raises: ValueError where several rows tell of one product, as in Shopify's export, or the file is damaged."""
+        handle = shopify_handle(self.names)
+        if handle is None:
+            return
+        before, repeated = None, None
+        try:
+            for batch in self._parquet.iter_batches(batch_size=8192, columns=[handle]):
+                handles = [row[handle] for row in _rows_of(batch)]
+                pairs = zip([before, *handles], handles, strict=False)
+                repeated = repeated or next((value for last, value in pairs if value == last and value), None)
+                before = handles[-1]
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f"{self._shown}: its column {handle!r} is damaged ({error})") from error
+        if repeated:
+            raise ValueError(several_rows_message(self.names, handle, str(repeated), self._shown))
+
     def rows(self, group: int, columns: tuple[Column, ...], only: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
         """Yields the rows of a row group by our column names, in bounded memory.
 
@@ -89,8 +116,10 @@ class Part:
             for batch in batches:
                 for values in _rows_of(batch):
                     row = {ours: self._value(theirs, values) for ours, theirs in found.items()}
-                    if len(kinds) > 1:
-                        row["category"] = first_that_names([self._value(name, values) for name in kinds])
+                    if "image" in row:
+                        row["image"] = image_of(found["image"], row["image"])
+                    if kinds:
+                        row["category"] = first_that_names([self._category(name, values) for name in kinds])
                     yield row
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self._shown}: damaged in row group {group} ({error})") from error
@@ -103,6 +132,10 @@ class Part:
             # -1 is a ClassLabel's "no label".
             return self._labels[name][value] if 0 <= value < len(self._labels[name]) else None
         return value
+
+    def _category(self, name: str, values: dict[str, Any]) -> Any:
+        value = self._value(name, values)
+        return None if is_number(value) and not holds_google_numbers(name) else value
 
     def _holds(self, name: str) -> Holds:
         """What a column of an unfit type really holds. Reads it whole: it is numbers, or hardly ever needed."""

@@ -128,7 +128,7 @@ class _RowReader:
 
     def category(self) -> str | None:
         """The category as it stands; a list as one text; a number as text, also where a gap made it a float."""
-        value = self._get("category")
+        value = _without_structs(self._get("category"))
         if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             return category_of_list([str(item) for item in value if item]) or None
         if isinstance(value, float) and value.is_integer():

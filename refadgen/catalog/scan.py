@@ -80,6 +80,7 @@ def scan_catalog(
             # Without rows, types mean nothing: pandas writes floats or nulls.
             empty = empty or part
             continue
+        part.require_row_a_product()
         inline = _has_inline_images(part.schema, part.columns(columns))
         for group, rows_of_group in enumerate(groups):
             num_rows = rows_of_group if limit is None else min(rows_of_group, limit - first_row)

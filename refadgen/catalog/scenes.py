@@ -25,6 +25,7 @@ import yaml
 
 from refadgen.catalog.categories import ANY_PRODUCT, names_thing, normalized_category, path_elements
 from refadgen.catalog.english import Noun
+from refadgen.catalog.language import is_foreign, is_latin
 from refadgen.catalog.nouns import element_noun, member_in_title, things_in, title_noun
 from refadgen.catalog.taxonomy import Taxonomy, load_taxonomy
 from refadgen.storage.store import split_uri
@@ -79,6 +80,9 @@ class Scenes:
         self._taxonomy = taxonomy
         self._default = categories[DEFAULT]
         self._by_name = {name: entry for entry in categories.values() for name in (*entry.names, *entry.also)}
+        # In templates of another language, words of that language are right.
+        texts = " ".join(text for entry in categories.values() for text in entry.templates.values())
+        self._is_english = not is_foreign(re.sub(r"\{\w*\}", "", texts))
         self.fewest = min(len(self._templates(category)) for category in categories.values())
         """The number of scenes that every category has, with those of `default`."""
 
@@ -120,14 +124,18 @@ class Scenes:
 
         It is the known noun if the row's category ends in the known name ("water bottles"), else the row's own words
         ("bottle openers", "mugs"). A sale, an audience or a brand names nothing: the element before it does, else the
-        title. Of a list ("Coats & Jackets") the title decides on one, else a noun that all have in common does.
+        title. Of a list ("Coats & Jackets") the title decides on one, else a noun that all have in common does. In
+        English templates, what is not English names nothing: not the category, nor then a title.
         """
         elements = path_elements(self._taxonomy.category(category))
-        own = next((element for element in reversed(elements) if names_thing(element, brand)), None)
-        if own is None:
-            entry = self._entry(elements)[0]
-            return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
         entry, name = self._entry(elements)
+        naming = [element for element in elements if names_thing(element, brand)]
+        english = self._english(naming)
+        if not english:
+            if naming and is_foreign(title or ""):
+                title = None
+            return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
+        own = english[-1]
         things = things_in(own)
         if len(things) > 1 and (by_title := self._of_list(own, entry, title, brand)):
             return by_title
@@ -137,6 +145,14 @@ class Scenes:
             return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
         source: NounSource = "list" if len(things) > 1 else "category" if own is elements[-1] else "category above"
         return RowNoun(noun=noun, source=source, category=entry)
+
+    def _english(self, elements: list[str]) -> list[str]:
+        """Those of a path's elements that prompts may use: the English ones, or all in templates that are not."""
+        if not self._is_english:
+            return elements
+        # A word alone may be one of both languages, as "teller" is: the others of the path tell.
+        path = " ".join(filter(is_latin, elements))
+        return [] if is_foreign(path) else [each for each in elements if not is_foreign(each)]
 
     def _by_title(self, title: str | None, brand: str | None) -> RowNoun | None:
         """The noun of the title's head, with the scenes of its category; None where the title does not tell it."""

@@ -15,6 +15,11 @@ _NUMBER = re.compile(r"\s*(\d+)(?:\.0+)?\s*")
 _LINE = re.compile(r"(\d+) +- +(\S.*)")
 
 
+def is_number(category: object) -> bool:
+    """Whether a category is a bare number, also as text or with the decimals that a gap in its column brings."""
+    return not isinstance(category, bool) and _NUMBER.fullmatch(str(category)) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Taxonomy:
     """Categories by Google's number."""

@@ -125,7 +125,7 @@ def _rounded(score: float) -> float:
 
 
 def resized(image_u8: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """An image, uint8 H×W×3, at another size (width, height) in px, by Lanczos; as it is where it has that size."""
+    """An image, uint8 H×W×3 or H×W×4, at another size (width, height; px), by Lanczos; as it is where it has it."""
     if image_u8.shape[1::-1] == size:
         return image_u8
     return np.asarray(Image.fromarray(image_u8).resize(size, Image.Resampling.LANCZOS))

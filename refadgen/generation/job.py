@@ -28,12 +28,12 @@ from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
 from refadgen.config.paths import absolute_paths
 from refadgen.generation.decisions import load_decisions, overrule, reopened
+from refadgen.generation.findings import noun_lines, refusal_lines
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.model_settings import with_model_settings
-from refadgen.generation.nouns import noun_lines
 from refadgen.generation.planning import CatalogPlanner, ImageCounts, Keys, OpenImages
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
@@ -169,7 +169,8 @@ class CatalogJob:
                 *self._not_read,
                 f"output: {self._storage.uri}",
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
-                *noun_lines(counts.nouns),
+                *refusal_lines(counts.rows.refused, counts.rows.details),
+                *noun_lines(counts.rows.nouns),
                 f"actors on this Ray: {say_sizes(self._sizes)}",
                 RULE,
                 self._estimate(counts.to_make),

@@ -30,15 +30,37 @@ _scenes = functools.lru_cache(maxsize=1)(load_scenes)  # once in a worker, which
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageCounts:
-    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled.
+class RowFindings:
+    """What planning finds in some catalogue rows, for the text of `--dry-run`.
 
-    nouns: rows by (where their noun was found, an example of their prompts), for the text of `--dry-run`.
+    nouns: rows by (where their noun was found, an example of their prompts). refused: rows that cannot be read, by
+    reason. details: what is wrong with the first row of each reason.
     """
+
+    nouns: Counter[tuple[NounSource, str]] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    details: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, error: RowError) -> None:
+        """Counts a row that cannot be read."""
+        self.refused[error.reason] += 1
+        self.details.setdefault(error.reason, error.detail)
+
+    def __add__(self, other: "RowFindings") -> "RowFindings":
+        return RowFindings(
+            nouns=self.nouns + other.nouns,
+            refused=self.refused + other.refused,
+            details=other.details | self.details,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCounts:
+    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled."""
 
     wanted: int = 0
     reconciled: int = 0
-    nouns: Counter[tuple[NounSource, str]] = field(default_factory=Counter, compare=False)
+    rows: RowFindings = field(default_factory=RowFindings, compare=False)
 
     @property
     def to_make(self) -> int:
@@ -48,7 +70,7 @@ class ImageCounts:
         return ImageCounts(
             wanted=self.wanted + other.wanted,
             reconciled=self.reconciled + other.reconciled,
-            nouns=self.nouns + other.nouns,
+            rows=self.rows + other.rows,
         )
 
 
@@ -67,14 +89,12 @@ class CatalogPlanner:
 
     def __call__(self, fragment: Fragment) -> tuple[pa.Table, ImageCounts]:
         """The planned products of a fragment, and its counts."""
-        nouns: Counter[tuple[NounSource, str]] = Counter()
-        table, counts = _open_products(self.products(fragment, nouns), self.reconciled)
-        return table, replace(counts, nouns=nouns)
+        found = RowFindings()
+        table, counts = _open_products(self.products(fragment, found), self.reconciled)
+        return table, replace(counts, rows=found)
 
-    def products(
-        self, fragment: Fragment, nouns: Counter[tuple[NounSource, str]] | None = None
-    ) -> Iterator[PlannedProduct]:
-        """Every catalogue row with all its wanted images. nouns: counts those of rows without prompts of their own.
+    def products(self, fragment: Fragment, findings: RowFindings | None = None) -> Iterator[PlannedProduct]:
+        """Every catalogue row with all its wanted images. findings: gets what is found in the rows.
 
         Raises: ValueError naming a damaged file.
         """
@@ -83,11 +103,13 @@ class CatalogPlanner:
             try:
                 if isinstance(row, RowError):
                     raise row
-                if nouns is not None and not row.prompts:
+                if findings is not None and not row.prompts:
                     found = scenes.noun_of(row.category, row.title, row.brand)
-                    nouns[found.source, scenes.example(found)] += 1
+                    findings.nouns[found.source, scenes.example(found)] += 1
                 yield self._product(row, scenes)
             except RowError as error:
+                if findings is not None:
+                    findings.refuse(error)
                 yield _unusable(row_number, values, error)
 
     def _product(self, row: CatalogRow, scenes: Scenes) -> PlannedProduct:

@@ -157,10 +157,7 @@ class DenoisingBatch:
         if constants is None or not _same(constants.rows, rows):
             self._constants.pop(next_pass.guided, None)  # not beside its successor in memory
             constants = self._constants[next_pass.guided] = self._build(rows, guidance=next_pass.guided)
-        stepper = next((each for each in self._steppers.values() if _same(each.rows, rows) and each.follows()), None)
-        if stepper is None:
-            make = _Tabled if isinstance(rows[0].solver, StepTable) else _RowByRow
-            stepper = self._steppers[next_pass.guided] = make(rows, _padded(rows, self.batch_size))
+        stepper = self._stepper(next_pass, rows)
         latents, timesteps = stepper.inputs()
         kept = None if next_pass.full else self._deep(rows, guided=next_pass.guided)
         predicted, deep = self.predict(
@@ -177,6 +174,16 @@ class DenoisingBatch:
             elif next_pass.full:
                 # Of all branches, and a copy: a captured graph writes its results to the same place at each run.
                 row.deep = deep[index :: len(deep) // constants.conditioning.num_branches].clone()
+
+    def _stepper(self, next_pass: Pass, rows: list[DenoisingRow]) -> "_Stepper":
+        """The one that these rows were advanced by last, or a new one."""
+        for each in self._steppers.values():
+            if _same(each.rows, rows) and each.follows():
+                return each
+        make = _Tabled if isinstance(rows[0].solver, StepTable) else _RowByRow
+        made: _Stepper = make(rows, _padded(rows, self.batch_size))
+        self._steppers[next_pass.guided] = made
+        return made
 
     def uneven_places(self, num_rows: int) -> list[int]:
         """Places of the padding, from 0, where the last pass, of `num_rows` rows, has given other numbers than at the
@@ -249,7 +256,7 @@ class _Tabled:
     """All rows at once, each by its own table at its own step. Nothing is read back from the device."""
 
     def __init__(self, unpadded: Sequence[DenoisingRow], rows: Sequence[DenoisingRow]) -> None:
-        self.rows = list(unpadded)
+        self.rows: Sequence[DenoisingRow] = list(unpadded)
         tables = {id(row.solver): row.solver for row in rows if isinstance(row.solver, StepTable)}
         firsts = dict(zip(tables, itertools.accumulate(map(_num_steps, tables.values()), initial=0), strict=False))
         device = rows[0].latents.device
@@ -291,7 +298,7 @@ class _RowByRow:
     """One row after the other, by diffusers' own step."""
 
     def __init__(self, unpadded: Sequence[DenoisingRow], rows: Sequence[DenoisingRow]) -> None:
-        self.rows = list(unpadded)
+        self.rows: Sequence[DenoisingRow] = list(unpadded)
         self._solvers = [(row, row.solver) for row in rows if isinstance(row.solver, RowScheduler)]
         self._inputs: list[Tensor] = []
 

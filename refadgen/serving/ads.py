@@ -180,6 +180,11 @@ class AdService:
         async with self._time_limit():
             return await self._backend.find_mask(given, fields.category)
 
+    async def place(self, requested: RequestedImages, given: ProductInput) -> PlacedAd:
+        """The placed product, of which nothing is generated. Raises: ApiError, 504 as `collect`."""
+        async with self._time_limit():
+            return await self._place(requested, given)
+
     def _overridden(self, fields: AdFields) -> GenerateConfig:
         """The server's settings with the request's over them. Raises: ApiError naming the field."""
         config, limits = self._generation, self.config.limits

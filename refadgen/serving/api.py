@@ -352,7 +352,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
-        response = answer(request, ApiError(error.status_code, code, str(error.detail)))
+        message = str(error.detail)
+        if error.status_code == 404 and request.url.path in openai_images.NOT_SERVED:
+            message = "this server makes ads of a product: send its photograph to /v1/images/edits"
+        response = answer(request, ApiError(error.status_code, code, message))
         response.headers.update(error.headers or {})
         if error.status_code == 405:  # the framework names the methods of the first matching route only
             response.headers["Allow"] = ", ".join(_methods_at(app, request.url.path))

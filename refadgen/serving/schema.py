@@ -24,7 +24,7 @@ WHOLE_FLOATS = BeforeValidator(_as_int)
 """Accepts 5.0 as the integer 5: in JSON Schema both are integers, and pydantic's strict mode knows only the second."""
 
 
-def _range_of(section: type[Section], name: str) -> FieldInfo:
+def range_of(section: type[Section], name: str) -> FieldInfo:
     """The bounds of a setting, for a field that overrides it."""
     mark = setting_of(section, name)
     # 1.0 as 1: clients compare documents, and the number is the same.
@@ -52,13 +52,13 @@ class Layout(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    size: Annotated[float, _range_of(LayoutConfig, "size")] | None = Field(
+    size: Annotated[float, range_of(LayoutConfig, "size")] | None = Field(
         default=None, description="The product's larger extent, as a share of the canvas."
     )
     anchor: Anchor | None = Field(
         default=None, description="The side or corner of the canvas that the product stands at."
     )
-    margin: Annotated[float, _range_of(LayoutConfig, "margin")] | None = Field(
+    margin: Annotated[float, range_of(LayoutConfig, "margin")] | None = Field(
         default=None, description="Free border, as a share of the canvas."
     )
 
@@ -85,23 +85,23 @@ class AdFields(BaseModel):
         default=None, description="Name of a scene template of the category; see /v1/options."
     )
     negative_prompt: Text | None = None
-    num_variants: Annotated[int, _range_of(CatalogConfig, "num_variants"), WHOLE_FLOATS] = Field(
+    num_variants: Annotated[int, range_of(CatalogConfig, "num_variants"), WHOLE_FLOATS] = Field(
         default=1, description="Images of each scene."
     )
-    seed: Annotated[int, _range_of(SamplingConfig, "seed"), WHOLE_FLOATS] | None = Field(
+    seed: Annotated[int, range_of(SamplingConfig, "seed"), WHOLE_FLOATS] | None = Field(
         default=None, description="Seed of the first variant. None: it follows from sku and scene."
     )
     size: Annotated[str, Field(max_length=20)] | None = Field(
         default=None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
     )
     layout: Layout | None = None
-    fusion_scale: Annotated[float, _range_of(SamplingConfig, "fusion_scale")] | None = Field(
+    fusion_scale: Annotated[float, range_of(SamplingConfig, "fusion_scale")] | None = Field(
         default=None, description="λ: how strongly the product's features are fused in."
     )
-    guidance_scale: Annotated[float, _range_of(SamplingConfig, "guidance_scale")] | None = None
-    num_inference_steps: Annotated[int, _range_of(SamplingConfig, "num_inference_steps"), WHOLE_FLOATS] | None = None
+    guidance_scale: Annotated[float, range_of(SamplingConfig, "guidance_scale")] | None = None
+    num_inference_steps: Annotated[int, range_of(SamplingConfig, "num_inference_steps"), WHOLE_FLOATS] | None = None
     format: ImageFormat | None = None
-    quality: Annotated[int, _range_of(OutputConfig, "quality"), WHOLE_FLOATS] | None = Field(
+    quality: Annotated[int, range_of(OutputConfig, "quality"), WHOLE_FLOATS] | None = Field(
         default=None, description="Quality of JPEG and WebP."
     )
     mask_decided: bool = Field(

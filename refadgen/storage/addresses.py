@@ -99,11 +99,17 @@ _SIGNING: tuple[tuple[Mapping[str, str], str], ...] = (
         "x-oss-(?:signature(?:-version)?|credential|date|expires|additional-headers|security-token)",
     ),
     ({"auth_key": r"\d{10}-[^-]*-[^-]*-[0-9a-f]{32}$"}, "auth_key"),  # Alibaba's CDN
-    ({"q-signature": ""}, "q-.*|x-cos-security-token"),  # Tencent
+    # Tencent: its store, also in one field, and two of its CDN
+    ({"q-signature": ""}, "q-.*|x-cos-security-token"),
+    ({"sign": ".*&q-signature="}, "sign|x-cos-security-token"),
+    ({"sign": r"\d{10}-[^-]*-[^-]*-[0-9a-f]{32}$"}, "sign"),
+    ({"sign": "(?:[0-9a-f]{32}|[0-9a-f]{64})$", "t": r"(?:\d{10}|[0-9a-f]{8})$"}, "sign|t"),
     ({"s": "[0-9a-f]{32}$", "expires": r"\d+$"}, "s|expires"),  # imgix
-    ({"token": "", "expires": r"\d+$"}, "token|expires|token_path|token_countries(?:_blocked)?"),  # Bunny
+    ({"token": "", "expires": r"\d+$"}, "token|expires|token_(?:path|ver|countries(?:_blocked)?)"),  # Bunny
     ({"token": r"eyJ[\w-]+\.[\w-]+\.[\w-]+$"}, "token"),  # Supabase: a JWT
     ({"verify": r"\d{10}-."}, "verify"),  # Cloudflare
+    ({"token": r"\d{10}_[0-9a-f]{40,}$"}, "token"),  # Fastly
+    ({"token": "", "expire": r"\d+$"}, "token|expire"),  # KeyCDN
 )
 """What marks a query as signed, names with how their values begin; and the names of the fields to leave out.
 

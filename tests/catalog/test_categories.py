@@ -63,6 +63,9 @@ def test_elements_of_a_path(category: str | None, elements: list[str]) -> None:
         ("Sale; Bags", "Bags"),
         ("Default Category/Sale,Default Category/Gear/Bags", "Bags"),
         ("Default Category/Gear/Bags|Default Category/Sale", "Bags"),
+        ("Default Category/Gear,Default Category/Gear/Bags", "Bags"),
+        ("Clothing, Clothing > Hats, Clothing > Hats > Sale", "Hats"),
+        ("Clothing > Hats, Shoes, Shoes > Boots", "Hats"),
         ("Home > Pots | Home > Sale", "Pots"),
         (r"Home > Mugs\, Cups", "Mugs, Cups"),
         # Google's own names hold commas.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from refadgen.catalog import images
+from refadgen.catalog import images, pixels
 from refadgen.catalog.images import decode_image
 from refadgen.config import FetchConfig
 from refadgen.errors import RowError
@@ -28,8 +28,15 @@ def _fixed(*values: float) -> bytes:
     return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
 
 
-def _profile(space: bytes, gamma: float, name: bytes) -> bytes:
-    """An ICC profile, version 2: sRGB's primaries, or grey, with a plain power as its curve."""
+SRGB_PRIMARIES = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7142))
+WIDE_PRIMARIES = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
+"""XYZ of red, green and blue at D50: sRGB's, and those of Adobe RGB."""
+
+
+def _profile(
+    space: bytes, gamma: float, name: bytes, primaries: tuple[tuple[float, ...], ...] = SRGB_PRIMARIES
+) -> bytes:
+    """An ICC profile, version 2: primaries, or grey, with a plain power as its curve."""
     curve = b"curv" + bytes(4) + struct.pack(">IH2x", 1, round(gamma * 256))
     tags = {
         b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(79),
@@ -38,23 +45,65 @@ def _profile(space: bytes, gamma: float, name: bytes) -> bytes:
     if space == b"GRAY":
         tags[b"kTRC"] = curve
     else:
-        primaries = {b"r": (0.4361, 0.2225, 0.0139), b"g": (0.3851, 0.7169, 0.0971), b"b": (0.1431, 0.0606, 0.7142)}
-        for letter, values in primaries.items():
+        for letter, values in zip((b"r", b"g", b"b"), primaries, strict=True):
             tags |= {letter + b"XYZ": b"XYZ " + bytes(4) + _fixed(*values), letter + b"TRC": curve}
+    return _packed(space, b"XYZ ", tags)
+
+
+def _packed(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile of these tags. connection: its profile connection space."""
     table, body = struct.pack(">I", len(tags)), b""
     for tag, data in tags.items():
         table += tag + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(data))
         body += data + bytes(-len(data) % 4)
     header = (
-        b"none" + struct.pack(">I", 0x02100000) + b"mntr" + space + b"XYZ " + struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
+        b"none"
+        + struct.pack(">I", 0x02100000)
+        + (b"prtr" if space == b"CMYK" else b"mntr")
+        + space
+        + connection
+        + struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
     )
     header += b"acsp" + bytes(28) + _fixed(0.9642, 1, 0.8249)
     header += bytes(124 - len(header))
     return struct.pack(">I", 128 + len(table) + len(body)) + header + table + body
 
 
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of sRGB, 0 to 255, in the last axis."""
+    share = np.asarray(rgb, float) / 255
+    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    ratio = light @ matrix.T / np.array([0.9505, 1.0, 1.089])
+    root = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    x, y, z = np.moveaxis(root, -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def _ink_profile() -> bytes:
+    """A press: a table of two points an ink (`mft1`), from its inks to CIELAB; dull inks, as on paper."""
+    ink = 1 - 0.85 * np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])
+    corners = np.stack(np.meshgrid(*[[0, 1]] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    lab = _lab(245 * np.prod(np.where(corners[..., None] == 1, ink, 1), axis=1))
+    table = np.clip(np.stack([lab[:, 0] * 2.55, lab[:, 1] + 128, lab[:, 2] + 128], -1), 0, 255).round().astype(np.uint8)
+    steps = bytes(range(256))
+    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    lut += 4 * steps + table.tobytes() + 3 * steps
+    description = b"desc" + bytes(4) + struct.pack(">I", 6) + b"press\0" + bytes(79)
+    white = b"XYZ " + bytes(4) + _fixed(0.9642, 1, 0.8249)
+    return _packed(b"CMYK", b"Lab ", {b"desc": description, b"wtpt": white, b"A2B0": lut})
+
+
 LINEAR = _profile(b"RGB ", 1.0, b"GIMP built-in Linear sRGB")
 GRAY_LINEAR = _profile(b"GRAY", 1.0, b"grey, linear")
+RGB_PROFILES = {
+    "sRGB": ImageCms.ImageCmsProfile(SRGB).tobytes(),
+    "linear": LINEAR,
+    "gamma 1.8": _profile(b"RGB ", 1.8, b"old Mac"),
+    "wide": _profile(b"RGB ", 2.2, b"wide", WIDE_PRIMARIES),
+}
+GRAY_PROFILES = {"grey, linear": GRAY_LINEAR, "grey, gamma 1.8": _profile(b"GRAY", 1.8, b"grey")}
+INK_PROFILES = {"press": _ink_profile()}
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
 ALPHA = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50), np.uint8))
 
@@ -111,6 +160,50 @@ def test_profiles_of_grey_are_applied(mode: str) -> None:
     far = np.abs(np.asarray(decoded.convert("RGB")).astype(int) - _by_littlecms(gray, GRAY_LINEAR)).max()
     assert far <= (12 if mode == "JPEG" else 1)  # JPEG's own rounding, steepest near black
     assert decoded.mode == ("RGBA" if mode in ("LA", "key") else "RGB")
+
+
+def _in_mode(mode: str) -> tuple[Image.Image, Image.Image, str]:
+    """A picture in a mode, what littlecms gets of it, and the format of its file."""
+    gray = PHOTO.convert("L")
+    if mode in ("LA", "RGBA"):
+        image = (gray if mode == "LA" else PHOTO).copy()
+        image.putalpha(ALPHA)
+        return image, gray if mode == "LA" else PHOTO, "PNG"
+    if mode == "P":
+        palette = PHOTO.quantize(64)
+        return palette, palette.convert("RGB"), "PNG"
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(gray).astype(np.uint16) * 257), gray, "TIFF"
+    inks = np.random.default_rng(2).integers(0, 256, (40, 50, 4), np.uint8)
+    image = {"L": gray, "RGB": PHOTO, "CMYK": Image.fromarray(inks, "CMYK")}[mode]
+    return image, image, "TIFF" if mode == "CMYK" else "PNG"
+
+
+MODES_AND_PROFILES = [
+    *((mode, name) for mode in ("P", "RGB", "RGBA") for name in RGB_PROFILES),
+    *((mode, name) for mode in ("L", "LA", "I;16") for name in GRAY_PROFILES),
+    ("CMYK", "press"),
+]
+
+
+def delta_e(mode: str, name: str) -> np.ndarray:
+    """ΔE (CIE 1976) of each pixel between what decoding makes of a picture and what littlecms does."""
+    image, source, kind = _in_mode(mode)
+    profile = {**RGB_PROFILES, **GRAY_PROFILES, **INK_PROFILES}[name]
+    decoded = decode_image(_encoded(image, kind, icc_profile=profile), CONFIG)
+    return np.linalg.norm(_lab(np.asarray(decoded.convert("RGB"))) - _lab(_by_littlecms(source, profile)), axis=-1)
+
+
+@pytest.mark.parametrize(("mode", "name"), MODES_AND_PROFILES)
+def test_every_mode_and_profile_is_as_littlecms_shows_it(mode: str, name: str) -> None:
+    far = delta_e(mode, name)
+    assert far.max() <= 1  # hardly visible; a profile that is not applied gives 10 and more, as the next test shows
+
+
+@pytest.mark.parametrize(("mode", "name"), [each for each in MODES_AND_PROFILES if each[1] != "sRGB"])
+def test_a_picture_without_its_profile_is_another(mode: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "_to_srgb", lambda image, profile, *, always=False: image)
+    assert np.percentile(delta_e(mode, name), 95) > 3
 
 
 def test_a_profile_of_another_colour_space_costs_nothing() -> None:

@@ -31,6 +31,7 @@ def test_singular(word: str, one: str) -> None:
         ("one-piece", "a"), ("umbrella", "an"), ("undershirt", "an"), ("uninsulated jug", "an"), ("8 inch pan", "an"),
         ("SD card", "an"), ("LED lamp", "a"), ("USB cable", "a"), ("MP3 player", "an"), ("X-ray film", "an"),
         ("TV stand", "a"), ("SLR camera", "an"), ("LAN cable", "a"), ("Sofa", "a"),
+        ("Xbox", "an"), ("xbox game", "an"), ("x-ray film", "an"), ("xylophone", "a"),
     ],
 )  # fmt: skip
 def test_article(words: str, first: str) -> None:

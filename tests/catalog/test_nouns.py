@@ -13,6 +13,8 @@ from refadgen.catalog.nouns import element_noun, member_in_title, things_in, tit
         ("Cookies", "a cookie"),
         ("SD Cards", "an sd card"),
         ("CD/DVD Cases", "a cd/dvd case"),
+        ("xbox games", "an Xbox game"),
+        ("IPHONES", "an iPhone"),
         # Stuff, and things of two parts.
         ("Dog Food", "dog food"),
         ("Women's Clothing", "women's clothing"),
@@ -67,6 +69,10 @@ def test_things_of_a_list() -> None:
         ("Copper Light", "a light"),
         ("Bottle of Olive Oil", "a bottle"),
         ("Levi's 501 Jeans", "a pair of jeans"),
+        ("Best Mug Ever", "a mug"),
+        ("Yoga Mat Extra Thick and Soft", "a mat"),
+        ("Backpack Waterproof", "a backpack"),
+        ("Yellow Watering Can", "a can"),
         # It cannot be told.
         ("Apple iPhone 15 Pro", None),
         ("Galaxy S21", None),

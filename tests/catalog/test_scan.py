@@ -58,6 +58,19 @@ def test_a_table_of_a_lakehouse_is_refused_with_the_remedy(mark: str, words: str
             scan_catalog(str(catalog))
 
 
+def test_tables_that_only_their_files_names_tell(tmp_path: Path) -> None:
+    name = "ducklake-019a3b7c-52f1-7d7e-8a7b-0c1d2e3f4a5b"
+    file = write(tmp_path / "lake" / "main" / "products" / f"{name}.parquet", "removed")
+    for catalog in (file, file.parent, tmp_path / "lake"):
+        with pytest.raises(ValueError, match=r"main/products is a DuckLake table.*write its current rows"):
+            scan_catalog(str(catalog))
+    paimon = write(tmp_path / "paimon" / "bucket-0" / "data-1.parquet", "removed").parents[1]
+    (paimon / "snapshot").mkdir()
+    (paimon / "snapshot" / "snapshot-1").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="paimon is a Paimon table"):
+        scan_catalog(str(paimon))
+
+
 def test_a_table_beside_the_catalogue_is_none_of_its_business(tmp_path: Path) -> None:
     write(tmp_path / "data" / "_delta_log" / "x.parquet", "removed")
     file = write(tmp_path / "data" / "catalogue" / "c.parquet", "a")
@@ -70,9 +83,9 @@ def test_a_table_beside_the_catalogue_is_none_of_its_business(tmp_path: Path) ->
 @pytest.mark.parametrize("value", ["Bottle", "Cup & Saucer/Sets", "100% cotton=good", "Größe"])
 def test_hive_partitions_are_columns_as_text(value: str, tmp_path: Path) -> None:
     write(tmp_path / f"Product-Type={quote(value, safe='')}" / "brand=__HIVE_DEFAULT_PARTITION__" / "0.parquet", "a")
-    write(tmp_path / "Product-Type=007" / "brand=7" / "0.parquet", "b")
+    write(tmp_path / "Product-Type=Cups" / "brand=007" / "0.parquet", "b")
     found = {row.sku: (row.category, row.brand) for row in rows_of(tmp_path)}
-    assert found == {"a": (value, None), "b": ("007", "7")}
+    assert found == {"a": (value, None), "b": ("Cups", "007")}
 
 
 def test_a_sku_may_be_a_partition_and_a_column_of_the_file_wins(tmp_path: Path) -> None:
@@ -102,11 +115,37 @@ def test_categories_of_another_type_are_no_category(tmp_path: Path, categories: 
         rows_of(tmp_path)
 
 
+@pytest.mark.parametrize("beside", [{}, {"product_type": ["Sale"]}], ids=["alone", "beside another"])
+def test_repeated_text_as_structs_of_one_text(tmp_path: Path, beside: dict) -> None:
+    structs = [[{"element": "Home"}, {"element": "Mugs"}]]
+    pq.write_table(pa.table({"sku": ["a"], "image": ["a"], "category": structs, **beside}), tmp_path / "0.parquet")
+    wrapped = {"list": structs[0]}  # as BigQuery exports it
+    pq.write_table(pa.table({"sku": ["b"], "image": ["b"], "category": [wrapped], **beside}), tmp_path / "1.parquet")
+    assert [row.category for row in rows_of(tmp_path)] == ["Home > Mugs"] * 2
+
+
 def test_several_columns_of_categories_in_any_accepted_type(tmp_path: Path) -> None:
     numbers = pa.array([2169, None]).cast(pa.decimal128(38, 9))
     table = {"sku": ["a", "b"], "image": ["a.png", "b.png"], "google_product_category": numbers}
     pq.write_table(pa.table({**table, "categories": ["Hats", "Hats"]}), tmp_path / "0.parquet")
     assert [row.category for row in rows_of(tmp_path)] == ["2169", "Hats"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "category"),
+    [
+        ({"category": [187], "product_type": ["Mugs"]}, "Mugs"),
+        ({"category": ["187"], "product_type": ["Mugs"]}, "Mugs"),
+        ({"product_type": [187.0], "Google Product Category": ["2169"]}, "2169"),
+        ({"category": [187]}, None),
+        ({"category": [decimal.Decimal(187)]}, None),
+        ({"g:google_product_category": [187]}, "187"),
+        ({"Google Shopping / Google Product Category": ["187"], "category": ["Sale"]}, "187"),
+    ],
+)
+def test_numbers_are_googles_in_its_own_column_alone(tmp_path: Path, columns: dict, category: str | None) -> None:
+    pq.write_table(pa.table({"sku": ["a"], "image": ["a.png"], **columns}), tmp_path / "0.parquet")
+    assert [row.category for row in rows_of(tmp_path)] == [category]
 
 
 def test_a_lower_alias_that_occurs_twice_is_refused_by_the_scan(tmp_path: Path) -> None:
@@ -213,7 +252,8 @@ def test_a_part_without_rows_is_fine(tmp_path: Path) -> None:
 
 def test_columns_of_floats_that_hold_nothing_or_whole_numbers(tmp_path: Path) -> None:
     gap = float("nan")
-    frame = pd.DataFrame({"sku": [1001.0, 1002.0], "image": ["a", "b"], "category": [2169.0, gap], "prompt": [gap] * 2})
+    frame = pd.DataFrame({"sku": [1001.0, 1002.0], "image": ["a", "b"], "prompt": [gap] * 2})
+    frame["google_product_category"] = [2169.0, gap]
     assert frame.dtypes["prompt"] == "float64"
     frame.to_parquet(tmp_path / "pandas.parquet")
     found = [(row.sku, row.category, row.prompts) for row in rows_of(tmp_path)]

@@ -134,6 +134,34 @@ def test_where_a_noun_is_found(category, title, noun, source):
     assert (found.noun.with_article(), found.source) == (noun, source)
 
 
+@pytest.mark.parametrize(
+    ("category", "title", "noun", "source"),
+    [
+        ("Schuhe", "Schwarze Lederschuhe", "a product", "nothing"),
+        ("Schuhe", "Nike Air Sneaker", "a sneaker", "title"),
+        ("Sac à main", None, "a product", "nothing"),
+        ("Küche > Teller", "Weißer Teller", "a product", "nothing"),
+        ("家居 > 杯子", "Blue Mug", "a mug", "title"),
+        ("Shoes > Herrenschuhe", "Herrenschuhe", "a shoe", "category above"),
+        ("Party Supplies > Обувь", None, "party supplies", "category above"),
+        ("Outdoor", "Clay Plant Pot", "a pot", "title"),
+        ("Xbox", None, "an Xbox", "category"),
+    ],
+)
+def test_words_of_other_languages_stay_out_of_english_templates(category, title, noun, source):
+    found = SHIPPED.noun_of(category, title)
+    assert (found.noun.with_article(), found.source) == (noun, source)
+
+
+def test_templates_of_another_language_take_its_words(tmp_path):
+    file = tmp_path / "scenes.yaml"
+    file.write_text("default: {scenes: {a: '{category} auf einem Tisch aus Holz vor einer Wand'}}", encoding="utf-8")
+    prompt = load_scenes(str(file)).prompts_for("Küche > Tasse", None, 1)[0].prompt
+    assert prompt == "tasse auf einem Tisch aus Holz vor einer Wand"
+    file.write_text("default: {scenes: {a: '{category} on a table in front of a wall'}}", encoding="utf-8")
+    assert load_scenes(str(file)).prompts_for("Küche > Tasse", None, 1)[0].prompt.startswith("product on")
+
+
 def test_a_title_chooses_the_scenes_too():
     assert SHIPPED.prompts_for(None, "Winter Beanie", 1)[0].name == SHIPPED.prompts_for("Hats", None, 1)[0].name
     assert SHIPPED.prompts_for("Egg Cups", None, 1)[0].name == SHIPPED.prompts_for(None, None, 1)[0].name

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from refadgen.catalog.scenes import load_scenes
-from refadgen.catalog.taxonomy import load_taxonomy
+from refadgen.catalog.taxonomy import is_number, load_taxonomy
 
 FILE = """# Google_Product_Taxonomy_Version: 2021-09-21
 1 - Animals & Pet Supplies
@@ -57,3 +57,8 @@ def test_bad_files_name_the_line(tmp_path: Path, content: bytes, complaint: str)
 def test_a_missing_file() -> None:
     with pytest.raises(ValueError, match=r"catalog.taxonomy_file='/no/such.txt': cannot be read"):
         load_taxonomy("/no/such.txt")
+
+
+def test_numbers_as_columns_hold_them() -> None:
+    assert all(map(is_number, (187, 187.0, "187", " 2169.0 ")))
+    assert not any(map(is_number, (None, True, float("nan"), 1.5, "", "187 - Shoes", "Shoes", ["187"])))

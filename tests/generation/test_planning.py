@@ -178,4 +178,4 @@ def test_rows_are_counted_by_how_their_noun_was_found(tmp_path: Path) -> None:
     )
     counts = sum((planner(fragment)[1] for fragment in scan.fragments), ImageCounts())
     place = "on a wooden table in front of a white wall, soft studio light"
-    assert counts.nouns == {("category", f"an apron {place}"): 2, ("title", f"a pot {place}"): 1}
+    assert counts.rows.nouns == {("category", f"an apron {place}"): 2, ("title", f"a pot {place}"): 1}

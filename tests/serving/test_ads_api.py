@@ -537,6 +537,46 @@ def test_steps_that_the_models_scheduler_does_not_make_are_refused(connect, phot
         client.made(photo, prompt="a cup", num_inference_steps=4)
 
 
+@pytest.mark.parametrize(("size", "output_format"), [("auto", "png"), ("1024x1024", "webp")])
+def test_an_edit_with_a_transparent_background_is_the_placed_product(openai_client, client, photo, size, output_format):
+    options = {"prompt": "not used", "background": "transparent", "size": size, "output_format": output_format}
+    edit = openai_client.images.edit(image=("a.png", photo), **options)
+    assert (edit.background, edit.output_format) == ("transparent", output_format)
+    with Image.open(io.BytesIO(base64.b64decode(edit.data[0].b64_json))) as image:
+        assert (image.mode, image.format) == ("RGBA", output_format.upper())
+        assert f"{image.width}x{image.height}" == edit.size
+        alpha = np.asarray(image.getchannel("A")) > 127
+    if size == "auto":
+        answer = client.made(photo, prompt="a cup")
+        product = Image.open(io.BytesIO(base64.b64decode(answer["product_base64"])))
+        np.testing.assert_array_equal(alpha, np.asarray(product.getchannel("A")) > 127)
+    else:
+        assert 0.05 < alpha.mean() < 0.9
+    (event,) = openai_client.images.edit(image=("a.png", photo), stream=True, partial_images=2, **options)
+    assert (event.type, event.b64_json) == ("image_edit.completed", edit.data[0].b64_json)
+    assert event.background == "transparent"
+
+
+def test_an_edit_takes_a_seed(openai_client, client, photo):
+    edit = openai_client.images.edit(image=("a.png", photo), prompt="a seed", extra_body={"seed": 7})
+    file = base64.b64decode(edit.data[0].b64_json)
+    assert files_of(client.made(photo, prompt="a seed", seed=7, format="png")) == [file]
+    assert files_of(client.made(photo, prompt="a seed", seed=8, format="png")) != [file]
+
+
+def test_several_images_of_an_edit_are_refused_in_words(openai_client, photo):
+    with pytest.raises(openai.UnprocessableEntityError, match="sees one photograph of the product") as caught:
+        openai_client.images.edit(image=[("a.png", photo), ("b.png", photo)], prompt="two views")
+    assert (caught.value.code, caught.value.param) == ("two_images", "image")
+
+
+def test_what_of_openais_is_not_served_says_what_is(openai_client, photo):
+    with pytest.raises(openai.NotFoundError, match="send its photograph to /v1/images/edits"):
+        openai_client.images.generate(prompt="a cup")
+    with pytest.raises(openai.UnprocessableEntityError, match=r"one of 128x160, .*, nor of OpenAI's: 1024x1024"):
+        openai_client.images.edit(image=("a.png", photo), prompt="a cup", size="1000x1000")
+
+
 def test_an_edits_stream_ends_in_an_error_that_openais_client_raises(openai_client, photo):
     with pytest.raises(openai.APIError, match="too long"):
         list(openai_client.images.edit(image=("a.png", photo), prompt="far too long", stream=True))

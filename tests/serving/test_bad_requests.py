@@ -558,9 +558,14 @@ def test_what_goes_wrong_in_an_event_stream_is_its_last_event(client, broken_ima
         ([("image", NO_FILE), ("prompt", "a cup"), ("response_format", "url")], "response_format"),
         ([("image", NO_FILE), ("prompt", "a cup"), ("output_format", "gif")], "output_format"),
         ([("image", NO_FILE), ("prompt", "a cup"), ("output_compression", "101")], "output_compression"),
-        ([("image", NO_FILE), ("prompt", "a cup"), ("background", "transparent")], "background"),
+        ([("image", NO_FILE), ("prompt", "a cup"), ("background", "clear")], "background"),
+        (
+            [("image", NO_FILE), ("prompt", "a cup"), ("background", "transparent"), ("output_format", "jpeg")],
+            "background",
+        ),
+        ([("image", NO_FILE), ("prompt", "a cup"), ("background", "transparent"), ("n", "2")], "n"),
         ([("image", NO_FILE), ("prompt", "a cup"), ("quality", "best")], "quality"),
-        ([("image", NO_FILE), ("prompt", "a cup"), ("seed", "1")], "seed"),
+        ([("image", NO_FILE), ("prompt", "a cup"), ("seed", "-1")], "seed"),
         ([("image", NO_FILE), ("prompt", "a cup"), ("stream", "perhaps")], "stream"),
     ],
 )

@@ -1,8 +1,8 @@
-"""The lines of `--dry-run` about nouns."""
+"""The lines of `--dry-run` about a catalogue's rows."""
 
 from collections import Counter
 
-from refadgen.generation.nouns import NUM_SHOWN, noun_lines
+from refadgen.generation.findings import NUM_SHOWN, noun_lines, refusal_lines
 
 
 def test_rows_by_source_and_the_most_frequent_prompts() -> None:
@@ -22,3 +22,13 @@ def test_twenty_at_most_and_none_without_rows() -> None:
     assert len(lines) == 1 + NUM_SHOWN == 21
     assert lines[1].endswith("a thing 00")
     assert noun_lines(Counter()) == []
+
+
+def test_rows_that_cannot_be_read_by_reason() -> None:
+    details = {"empty_sku": "row 3: sku is empty", "bad_address": "row 7: image is an address without its scheme"}
+    assert refusal_lines(Counter(empty_sku=2, bad_address=1), details) == [
+        "rows that cannot be read: 3; by reason, with the first of each:",
+        "        1 bad_address: row 7: image is an address without its scheme",
+        "        2 empty_sku: row 3: sku is empty",
+    ]
+    assert refusal_lines(Counter(), {}) == []

@@ -1,4 +1,4 @@
-"""The lines of `--dry-run` about nouns: where they come from, and the most frequent ones with a prompt."""
+"""The lines of `--dry-run` about a catalogue's rows: those that cannot be read, and where nouns come from."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,4 +30,14 @@ def noun_lines(nouns: Mapping[tuple[NounSource, str], int]) -> list[str]:
     return [
         f"nouns of rows, from {sources}; the most frequent:",
         *(f"  {count:>7} {prompt}" for prompt, count in shown),
+    ]
+
+
+def refusal_lines(refused: Mapping[str, int], details: Mapping[str, str]) -> list[str]:
+    """refused: rows that cannot be read, by reason, each with the detail of its first row. None of them: no line."""
+    if not refused:
+        return []
+    return [
+        f"rows that cannot be read: {sum(refused.values())}; by reason, with the first of each:",
+        *(f"  {refused[reason]:>7} {reason}: {details[reason]}" for reason in sorted(refused)),
     ]
