@@ -87,4 +87,5 @@ def _foreign(colors: np.ndarray, background: np.ndarray) -> np.ndarray:
 
 
 def _lab(colors: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(colors[None] / np.float32(255), cv2.COLOR_RGB2Lab)[0]
+    """Returns float32 [N, 3] of colors float32 [N, 3], 0 to 255."""
+    return np.asarray(cv2.cvtColor(colors[None] / np.float32(255), cv2.COLOR_RGB2Lab)[0], np.float32)
