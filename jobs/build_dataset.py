@@ -11,7 +11,9 @@ import argparse
 import sys
 from pathlib import PurePosixPath
 
+import refadgen.dataset
 from refadgen.config import DatasetConfig, load_config
+from refadgen.config.loading import preset_file
 from refadgen.storage.addresses import redact_address
 
 
@@ -22,7 +24,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "input", help="parquet of ads or a folder of it (a catalogue is one), a folder of images, or the authors' JSON"
     )
     parser.add_argument("--output", help="folder for the data set, a path or s3:// (default: out/NAME-triplets)")
-    parser.add_argument("--config", help="YAML file of settings")
+    parser.add_argument("--config", help="a preset (authors) or a YAML file of settings")
     parser.add_argument("--limit", type=int, help="only the first N ads of the input")
     parser.add_argument("--dry-run", action="store_true", help="print settings and the work that is left, and end")
     parser.add_argument("--screen-only", action="store_true", help="only filter by size and find near-duplicates")
@@ -37,7 +39,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parse_arguments(words)
     output = arguments.output or f"out/{PurePosixPath(arguments.input.rstrip('/')).stem}-triplets"
     try:
-        config = load_config(DatasetConfig, arguments.config, arguments.settings)
+        config = load_config(DatasetConfig, preset_file(arguments.config, refadgen.dataset), arguments.settings)
 
         from refadgen.dataset import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 

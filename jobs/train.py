@@ -10,27 +10,15 @@ runs `debug`, as a check. The same command again resumes from the newest checkpo
 
 import argparse
 import sys
-from pathlib import Path
 
+import refadgen.training
 from refadgen.config import TrainConfig, load_config, to_yaml
+from refadgen.config.loading import preset_file
 
 CHECK = (
     "a check: preset `debug` trains the built-in model on the triplets that ship. To train for real: python "
     "jobs/train.py --config paper --data TRIPLETS --base STABLE_DIFFUSION_1.5 --output FOLDER"
 )
-
-
-def preset_file(name: str | None) -> str | None:
-    """The file of a preset; a name with a suffix is a file itself. Raises: ValueError for an unknown preset."""
-    if name is None or Path(name).suffix:
-        return name
-    import refadgen.training
-
-    folder = Path(refadgen.training.__file__).parent / "presets"
-    if not (folder / f"{name}.yaml").is_file():
-        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-        raise ValueError(f"--config {name}: no preset of that name; there are {names}, or name a .yaml file")
-    return str(folder / f"{name}.yaml")
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +45,9 @@ def main(words: list[str] | None = None) -> int:
     short = [f"data.path={arguments.data}"] if arguments.data else []
     short += [f"model.base={arguments.base}"] if arguments.base else []
     try:
-        config = load_config(TrainConfig, preset_file(arguments.config), [*short, *arguments.settings])
+        config = load_config(
+            TrainConfig, preset_file(arguments.config, refadgen.training), [*short, *arguments.settings]
+        )
     except ValueError as error:
         print(f"train: {error}", file=sys.stderr)
         return 2

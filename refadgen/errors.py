@@ -121,10 +121,12 @@ REASONS: dict[str, Reason] = {
     "extreme_shape": _rejected("image", new_file=True),
     "low_resolution": _rejected("image", new_file=True),
     "near_duplicate": _rejected("image"),
+    "occluded": _rejected("image"),
     "person_in_front": _rejected("image"),
     "replaced": _rejected(),
     "several_products": _rejected("image"),
     "unsafe_content": _rejected("image"),
+    "watermark": _rejected("image"),
 }
 """By code: short and stable, for filters and counts."""
 DOUBTS = frozenset(code for code, reason in REASONS.items() if reason.doubt)

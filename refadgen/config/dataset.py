@@ -41,14 +41,29 @@ class FilterConfig(Section, name="filter"):
     """Share of the ad that text outside of the product may cover; the product's own print does not count."""
     min_text_score: float = setting(0.6, _TRIPLETS, least=0, most=1)
     """Least score of a piece of text that counts."""
+    watermarks: bool = setting(False, Decides.TRIPLETS)
+    """Whether marks that are repeated over the picture are looked for; needs no network."""
+    max_lattice: float = setting(0.07, Decides.TRIPLETS, least=0, most=1)
+    """How much a picture may resemble itself on a lattice: its weakest vector's correlation above its surroundings."""
+    watermark_model: str | None = setting(None, Decides.TRIPLETS, place=Place.MODEL)
+    """Image classifier for watermarks, a folder or hub id of transformers; None: no such filter."""
+    watermark_labels: tuple[str, ...] = setting(("watermark", "watermarked"), Decides.TRIPLETS)
+    """Labels of that classifier that mean a watermark, in upper or lower case; it need not have all of them."""
+    max_watermark_score: float = setting(0.5, Decides.TRIPLETS, least=0, most=1)
+    """Largest sum of those labels' probabilities."""
+    occluders: bool = setting(False, Decides.TRIPLETS)
+    """Whether things in front are looked for in the gaps of the product's outline; needs no network."""
+    max_hidden: float = setting(0.03, Decides.TRIPLETS, least=0, most=1)
+    """Share of the product's convex hull that such things may hide."""
     unsafe_model: str | None = setting(None, _TRIPLETS, place=Place.MODEL)
     """Image classifier for unsafe content, a folder or hub id of transformers; None: no such filter."""
     unsafe_labels: tuple[str, ...] = setting(("nsfw", "porn", "hentai", "sexy"), _TRIPLETS)
     """Labels of that classifier that mean unsafe, in upper or lower case; it need not have all of them."""
     max_unsafe_score: float = setting(0.5, _TRIPLETS, least=0, most=1)
     """Largest sum of those labels' probabilities."""
-    people: bool = setting(True, _TRIPLETS)
-    """Whether Grounding DINO, where it is configured, looks for people and hands in front of the product."""
+    people: bool | Literal["required"] = setting(True, _TRIPLETS)
+    """Whether Grounding DINO or SAM 3, where one is configured, looks for people and hands in front of the product.
+    required: the job does not start without one."""
     max_person_overlap: float = setting(0.1, _TRIPLETS, least=0, most=1)
     """Share of the product's box that boxes of hands and people may cover. A person whose box encloses the product's
     wears or carries it, or stands behind it, and does not count."""
@@ -58,6 +73,8 @@ class FilterConfig(Section, name="filter"):
     def check(self) -> None:
         ok = self.unsafe_model is None or any(label.strip() for label in self.unsafe_labels)
         require(ok, "filter.unsafe_labels", self.unsafe_labels, "labels of filter.unsafe_model")
+        ok = self.watermark_model is None or any(label.strip() for label in self.watermark_labels)
+        require(ok, "filter.watermark_labels", self.watermark_labels, "labels of filter.watermark_model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +179,8 @@ class TripletConfig(Section, name="triplet"):
         ("original", "degraded", "novel_view", "novel_view", "novel_view"), _TRIPLETS
     )
     """Product images of an ad: its own, degraded ones, degraded novel views; five is the paper's number."""
+    one_view: bool = setting(False, Decides.TRIPLETS)
+    """Whether all novel views of an ad are the same one, each degraded in its own way."""
     test_percent: int = setting(10, _TRIPLETS, least=0, most=99)
     """Percentage of products that are held out for testing (the paper's 9:1). Decided by the product's id alone."""
     rows_per_file: int = setting(32, _RUN, least=1, most=4096)

@@ -49,6 +49,20 @@ def load_config(cls: type[T], file: str | Path | None = None, overrides: typing.
     return build(cls, tree)
 
 
+def preset_file(name: str | None, package: types.ModuleType) -> str | None:
+    """The file of a preset in the package's folder `presets`; a name with a suffix is a file itself.
+
+    Raises: ValueError for an unknown preset.
+    """
+    if name is None or Path(name).suffix:
+        return name
+    folder = Path(str(package.__file__)).parent / "presets"
+    if not (folder / f"{name}.yaml").is_file():
+        names = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        raise ValueError(f"--config {name}: no preset of that name; there are {names}, or name a .yaml file")
+    return str(folder / f"{name}.yaml")
+
+
 def build(cls: type[T], values: dict[str, Any], prefix: str = "", default: T | None = None) -> T:
     """A configuration dataclass from plain nested values, checked and converted.
 

@@ -1,10 +1,11 @@
-"""Filters by content: text, people in front of the product, several products, unsafe content.
+"""Filters by content: text, watermarks, people and things in front of the product, several products, unsafe content.
 
-Networks look at the picture: RapidOCR (`TextFinder`), an image classifier (`UnsafeClassifier`), and Grounding DINO or
+Networks look at the picture: RapidOCR (`TextFinder`), image classifiers (`PictureClassifier`), and Grounding DINO or
 SAM 3 (an `ObjectFinder` that the caller passes in). Pure functions judge the findings; too much is a RowError
 (rejected) that names the setting. `ContentFilter` does both.
 """
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from refadgen.config import FilterConfig
+from refadgen.config import FilterConfig, SegmentationConfig
 from refadgen.config.weights import require_all_weights
 from refadgen.dataset.masks import product_box
+from refadgen.dataset.occlusion import hidden_share, occluded
+from refadgen.dataset.watermarks import repeated_watermark, watermark_score
 from refadgen.errors import RowError
 
 if TYPE_CHECKING:
@@ -35,6 +38,21 @@ GAP = 0.04
 """A gap in the product up to this width counts as product when text is judged; a share of the picture's longer side."""
 
 
+def require_filters(config: FilterConfig, segmentation: SegmentationConfig) -> None:
+    """What the filters need, before Ray starts. Raises: ValueError naming the setting and the remedy."""
+    if config.text:
+        missing = [name for name in ("rapidocr", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(
+                f"filter.text=True: needs the extra `ocr` (pip install 'refadgen[ocr]'): no {', '.join(missing)} here"
+            )
+    if config.people == "required" and segmentation.grounding_dino is None and segmentation.sam3 is None:
+        raise ValueError(
+            "filter.people='required': needs a network that finds people: set segmentation.grounding_dino (with "
+            "segmentation.sam2_checkpoint) or segmentation.sam3, or filter.people=false to do without"
+        )
+
+
 class ContentFilter:
     """Runs the content filters that are configured."""
 
@@ -49,15 +67,17 @@ class ContentFilter:
         self._config = config
         self._objects = objects
         self._text = TextFinder(config) if config.text else None
-        self._unsafe: UnsafeClassifier | None = None
-        if config.unsafe_model is not None:
-            self._unsafe = UnsafeClassifier(config, device, gpu_expected=gpu_expected)
+        self._unsafe, self._watermark = (
+            None if address is None else PictureClassifier(config, kind, device, gpu_expected=gpu_expected)
+            for kind, address in (("unsafe", config.unsafe_model), ("watermark", config.watermark_model))
+        )
 
     def check(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> None:
         """Returns for an ad that passes all filters.
 
         image_u8: uint8 H×W×3; mask: uint8 H×W, above 127 on the product, not empty; category: its last element.
-        Raises: RowError (rejected): `unsafe_content`, `person_in_front`, `several_products` or `embedded_text`.
+        Raises: RowError (rejected): `unsafe_content`, `watermark`, `occluded`, `person_in_front`, `several_products` or
+        `embedded_text`.
         """
         for problem in self._problems(image_u8, mask, category):
             if problem is not None:
@@ -67,6 +87,12 @@ class ContentFilter:
         config = self._config
         if self._unsafe is not None:
             yield unsafe_content(self._unsafe.score(image_u8), config)
+        if config.watermarks:
+            yield repeated_watermark(watermark_score(image_u8, mask), config)
+        if config.occluders:
+            yield occluded(hidden_share(image_u8, mask), config)
+        if self._watermark is not None:
+            yield classified_watermark(self._watermark.score(image_u8), config)
         people = [PERSON, HAND] if config.people else []
         # `objects` ignores queries beyond the text encoder's length: the category, which may be long, comes last.
         queries = [*people, *([category] if category else [])]
@@ -166,47 +192,48 @@ def _without_gaps(mask: np.ndarray) -> np.ndarray:
     return cv2.morphologyEx((mask > 127).astype(np.uint8), cv2.MORPH_CLOSE, disk) > 0
 
 
-class UnsafeClassifier:
+class PictureClassifier:
     """An image classifier of transformers, float32, one picture at a time."""
 
-    def __init__(self, config: FilterConfig, device: str = "auto", *, gpu_expected: bool = False) -> None:
-        """device: auto, cpu, cuda, cuda:1, … gpu_expected: the cluster gave this process a GPU.
+    def __init__(self, config: FilterConfig, kind: str, device: str = "auto", *, gpu_expected: bool = False) -> None:
+        """kind: "unsafe" or "watermark", the start of its settings' names. device: auto, cpu, cuda, cuda:1, …
+        gpu_expected: the cluster gave this process a GPU.
 
-        Raises: ValueError naming `filter.unsafe_model` where its weights are missing or incomplete,
-        `filter.unsafe_labels` where they are none or all of the model's labels, or the device.
+        Raises: ValueError naming the setting: its model where weights are missing or incomplete, its labels where they
+        are none or all of the model's labels, or the device.
         """
         from refadgen.config.devices import resolve_device
 
-        assert config.unsafe_model is not None
+        address, chosen = getattr(config, f"{kind}_model"), getattr(config, f"{kind}_labels")
+        field = f"filter.{kind}_model={address!r}"
         self._device = resolve_device(device, gpu_expected=gpu_expected, field="segmentation.device")
-        self._processor, self._model = _load_classifier(config.unsafe_model)
+        self._processor, self._model = _load_classifier(field, address)
         self._model.to(self._device).eval()
         labels = {index: str(label) for index, label in self._model.config.id2label.items()}
-        unsafe = {label.strip().lower() for label in config.unsafe_labels}
-        self._unsafe = [int(index) for index, label in labels.items() if label.strip().lower() in unsafe]
-        if not 0 < len(self._unsafe) < len(labels):
+        wanted = {label.strip().lower() for label in chosen}
+        self._found = [int(index) for index, label in labels.items() if label.strip().lower() in wanted]
+        if not 0 < len(self._found) < len(labels):
             raise ValueError(
-                f"filter.unsafe_labels={config.unsafe_labels!r}: must be some, not all, of the labels of "
-                f"filter.unsafe_model={config.unsafe_model!r}: {', '.join(labels.values())}"
+                f"filter.{kind}_labels={chosen!r}: must be some, not all, of the labels of {field}: "
+                f"{', '.join(labels.values())}"
             )
 
     def score(self, image_u8: np.ndarray) -> float:
-        """Returns the sum of the probabilities of the unsafe labels, 0 to 1. image_u8: uint8 H×W×3, RGB."""
+        """Returns the sum of the probabilities of the chosen labels, 0 to 1. image_u8: uint8 H×W×3, RGB."""
         import torch
 
         # A copy: torch warns of read-only arrays, and those that Pillow gives are.
         inputs = self._processor(images=[image_u8.copy()], return_tensors="pt", input_data_format="channels_last")
         with torch.inference_mode():
             logits = self._model(**inputs.to(self._device)).logits[0]
-        return float(logits.softmax(dim=-1)[self._unsafe].sum().clamp(0, 1))  # a sum of float32 may exceed 1
+        return float(logits.softmax(dim=-1)[self._found].sum().clamp(0, 1))  # a sum of float32 may exceed 1
 
 
-def _load_classifier(address: str) -> tuple[Any, Any]:
+def _load_classifier(field: str, address: str) -> tuple[Any, Any]:
     """Loads processor and model from a folder or hub id. Raises: ValueError, also where a single weight is missing."""
     from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    field = f"filter.unsafe_model={address!r}"
     try:
         processor = AutoImageProcessor.from_pretrained(address)
         model, report = AutoModelForImageClassification.from_pretrained(address, output_loading_info=True)
@@ -235,6 +262,14 @@ def unsafe_content(score: float, config: FilterConfig) -> RowError | None:
         return None
     detail = f"score {score:.2f} of the classifier is above {config.max_unsafe_score:g} (filter.max_unsafe_score)"
     return RowError("unsafe_content", detail)
+
+
+def classified_watermark(score: float, config: FilterConfig) -> RowError | None:
+    """Returns `watermark` where the classifier's score is above `filter.max_watermark_score`, else None."""
+    if score <= config.max_watermark_score:
+        return None
+    detail = f"score {score:.2f} of the classifier is above {config.max_watermark_score:g} (filter.max_watermark_score)"
+    return RowError("watermark", detail)
 
 
 def blocking_person(product: Box, people: Sequence["FoundObject"], max_overlap: float) -> RowError | None:

@@ -33,6 +33,7 @@ from refadgen.config.devices import num_cores
 from refadgen.config.identity import differences, triplet_identity
 from refadgen.config.paths import absolute_paths
 from refadgen.dataset.card import write_card
+from refadgen.dataset.content import require_filters
 from refadgen.dataset.files import remove_orphans
 from refadgen.dataset.importers import as_catalog
 from refadgen.dataset.ledgers import dataset_ledger, screening_ledger
@@ -108,6 +109,8 @@ class DatasetJob:
         _require_apart(input_uri, self._storage)
         ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
+        if not screen_only:  # which ends before any of them
+            require_filters(config.filter, config.segmentation)
         self._check_settings()  # before `as_catalog` writes to the output
         found = as_catalog(input_uri, self._storage)
         self._catalog_uri = Storage(found.catalog).uri  # absolute: actors work in other folders than this process

@@ -42,7 +42,9 @@ class VariantMaker:
         turned = [number for number, kind in kinds.items() if kind == "novel_view"]
         drawn: list[NovelView | None] = []
         if self._views is not None:
-            drawn = self._views.draw_each(original.image, original.mask, [rngs[number] for number in turned])
+            different = turned[:1] if self._config.triplet.one_view else turned
+            drawn = self._views.draw_each(original.image, original.mask, [rngs[number] for number in different])
+            drawn *= len(turned) // len(different)
         view_of = dict(zip(turned, drawn, strict=True))
 
         variants = [original]

@@ -1,6 +1,9 @@
 """The dataset job's first pass at scale: rows per second, the driver's memory, and planted near-duplicates.
 
     python tests/benchmarks/dataset_filters.py [--rows 200000]
+    python tests/benchmarks/dataset_filters.py --planted [400] [--photographs FOLDER] [--renders FOLDER]
+
+With `--planted`: precision and recall of the filters by content instead, on ads with planted faults (`planted_ads`).
 
 The input is small synthetic pictures. One in ten is a copy of another one: encoded again, brighter or darker, and of
 another size. The last line is JSON.
@@ -71,7 +74,15 @@ def write_input(path: Path, num_rows: int) -> set[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--planted", type=int, nargs="?", const=400, help="ads with planted faults, and no first pass")
+    parser.add_argument("--photographs", type=Path, help="plants in the photographs of this folder too")
+    parser.add_argument("--renders", type=Path, help="folder that keeps the rendered ads for the next run")
     arguments = parser.parse_args()
+    if arguments.planted:
+        import planted_ads  # for it needs the extra `studio`
+
+        planted_ads.measure_all(arguments.planted, arguments.photographs, arguments.renders)
+        return
     with tempfile.TemporaryDirectory() as folder:
         ads, output = Path(folder) / "ads.parquet", Path(folder) / "out"
         planted = write_input(ads, arguments.rows)

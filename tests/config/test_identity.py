@@ -177,12 +177,16 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
     of_segmentation = [f"segmentation.{name}" for name in added]
     of_sampling = [f"sampling.{name}" for name in ("scheduler", "guidance_interval", "reuse_steps", "batch_size")]
     of_quality = ["fusion_attempts", "stronger_fusion_scale", "product_pixels", "product_tone"]
+    of_filters = ["watermarks", "max_lattice", "watermark_model", "watermark_labels", "max_watermark_score"]
+    of_filters += ["occluders", "max_hidden"]
     of_training = ["data.epoch_counts", "data.crop", "objective.authors_noise"]
     assert later == [
         *of_segmentation,
         *of_sampling,
         *(f"quality.{name}" for name in of_quality),
         "filter.duplicate_product_color",
+        *(f"filter.{name}" for name in of_filters),
         *of_segmentation,
+        "triplet.one_view",
         *of_training,
     ]

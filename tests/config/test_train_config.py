@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 import refadgen.training
-from jobs.train import preset_file
 from refadgen.config import TrainConfig, load_config, to_yaml
+from refadgen.config.loading import preset_file
 from refadgen.model.authors_checkpoint import SETTINGS as AUTHORS
 
 PRESETS = sorted((Path(refadgen.training.__file__).parent / "presets").glob("*.yaml"))
@@ -20,7 +20,7 @@ def load(*words: str) -> TrainConfig:
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
 def test_presets_load(file: Path, tmp_path: Path) -> None:
     config = load_config(TrainConfig, file)
-    assert preset_file(file.stem) == str(file)
+    assert preset_file(file.stem, refadgen.training) == str(file)
     (tmp_path / "again.yaml").write_text(to_yaml(config), encoding="utf-8")
     assert load_config(TrainConfig, tmp_path / "again.yaml") == config
     for section, values in yaml.safe_load(file.read_text(encoding="utf-8")).items():
@@ -33,13 +33,13 @@ def test_the_presets_are_those_that_the_job_names() -> None:
     with pytest.raises(
         ValueError, match=r"--config papre: no preset of that name; there are debug, mini, mini-base, paper"
     ):
-        preset_file("papre")
-    assert preset_file("my.yaml") == "my.yaml"
-    assert preset_file(None) is None
+        preset_file("papre", refadgen.training)
+    assert preset_file("my.yaml", refadgen.training) == "my.yaml"
+    assert preset_file(None, refadgen.training) is None
 
 
 def test_paper_is_table_2() -> None:
-    config = load_config(TrainConfig, preset_file("paper"))
+    config = load_config(TrainConfig, preset_file("paper", refadgen.training))
     optimizer, run = config.optimizer, config.run
     assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.warmup_steps) == (1e-5, 0.01, 500)
     assert (optimizer.schedule, run.num_epochs, config.objective.noise_offset) == ("linear", 8, 0.05)

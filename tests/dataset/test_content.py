@@ -14,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from refadgen.config import FilterConfig
 from refadgen.dataset.content import (
     ContentFilter,
+    PictureClassifier,
     TextFinder,
     TextFinding,
-    UnsafeClassifier,
     blocking_person,
     embedded_text,
     text_outside,
@@ -173,8 +173,10 @@ def test_the_score_is_the_sum_over_the_unsafe_labels(classifier: Path) -> None:
     with torch.no_grad():
         probability = AutoModelForImageClassification.from_pretrained(classifier)(**inputs).logits.softmax(-1)[0]
     expected = dict(zip(("Normal", "NSFW", "Sexy"), probability.tolist(), strict=True))
-    both = UnsafeClassifier(FilterConfig(unsafe_model=str(classifier)), "cpu").score(picture)
-    one = UnsafeClassifier(FilterConfig(unsafe_model=str(classifier), unsafe_labels=(" sexy", "gore")), "cpu")
+    both = PictureClassifier(FilterConfig(unsafe_model=str(classifier)), "unsafe", "cpu").score(picture)
+    one = PictureClassifier(
+        FilterConfig(unsafe_model=str(classifier), unsafe_labels=(" sexy", "gore")), "unsafe", "cpu"
+    )
     assert both == pytest.approx(expected["NSFW"] + expected["Sexy"], abs=1e-4)
     assert one.score(picture) == pytest.approx(expected["Sexy"], abs=1e-4)
     assert 0 < one.score(picture) < both < 1
@@ -193,7 +195,20 @@ def test_above_the_limit_it_is_unsafe() -> None:
 @pytest.mark.parametrize("labels", [("gore",), ("normal", "nsfw", "sexy")])
 def test_labels_that_separate_nothing_are_named_beside_the_models(classifier: Path, labels: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=rf"^filter\.unsafe_labels=.*{labels[0]}.*Normal, NSFW, Sexy"):
-        UnsafeClassifier(FilterConfig(unsafe_model=str(classifier), unsafe_labels=labels), "cpu")
+        PictureClassifier(FilterConfig(unsafe_model=str(classifier), unsafe_labels=labels), "unsafe", "cpu")
+
+
+def test_a_classifier_of_watermarks_is_one_of_the_filters(classifier: Path, tmp_path: Path) -> None:
+    def filters(folder: Path, limit: float) -> ContentFilter:
+        config = FilterConfig(watermark_model=str(folder), watermark_labels=("sexy",), max_watermark_score=limit)
+        return ContentFilter(config, None, "cpu")
+
+    picture, mask = _picture(), np.full((240, 320), 255, np.uint8)
+    filters(classifier, 1.0).check(picture, mask, None)
+    with pytest.raises(RowError, match=r"watermark: .*filter\.max_watermark_score"):
+        filters(classifier, 0.0).check(picture, mask, None)
+    with pytest.raises(ValueError, match=r"^filter\.watermark_model=.*none"):
+        filters(tmp_path / "none", 0.5)
 
 
 def test_no_labels_at_all_are_a_wrong_setting() -> None:
@@ -209,7 +224,7 @@ def test_weights_that_are_missing_are_named(classifier: Path, tmp_path: Path) ->
 
     def refusal(folder: Path) -> str:
         with pytest.raises(ValueError, match=r"^filter\.unsafe_model=") as caught:
-            UnsafeClassifier(FilterConfig(unsafe_model=str(folder)), "cpu")
+            PictureClassifier(FilterConfig(unsafe_model=str(folder)), "unsafe", "cpu")
         return str(caught.value)
 
     refusal(tmp_path / "none")
@@ -229,7 +244,7 @@ def test_a_gpu_that_is_not_there_is_an_error(classifier: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=r"segmentation\.device"):
-        UnsafeClassifier(FilterConfig(unsafe_model=str(classifier)), "cuda")
+        PictureClassifier(FilterConfig(unsafe_model=str(classifier)), "unsafe", "cuda")
 
 
 # --- people

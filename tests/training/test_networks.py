@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from tiny_models import make_image_encoder
 from tiny_training import config_of, random_batch
 
-from jobs.train import preset_file
+import refadgen.training
 from refadgen.config import TrainConfig, load_config
+from refadgen.config.loading import preset_file
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.attention_fusion import fusion_processors
 from refadgen.model.image_projection import ProductImageProjection
@@ -306,7 +307,9 @@ def test_resampler_files_that_do_not_fit_are_named(
 def test_the_papers_preset_asks_where_the_resampler_starts(stable_diffusion_base: Path, image_encoder: Path) -> None:
     def load(*words: str) -> Parts:
         return load_parts(
-            load_config(TrainConfig, preset_file("paper"), [f"model.base={stable_diffusion_base}", *words])
+            load_config(
+                TrainConfig, preset_file("paper", refadgen.training), [f"model.base={stable_diffusion_base}", *words]
+            )
         )
 
     assert load().image_projection is None
