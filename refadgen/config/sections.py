@@ -75,6 +75,15 @@ class LayoutConfig(Section, name="layout"):
     """The side or corner of the canvas (inside the margin) that the product stands at."""
     margin: float = setting(0.12, _LAYOUT, least=0.0, most=0.4)
     """Free border, a share of the canvas's width and height."""
+    as_photographed: bool = setting(False, _IMAGE)
+    """Whether the product stays where the photograph has it, in place of the three above: the photograph is squashed to
+    the canvas, and the ad resized to the photograph's ratio. A row with a `placement` is placed as it says."""
+    long_side_px: int | None = setting(None, _IMAGE, least=64, most=4096)
+    """With `as_photographed`: the longer side of the ad's file; None: as many pixels as the canvas has."""
+
+    def check(self) -> None:
+        if self.long_side_px is not None and not self.as_photographed:
+            raise ValueError(f"layout.long_side_px={self.long_side_px}: needs layout.as_photographed=true")
 
 
 @dataclass(frozen=True, kw_only=True)

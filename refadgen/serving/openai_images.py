@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from refadgen.config import ImageFormat
 from refadgen.generation.encoding import resized
-from refadgen.serving.ads import AdService, ImageUpdate, RequestedImages, StepUpdate, Update, canvas_size
+from refadgen.serving.ads import AdService, ImageUpdate, ProductUpdate, RequestedImages, StepUpdate, Update
 from refadgen.serving.errors import ApiError
 from refadgen.serving.events import sse, written_stream
+from refadgen.serving.products import PlacedAd
 from refadgen.serving.requests import ProductInput, parse_form, read_form, take_file
 from refadgen.serving.schema import WHOLE_FLOATS, AdFields, File, ModelCard, Text
 
@@ -122,7 +123,7 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
         if edit.stream:
             events = _edit_events(service, requested, given, edit.partial_images or 0, request.state.request_id)
             return StreamingResponse(events, media_type="text/event-stream")
-        _, images = await service.collect(requested, given)
+        placed, images = await service.collect(requested, given)
         for served in images:
             if served.result.status != "done":
                 raise ApiError(422, served.result.reason, served.result.detail, param="image")
@@ -132,7 +133,7 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
                 "created": int(time.time()),
                 "data": data,
                 "output_format": requested.config.output.format,
-                "size": _size_text(requested),
+                "size": _size_text(requested, placed),
             }
         )
 
@@ -145,8 +146,8 @@ def _enlarged_size(service: AdService, size: str | None) -> tuple[int, int] | No
     return int(width), int(height)
 
 
-def _size_text(requested: RequestedImages) -> str:
-    width_px, height_px = requested.size or canvas_size(requested.config)
+def _size_text(requested: RequestedImages, placed: PlacedAd) -> str:
+    width_px, height_px = requested.size or placed.file_size
     return f"{width_px}x{height_px}"
 
 
@@ -157,17 +158,23 @@ def _edit_events(
     num_steps = requested.config.sampling.num_inference_steps
     every = max(1, num_steps // (partial_images + 1)) if partial_images else 0
     shown: Counter[int] = Counter()
+    placed: PlacedAd | None = None
 
     def write(update: Update) -> str:
+        nonlocal placed
+        if isinstance(update, ProductUpdate):
+            placed = update.placed
+            return ""
+        assert placed is not None  # `make` yields the product first
         values = {
             "created_at": int(time.time()),
-            "size": _size_text(requested),
+            "size": _size_text(requested, placed),
             "quality": "auto",
             "background": "opaque",
             "output_format": requested.config.output.format,
         }
         if isinstance(update, StepUpdate) and update.step.preview and shown[update.index] < partial_images:
-            preview = _partial_image(update.step.preview, requested)
+            preview = _partial_image(update.step.preview, requested, placed)
             values |= {"b64_json": base64.b64encode(preview).decode(), "partial_image_index": shown[update.index]}
             shown[update.index] += 1
             return sse("image_edit.partial_image", {"type": "image_edit.partial_image", **values})
@@ -182,10 +189,10 @@ def _edit_events(
     return written_stream(service, requested, given, every, request_id, write)
 
 
-def _partial_image(preview: bytes, requested: RequestedImages) -> bytes:
+def _partial_image(preview: bytes, requested: RequestedImages, placed: PlacedAd) -> bytes:
     """A preview in the size and the format of the image that it is of."""
     with Image.open(io.BytesIO(preview)) as image:
-        pixels = resized(np.asarray(image.convert("RGB")), requested.size or canvas_size(requested.config))
+        pixels = resized(np.asarray(image.convert("RGB")), requested.size or placed.file_size)
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, requested.config.output.format)
     return sink.getvalue()
