@@ -112,7 +112,7 @@ class GenerationRecord:
             seed=seed,
             input_sha256=input_sha256,
             model=fingerprint,
-            num_inference_steps=sampling.num_inference_steps,
+            num_inference_steps=sampling.num_steps,
             guidance_scale=sampling.guidance_scale,
             fusion_scale=fusion_scale,
             color_similarity=_rounded(color_similarity),

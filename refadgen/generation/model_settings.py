@@ -13,7 +13,16 @@ from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.config.paths import absolute_paths
-from refadgen.model.folder import find_model, fingerprint, most_steps, read_index, require_refadgen
+from refadgen.config.sections import DEFAULT_STEPS
+from refadgen.model.folder import (
+    find_model,
+    fingerprint,
+    most_steps,
+    read_index,
+    recommended_dtype,
+    recommended_steps,
+    require_refadgen,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +35,8 @@ class ModelIdentity:
     """`path@fingerprint`, the ledger's `model` column."""
     most_steps: int = 1000
     """Of the model's scheduler, for one image."""
+    gpu_dtype: str | None = None
+    """The number format that the model recommends on GPUs: `model.dtype=auto` there. Ids hold it by the fingerprint."""
 
 
 def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelIdentity]:
@@ -42,7 +53,7 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     index = read_index(folder)
     require_refadgen(folder, index)
     resolved = with_model_defaults(config, index, folder)
-    steps, most = config.sampling.num_inference_steps, most_steps(folder)
+    steps, most = resolved.sampling.num_steps, most_steps(folder)
     if steps > most:
         raise ValueError(f"sampling.num_inference_steps={steps}: the model's scheduler makes at most {most} steps")
     mark = fingerprint(folder)
@@ -51,7 +62,13 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
             f"sampling.tuned_for={config.sampling.tuned_for!r}: these settings were measured for another model; "
             f"model.path={config.model.path!r} is {mark}: measure it (jobs/tune_sampling.py), or set this to ''"
         )
-    return resolved, ModelIdentity(fingerprint=mark, label=f"{config.model.path}@{mark}", most_steps=most)
+    identity = ModelIdentity(
+        fingerprint=mark,
+        label=f"{config.model.path}@{mark}",
+        most_steps=most,
+        gpu_dtype=recommended_dtype(index, folder),
+    )
+    return resolved, identity
 
 
 def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder: Path) -> GenerateConfig:
@@ -64,4 +81,6 @@ def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder
     for name, value in own.items():
         if value is None:
             raise ValueError(f"sampling.{name}: neither set nor in {folder / 'model_index.json'}")
+    if config.sampling.num_inference_steps is None:
+        own["num_inference_steps"] = recommended_steps(index, folder) or DEFAULT_STEPS
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **own))

@@ -284,7 +284,7 @@ def _add_descriptions(app: FastAPI, service: AdService) -> None:
             model=service.model.label,
             sizes=sizes,
             default_size=sizes[0],
-            num_inference_steps=sampling.num_inference_steps,
+            num_inference_steps=sampling.num_steps,
             max_steps=config.limits.max_steps,
             fusion_scale=sampling.fusion_scale,
             guidance_scale=sampling.guidance_scale,

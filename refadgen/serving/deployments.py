@@ -238,7 +238,7 @@ def _denoising_order(order: ImageOrder, attempt: Attempt) -> AdOrder:
         seed=attempt.seed,
         fusion_scale=attempt.fusion_scale,
         guidance_scale=sampling.guidance_scale or 1.0,
-        num_inference_steps=sampling.num_inference_steps,
+        num_inference_steps=sampling.num_steps,
     )
 
 

@@ -95,7 +95,7 @@ def _event(service: AdService, requested: RequestedImages, placed: PlacedAd | No
         step = StepEvent(
             index=update.index,
             step=update.step.step,
-            num_steps=requested.config.sampling.num_inference_steps,
+            num_steps=requested.config.sampling.num_steps,
             preview_base64=base64.b64encode(preview).decode() if preview else None,
         )
         return sse("step", step.model_dump())

@@ -155,7 +155,7 @@ def _edit_events(
     service: AdService, requested: RequestedImages, given: ProductInput, partial_images: int, request_id: str
 ) -> AsyncGenerator[str, None]:
     """The events of an edit: `image_edit.partial_image` and `image_edit.completed`; or `error`."""
-    num_steps = requested.config.sampling.num_inference_steps
+    num_steps = requested.config.sampling.num_steps
     every = max(1, num_steps // (partial_images + 1)) if partial_images else 0
     shown: Counter[int] = Counter()
     placed: PlacedAd | None = None
