@@ -3,8 +3,12 @@
 The product is cut out by its mask and pasted onto a pure white canvas. Canvas and M′ come from the same resampled
 cut-out, so they agree to the pixel. The mask says where the product is; the image's own alpha, how much of it shows:
 the body of a glass is product, and white shines through it.
+
+With `layout.as_photographed` the product keeps its place instead: the photograph is squashed to the canvas, as the
+paper's authors do with photographs in the wild, and `file_size` is the shape that the ad is stretched back to.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +21,7 @@ from refadgen.errors import RowError
 
 _PAD_PX = 8  # pixels of the canvas around the product's box: room for the soft edge, and for the backdrop beside it
 _HALF = 128
+_MOST_SIDE_PX = 8192  # of a file: a strip of the canvas's area could be longer than any format holds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,17 @@ def merged_layout(layout: LayoutConfig, placement: Placement | None) -> LayoutCo
     return layout if placement is None else placement.over(layout)
 
 
+def file_size(layout: LayoutConfig, photo: tuple[int, int], canvas: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the ad's file in px. photo, canvas: width and height of the photograph and of the canvas."""
+    if not layout.as_photographed:
+        return canvas
+    if layout.long_side_px is None:
+        scale = min(math.sqrt(canvas[0] * canvas[1] / (photo[0] * photo[1])), _MOST_SIDE_PX / max(photo))
+    else:
+        scale = layout.long_side_px / max(photo)
+    return max(1, round(photo[0] * scale)), max(1, round(photo[1] * scale))
+
+
 def place(
     product_image: Image.Image | np.ndarray,
     product_mask: np.ndarray,
@@ -44,7 +60,8 @@ def place(
 
     product_image: RGB or RGBA; as an array, uint8 HWC. product_mask: uint8 HW of the same size, soft (0 to 255) or hard
     (0 or 255): the share of product in each pixel. Where the image is fully transparent, there is none.
-    The larger of the product's extents relative to the canvas is `layout.size`, or less where the margins need it.
+    The larger of the product's extents relative to the canvas is `layout.size`, or less where the margins need it; with
+    `layout.as_photographed` its box has the same shares of the canvas as of the image.
     Raises: RowError (rejected) `empty_mask`.
     """
     image = Image.fromarray(product_image) if isinstance(product_image, np.ndarray) else product_image
@@ -55,7 +72,11 @@ def place(
     if not len(rows):
         raise RowError("empty_mask", "mask: no product in it")
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    left, top, width, height = _standing_box(box[2] - box[0], box[3] - box[1], layout, width_px, height_px)
+    if layout.as_photographed:  # the complete image: the product's own box would be rounded to whole pixels
+        box = (0, 0, image.width, image.height)
+        left, top, width, height = 0, 0, width_px, height_px
+    else:
+        left, top, width, height = _standing_box(box[2] - box[0], box[3] - box[1], layout, width_px, height_px)
     cutout, coverage = _resampled(image, product_mask, box, (width, height))
 
     canvas = np.full((height_px, width_px, 3), 255, np.uint8)

@@ -30,6 +30,8 @@ class Placement:
             layout,
             size=layout.size if self.size is None else self.size,
             anchor=layout.anchor if self.anchor is None else self.anchor,
+            as_photographed=False,
+            long_side_px=None,
         )
 
 

@@ -44,6 +44,7 @@ def pixel_identity(config: GenerateConfig, fingerprint: str) -> dict[str, Any]:
     tree = _decided(config, Decides.PIXELS)
     # `dtype` stood beside the sections in the first ids, and so it stays there.
     model = tree.pop("model", {})
+    tree["sampling"]["num_inference_steps"] = config.sampling.num_steps  # a number from the first ids on
     top = {"model": fingerprint, "dtype": model.pop("dtype")}
     return top | ({"model_settings": model} if model else {}) | tree | _versions(_OF_PIXELS)
 

@@ -17,6 +17,8 @@ ImageFormat = Literal["jpeg", "png", "webp"]
 SchedulerName = Literal["model", "ddim", "euler", "dpm++", "unipc"]
 SaliencyNormalization = Literal["imagenet", "centered", "none"]
 ONNX_SUFFIX = ".onnx"
+DEFAULT_STEPS = 20
+"""Denoising steps where neither the user nor the model says (Fig. 9: about 20 suffice)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,15 @@ class LayoutConfig(Section, name="layout"):
     """The side or corner of the canvas (inside the margin) that the product stands at."""
     margin: float = setting(0.12, _LAYOUT, least=0.0, most=0.4)
     """Free border, a share of the canvas's width and height."""
+    as_photographed: bool = setting(False, _IMAGE)
+    """Whether the product stays where the photograph has it, in place of the three above: the photograph is squashed to
+    the canvas, and the ad resized to the photograph's ratio. A row with a `placement` is placed as it says."""
+    long_side_px: int | None = setting(None, _IMAGE, least=64, most=4096)
+    """With `as_photographed`: the longer side of the ad's file; None: as many pixels as the canvas has."""
+
+    def check(self) -> None:
+        if self.long_side_px is not None and not self.as_photographed:
+            raise ValueError(f"layout.long_side_px={self.long_side_px}: needs layout.as_photographed=true")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +169,7 @@ class ModelConfig(Section, name="model"):
     """auto (CUDA where there is a GPU, else CPU), cpu, cuda, cuda:1, …"""
     # Hashed as the user wrote it, `auto` too: ids are made by a driver that may have no GPU to resolve it with.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", _PIXELS)
-    """auto: bfloat16 on GPUs that have it, float16 on others, float32 on CPU."""
+    """auto: on GPUs what the model recommends, else bfloat16 where they have it, float16 where not; float32 on CPU."""
     compile: bool = setting(False, _RUN)
     """Compile the denoising step with torch.compile: minutes at the first step, worth it for long runs."""
     cuda_graphs: bool = setting(False, _RUN)
@@ -181,8 +192,8 @@ class SamplingConfig(Section, name="sampling"):
 
     # Ids hold the checkpoint's values in place of None (see `generation.model_settings`). A later setting that a
     # checkpoint fills in would therefore change old ids; give it a default of its own.
-    num_inference_steps: int = setting(20, _PIXELS, least=1, most=1000)
-    """Denoising steps (Fig. 9: about 20 suffice)."""
+    num_inference_steps: int | None = setting(None, _PIXELS, least=1, most=1000)
+    """Denoising steps; None, where the checkpoint recommends none: `DEFAULT_STEPS`."""
     guidance_scale: float | None = setting(None, _PIXELS, least=1, most=50)
     """Classifier-free guidance."""
     scheduler: SchedulerName = setting("model", Decides.PIXELS)
@@ -209,6 +220,11 @@ class SamplingConfig(Section, name="sampling"):
     batch_size: int = setting(8, Decides.PIXELS, least=1, most=256)
     """Images denoised at once; short batches are padded, so that results do not depend on how rows fall together.
     Another number changes pixels by rounding, and so the ids."""
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps of an image. Only after `with_model_settings` is a checkpoint's recommendation in it."""
+        return DEFAULT_STEPS if self.num_inference_steps is None else self.num_inference_steps
 
     @property
     def kinds_of_steps(self) -> int:

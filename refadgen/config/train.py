@@ -203,8 +203,9 @@ class RunConfig(Section, name="run"):
     sample_every: int = setting(0, _RUN, least=0)
     """Steps between sheets of held-out samples, at checkpoints; 0: none."""
     num_samples: int = setting(6, _RUN, least=1)
-    sample_steps: int = setting(20, _RUN, least=1)
-    """Images of a sheet, and denoising steps of each image."""
+    """Images of a sheet."""
+    sample_steps: int | None = setting(None, _RUN, least=1)
+    """Denoising steps of each image; None: as many as the base recommends, or `DEFAULT_STEPS`."""
     log_rows: bool = setting(False, _RUN)
     """Whether the metrics of each step name its rows."""
 

@@ -70,6 +70,8 @@ class GenerationRecord:
     guidance_interval: tuple[float, float] | None = None
     reuse_steps: int | None = None
     """These three: None where they are as they were before there were such settings; records then leave them out."""
+    as_photographed: bool = False
+    """Whether the product stands where its photograph has it; records leave it out where not."""
 
     def facts(self) -> dict[str, Any]:
         """The record as it stands in a file."""
@@ -79,6 +81,8 @@ class GenerationRecord:
                 del facts[name]
         if self.rung != "product_pixels":
             del facts["rung"]
+        if not self.as_photographed:
+            del facts["as_photographed"]
         return facts
 
     @classmethod
@@ -94,6 +98,7 @@ class GenerationRecord:
         structure_similarity: float,
         rung: str,
         fusion_scale: float,
+        as_photographed: bool,
         sampling: SamplingConfig,
         fingerprint: str,
     ) -> "GenerationRecord":
@@ -107,7 +112,7 @@ class GenerationRecord:
             seed=seed,
             input_sha256=input_sha256,
             model=fingerprint,
-            num_inference_steps=sampling.num_inference_steps,
+            num_inference_steps=sampling.num_steps,
             guidance_scale=sampling.guidance_scale,
             fusion_scale=fusion_scale,
             color_similarity=_rounded(color_similarity),
@@ -116,6 +121,7 @@ class GenerationRecord:
             scheduler=None if sampling.scheduler == "model" else sampling.scheduler,
             guidance_interval=None if sampling.guidance_interval == (0, 1) else sampling.guidance_interval,
             reuse_steps=None if sampling.reuse_steps == 1 else sampling.reuse_steps,
+            as_photographed=as_photographed,
         )
 
 
@@ -125,7 +131,7 @@ def _rounded(score: float) -> float:
 
 
 def resized(image_u8: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """An image, uint8 H×W×3 or H×W×4, at another size (width, height; px), by Lanczos; as it is where it has it."""
+    """An image, uint8 H×W, H×W×3 or H×W×4, at another size (width, height; px), by Lanczos; as it is at its own."""
     if image_u8.shape[1::-1] == size:
         return image_u8
     return np.asarray(Image.fromarray(image_u8).resize(size, Image.Resampling.LANCZOS))
@@ -146,10 +152,11 @@ def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config:
     return sink.getvalue()
 
 
-def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uint8]) -> bytes:
-    """The placed product as a small WebP whose alpha is the mask, for the report."""
+def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uint8], size: tuple[int, int]) -> bytes:
+    """The placed product as a small WebP whose alpha is the mask, for the report. size: of the ad's file, in px."""
     sink = io.BytesIO()
-    Image.fromarray(np.dstack([canvas_u8, mask_u8])).save(sink, "WEBP", quality=85, method=4)
+    shown = np.dstack([resized(canvas_u8, size), resized(mask_u8, size)])
+    Image.fromarray(shown).save(sink, "WEBP", quality=85, method=4)
     return sink.getvalue()
 
 

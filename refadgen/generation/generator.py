@@ -178,7 +178,7 @@ class AdGenerator:
             seed=attempt.seed,
             fusion_scale=attempt.fusion_scale,
             guidance_scale=sampling.guidance_scale,
-            num_inference_steps=sampling.num_inference_steps,
+            num_inference_steps=sampling.num_steps,
         )
 
         def heard(event: Event[npt.NDArray[np.uint8]]) -> None:  # on the engine's thread: the next step waits

@@ -164,7 +164,7 @@ class CatalogJob:
         return "\n".join(
             [
                 to_yaml(self._config),
-                f"model: {self._model.label}",
+                f"model: {self._model.label}{self._number_format()}",
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
                 *self._not_read,
                 f"output: {self._storage.uri}",
@@ -176,6 +176,10 @@ class CatalogJob:
                 self._estimate(counts.to_make),
             ]
         )
+
+    def _number_format(self) -> str:
+        dtype = self._model.gpu_dtype
+        return f", {dtype} on GPUs, as it recommends" if dtype and self._config.model.dtype == "auto" else ""
 
     def _estimate(self, to_make: int) -> str:
         seconds = [s for s in self._ledger.latest(["generate_s"])["generate_s"].to_pylist() if s]

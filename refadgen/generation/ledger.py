@@ -44,6 +44,7 @@ class AdLedgerRow:
     negative_prompt: str
     seed: int
     width_px: Int32 | None
+    """Of the image file."""
     height_px: Int32 | None
     mask_source: str
     """own_mask, alpha, plain_background, saliency_model, sam3, sam2, vote (of several networks), or review: a person
@@ -75,6 +76,8 @@ class AdLedgerRow:
     digital_source_type: str | None = None
     """IPTC's: trainedAlgorithmicMedia, or compositeWithTrainedAlgorithmicMedia where the product's own pixels stand in
     the image; empty unless done."""
+    as_photographed: bool | None = None
+    """Whether the product stands where its photograph has it (`layout.as_photographed`)."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

@@ -13,7 +13,17 @@ from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.config.paths import absolute_paths
-from refadgen.model.folder import find_model, fingerprint, read_index, require_refadgen, scheduler_config, step_bounds
+from refadgen.config.sections import DEFAULT_STEPS
+from refadgen.model.folder import (
+    find_model,
+    fingerprint,
+    read_index,
+    recommended_dtype,
+    recommended_steps,
+    require_refadgen,
+    scheduler_config,
+    step_bounds,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +38,8 @@ class ModelIdentity:
     """That the model's scheduler takes an order of one image for."""
     most_steps: int = 1000
     """The same."""
+    gpu_dtype: str | None = None
+    """The number format that the model recommends on GPUs: `model.dtype=auto` there. Ids hold it by the fingerprint."""
 
 
 def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelIdentity]:
@@ -44,7 +56,7 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     index = read_index(folder)
     require_refadgen(folder, index)
     resolved = with_model_defaults(config, index, folder)
-    steps, scheduler = config.sampling.num_inference_steps, scheduler_config(folder)
+    steps, scheduler = resolved.sampling.num_steps, scheduler_config(folder)
     own = str(scheduler.get("_class_name")) if config.sampling.scheduler == "model" else config.sampling.scheduler
     fewest, most = step_bounds(own, scheduler)
     if not fewest <= steps <= most:
@@ -55,8 +67,14 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
             f"sampling.tuned_for={config.sampling.tuned_for!r}: these settings were measured for another model; "
             f"model.path={config.model.path!r} is {mark}: measure it (jobs/tune_sampling.py), or set this to ''"
         )
-    label = f"{config.model.path}@{mark}"
-    return resolved, ModelIdentity(fingerprint=mark, label=label, fewest_steps=fewest, most_steps=most)
+    identity = ModelIdentity(
+        fingerprint=mark,
+        label=f"{config.model.path}@{mark}",
+        fewest_steps=fewest,
+        most_steps=most,
+        gpu_dtype=recommended_dtype(index, folder),
+    )
+    return resolved, identity
 
 
 def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder: Path) -> GenerateConfig:
@@ -69,4 +87,6 @@ def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder
     for name, value in own.items():
         if value is None:
             raise ValueError(f"sampling.{name}: neither set nor in {folder / 'model_index.json'}")
+    if config.sampling.num_inference_steps is None:
+        own["num_inference_steps"] = recommended_steps(index, folder) or DEFAULT_STEPS
     return dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **own))

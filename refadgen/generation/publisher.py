@@ -11,7 +11,7 @@ from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
-from refadgen.generation.encoding import GenerationRecord, digital_source_type, encode_ad, image_key
+from refadgen.generation.encoding import GenerationRecord, digital_source_type, encode_ad, image_key, resized
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
@@ -80,7 +80,9 @@ class AdPublisher:
     def _publish(self, product: GeneratedProduct, image: GeneratedImage) -> _Published:
         if not image.ad:
             return _Published(None)
-        ad_u8 = from_png(image.ad)
+        assert product.width_px is not None  # it was placed
+        assert product.height_px is not None
+        ad_u8 = resized(from_png(image.ad), (product.width_px, product.height_px))
         mask_iou = self._mask_iou(ad_u8, product)
         record = GenerationRecord.of(
             image.wanted,
@@ -92,6 +94,7 @@ class AdPublisher:
             structure_similarity=image.structure_similarity or 0.0,
             rung=image.rung,
             fusion_scale=image.fusion_scale,
+            as_photographed=product.as_photographed,
             sampling=self._config.sampling,
             fingerprint=self._model.fingerprint,
         )
@@ -105,8 +108,8 @@ class AdPublisher:
         found = None if self._masker is None else self._masker.find(ad_u8, last_element(product.category))
         if found is None:
             return None
+        expected = resized(from_png(product.product_mask), (found.shape[1], found.shape[0])) >= 128
         found = found >= 128
-        expected = from_png(product.product_mask) >= 128
         return float((found & expected).sum() / max(1, (found | expected).sum()))
 
     def _ledger_row(
@@ -150,4 +153,5 @@ class AdPublisher:
             batch_size=image.batch_size,
             rung=image.rung,
             digital_source_type=digital_source_type(image.rung) if published.uri else "",
+            as_photographed=product.as_photographed,
         )

@@ -79,7 +79,10 @@ class Placed:
     product_uri: str = ""
     """Where `product` is published, relative to the output."""
     width_px: Int32 | None = None
+    """Of the ad's file."""
     height_px: Int32 | None = None
+    as_photographed: bool = False
+    """Whether the product stands where its photograph has it; canvas and M′ then have another ratio than the file."""
     mask_source: str = ""
     mask_score: Float32 | None = None
     mask_area: Float32 | None = None
@@ -131,6 +134,7 @@ class GeneratedProduct:
     product_uri: str
     width_px: Int32 | None
     height_px: Int32 | None
+    as_photographed: bool
     mask_source: str
     mask_score: Float32 | None
     mask_area: Float32 | None

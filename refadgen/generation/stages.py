@@ -14,7 +14,7 @@ from refadgen.batch.row_stage import RowFailure, RowStage
 from refadgen.catalog.categories import last_element
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
-from refadgen.catalog.layout import place
+from refadgen.catalog.layout import file_size, place
 from refadgen.config import GenerateConfig
 from refadgen.errors import DOUBTS, RowError
 from refadgen.generation.decisions import DecidedMasks
@@ -140,14 +140,16 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
 
     def _placed(self, row: FetchedProduct, photo: Image.Image, found: Segmentation) -> Placed:
         placed = place(photo, found.alpha, row.layout, *self._size)
-        product = encode_product(placed.canvas, placed.mask)
+        width_px, height_px = file_size(row.layout, photo.size, self._size)
+        product = encode_product(placed.canvas, placed.mask, (width_px, height_px))
         return Placed(
             canvas=encode_png(placed.canvas),
             product_mask=encode_png(placed.mask),
             product=product,
             product_uri=product_key(product),
-            width_px=self._size[0],
-            height_px=self._size[1],
+            width_px=width_px,
+            height_px=height_px,
+            as_photographed=row.layout.as_photographed,
             mask_source=found.source,
             mask_score=found.score,
             mask_area=found.measurements.area,

@@ -40,6 +40,8 @@ SETTINGS: dict[str, Any] = {
     "reference_in_uncond": True,
     "width_px": 512,
     "height_px": 640,
+    "num_inference_steps": 30,
+    "gpu_dtype": "float16",
 }
 """The authors' sampling settings."""
 

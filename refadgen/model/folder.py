@@ -81,6 +81,22 @@ def read_json(file: Path) -> dict[str, Any]:
     return entries
 
 
+def recommended_steps(index: Mapping[str, Any], folder: Path) -> int | None:
+    """The denoising steps that a model recommends; None: none. folder: for the error. Raises: ValueError."""
+    steps: int | None = index.get("num_inference_steps")
+    if steps is not None and (type(steps) is not int or not 1 <= steps <= 1000):
+        raise ValueError(f"{folder / 'model_index.json'}: num_inference_steps={steps!r}: must be 1 to 1000")
+    return steps
+
+
+def recommended_dtype(index: Mapping[str, Any], folder: Path) -> str | None:
+    """The number format that a model recommends on GPUs; None: none. folder: for the error. Raises: ValueError."""
+    dtype: str | None = index.get("gpu_dtype")
+    if dtype not in (None, "float32", "bfloat16", "float16"):
+        raise ValueError(f"{folder / 'model_index.json'}: gpu_dtype={dtype!r}: must be float32, bfloat16 or float16")
+    return dtype
+
+
 def scheduler_config(folder: Path) -> dict[str, Any]:
     """The entries of the scheduler's configuration; none where it is missing, which is an error at load."""
     file = folder / "scheduler" / "scheduler_config.json"

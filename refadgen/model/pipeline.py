@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from refadgen.config.sections import DEFAULT_STEPS
 from refadgen.model import checkpoint
 from refadgen.model.attention_fusion import (
     KeyValue,
@@ -51,6 +52,8 @@ from refadgen.model.unets import make_generation_unet, make_reference_unet, pred
 
 _SETTINGS = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
 """Entries of `model_index.json` that are no components."""
+RECOMMENDATIONS = ("num_inference_steps", "gpu_dtype")
+"""Further ones, which a model may have: without them its folder is, byte for byte, as it was before there were any."""
 
 
 class RefAdGenPipeline(DiffusionPipeline):
@@ -62,6 +65,8 @@ class RefAdGenPipeline(DiffusionPipeline):
     The settings below travel with the checkpoint in `model_index.json`:
     prompt_suffix: appended to each prompt. negative_prompt: the default one. guidance_scale: the default one.
     reference_in_uncond: whether the unconditional branch sees the product. width_px, height_px: the trained canvas.
+    num_inference_steps: the default number; None: `DEFAULT_STEPS`. gpu_dtype: the number format that the model is best
+    run in on GPUs (float32, bfloat16, float16); None: none is.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->image_projection->reference_unet->generation_unet->vae"
@@ -84,6 +89,8 @@ class RefAdGenPipeline(DiffusionPipeline):
         reference_in_uncond: bool = True,
         width_px: int = 512,
         height_px: int = 640,
+        num_inference_steps: int | None = None,
+        gpu_dtype: str | None = None,
     ) -> None:
         super().__init__()
         parts = (image_encoder, image_projection, feature_extractor)
@@ -107,6 +114,8 @@ class RefAdGenPipeline(DiffusionPipeline):
             reference_in_uncond=reference_in_uncond,
             width_px=width_px,
             height_px=height_px,
+            num_inference_steps=num_inference_steps,
+            gpu_dtype=gpu_dtype,
         )
         self.vae_scale_factor = latent_factor(vae)
         self._predict = predict  # `optimize` compiles it
@@ -130,6 +139,7 @@ class RefAdGenPipeline(DiffusionPipeline):
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Writes the pipeline in our layout: safetensors, AFM weights in a file of their own."""
         settings = {name: self.config[name] for name in _SETTINGS}
+        settings |= {name: self.config[name] for name in RECOMMENDATIONS if self.config[name] is not None}
         checkpoint.save(self.components, settings, save_directory)
 
     @classmethod
@@ -352,13 +362,15 @@ class RefAdGenPipeline(DiffusionPipeline):
         negative_prompt: str | None = None,
         fusion_scale: float = 1.0,
         guidance_scale: float | None = None,
-        num_inference_steps: int = 20,
+        num_inference_steps: int | None = None,
         fast: FastMode = FULL_STEPS,
     ) -> ImagePipelineOutput:
         """Ad images of placed products, one per prompt: encodes, denoises and decodes in one call.
 
         product_images: RGB on white; product_masks: the same sizes, white is the product. All lists are of one length.
+        num_inference_steps: None: as many as the model recommends.
         """
+        num_inference_steps = num_inference_steps or self.config.num_inference_steps or DEFAULT_STEPS
         rows = []
         for image, mask, prompt, seed in zip(product_images, product_masks, prompts, seeds, strict=True):
             if image.size != mask.size:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
-from refadgen.config import GenerateConfig, ServeConfig
+from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.previews import Previews
 from refadgen.generation.encoding import digital_source_type
@@ -23,7 +23,7 @@ from refadgen.serving.errors import ApiError
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import FoundMask, PlacedAd
 from refadgen.serving.requests import ProductInput
-from refadgen.serving.schema import AdFields, AdImage, MaskFields
+from refadgen.serving.schema import AdFields, AdImage, Layout, MaskFields
 from refadgen.storage.addresses import image_identity
 
 T = TypeVar("T")
@@ -213,12 +213,7 @@ class AdService:
             height_px=height_px,
         )
         if fields.layout is not None:
-            layout = dataclasses.replace(
-                layout,
-                size=_over(fields.layout.size, layout.size),
-                anchor=_over(fields.layout.anchor, layout.anchor),
-                margin=_over(fields.layout.margin, layout.margin),
-            )
+            layout = _layout(fields.layout, layout)
         output = dataclasses.replace(
             output, format=_over(fields.format, output.format), quality=_over(fields.quality, output.quality)
         )
@@ -347,7 +342,7 @@ class AdService:
     def describe(self, requested: RequestedImages, placed: PlacedAd, image: ServedImage) -> AdImage:
         """One image as clients get it."""
         wanted, result = image.wanted, image.result
-        width_px, height_px = canvas_size(requested.config)
+        width_px, height_px = requested.size or placed.file_size
         return AdImage(
             image_id=wanted.image_id,
             sku=requested.row.sku,
@@ -377,10 +372,32 @@ class AdService:
             generate_s=result.generate_s,
             batch_size=result.batch_size,
             model=self.model.label,
+            as_photographed=requested.config.layout.as_photographed,
             cached=image.cached,
             format=requested.config.output.format,
             image_base64=base64.b64encode(result.encoded).decode() if result.encoded else None,
         )
+
+
+def _layout(given: Layout, own: LayoutConfig) -> LayoutConfig:
+    """The server's own layout with a request's over it. Raises: ApiError naming the field."""
+    placed = (given.size, given.anchor, given.margin) != (None, None, None)
+    if placed and given.as_photographed:
+        message = "layout: as_photographed keeps the photograph's place; leave out size, anchor and margin"
+        raise ApiError(422, "placed_and_as_photographed", message, param="layout")
+    # Who says where the product stands wants it placed, as a catalogue row's placement does.
+    as_photographed = _over(given.as_photographed, own.as_photographed and not placed)
+    if given.long_side_px is not None and not as_photographed:
+        message = "layout.long_side_px: is for as_photographed"
+        raise ApiError(422, "long_side_of_placed", message, param="layout")
+    return dataclasses.replace(
+        own,
+        size=_over(given.size, own.size),
+        anchor=_over(given.anchor, own.anchor),
+        margin=_over(given.margin, own.margin),
+        as_photographed=as_photographed,
+        long_side_px=_over(given.long_side_px, own.long_side_px) if as_photographed else None,
+    )
 
 
 def canvas_size(config: GenerateConfig) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import functools
 import json
 from collections.abc import Awaitable, Callable
@@ -284,14 +285,14 @@ def _add_descriptions(app: FastAPI, service: AdService) -> None:
             model=service.model.label,
             sizes=sizes,
             default_size=sizes[0],
-            num_inference_steps=sampling.num_inference_steps,
+            num_inference_steps=sampling.num_steps,
             max_steps=config.limits.max_steps,
             fusion_scale=sampling.fusion_scale,
             guidance_scale=sampling.guidance_scale,
             max_images=config.limits.max_images,
             max_body_bytes=config.limits.max_body_bytes,
             image_urls=config.access.allow_image_urls,
-            layout=Layout(size=layout.size, anchor=layout.anchor, margin=layout.margin),
+            layout=Layout(**dataclasses.asdict(layout)),
             format=config.output.format,
             formats=list(_IMAGE_TYPES),
             anchors=list(get_args(Anchor)),

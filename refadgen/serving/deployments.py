@@ -6,6 +6,7 @@ The classes are plain; `app.assemble` makes them deployments.
 import asyncio
 import contextlib
 import dataclasses
+import io
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -156,7 +158,7 @@ class AdGeneration:
                             yield _row_error(event.error)
                             return
                         elif order.previews is not None:
-                            yield StepDone(event.step, event.num_steps, event.preview)
+                            yield StepDone(event.step, event.num_steps, _in_shape(event.preview, order.placed))
                 assert finished is not None
                 loop = asyncio.get_running_loop()
                 result = await loop.run_in_executor(self._threads, self._result, order, finished, ladder)
@@ -205,12 +207,13 @@ class AdGeneration:
             structure_similarity=judged.scores.structure_similarity,
             rung=judged.attempt.rung,
             fusion_scale=judged.attempt.fusion_scale,
+            as_photographed=order.config.layout.as_photographed,
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
         image_u8 = judged.image
-        if image_u8 is not None and order.size is not None:
-            image_u8 = resized(image_u8, order.size)
+        if image_u8 is not None:
+            image_u8 = resized(image_u8, order.size or order.placed.file_size)
         return AdResult(
             status="failed" if judged.problem else "done",
             reason="low_fidelity" if judged.problem else "",
@@ -239,8 +242,21 @@ def _denoising_order(order: ImageOrder, attempt: Attempt) -> AdOrder:
         seed=attempt.seed,
         fusion_scale=attempt.fusion_scale,
         guidance_scale=sampling.guidance_scale or 1.0,
-        num_inference_steps=sampling.num_inference_steps,
+        num_inference_steps=sampling.num_steps,
     )
+
+
+def _in_shape(preview: bytes | None, placed: PlacedAd) -> bytes | None:
+    """A preview in the shape of the ad's file, where that has another ratio than the canvas."""
+    height_px, width_px = placed.mask.shape
+    if preview is None or placed.file_size == (width_px, height_px):
+        return preview
+    with Image.open(io.BytesIO(preview)) as image:
+        longest = max(image.size) / max(placed.file_size)
+        width_px, height_px = (max(1, round(side * longest)) for side in placed.file_size)
+        shown, sink = image.resize((width_px, height_px)), io.BytesIO()
+    shown.save(sink, "WEBP", quality=70, method=0)
+    return sink.getvalue()
 
 
 def _row_error(error: Exception) -> RowError:

@@ -20,7 +20,7 @@ from starlette.datastructures import FormData
 from refadgen.config import ImageFormat, SamplingConfig
 from refadgen.engine.previews import Previews
 from refadgen.generation.encoding import resized
-from refadgen.serving.ads import AdService, ImageUpdate, RequestedImages, StepUpdate, Update, canvas_size
+from refadgen.serving.ads import AdService, ImageUpdate, ProductUpdate, RequestedImages, StepUpdate, Update
 from refadgen.serving.errors import ApiError
 from refadgen.serving.events import sse, written_stream
 from refadgen.serving.products import PlacedAd
@@ -114,18 +114,18 @@ def add_routes(app: FastAPI, service: AdService, responses: dict[int | str, dict
         requested = _requested(service, edit, given, size)
         if edit.background == "transparent":
             placed = await service.place(requested, given)
-            answer = _values(requested, "transparent") | {"b64_json": _base64(_cut_out(placed, requested))}
+            answer = _values(requested, placed, "transparent") | {"b64_json": _base64(_cut_out(placed, requested))}
             if edit.stream:
                 return StreamingResponse(iter([_completed(answer)]), media_type="text/event-stream")
-            return _response(requested, [answer["b64_json"]], "transparent")
+            return _response(requested, placed, [answer["b64_json"]], "transparent")
         if edit.stream:
             events = _edit_events(service, requested, given, edit.partial_images or 0, request.state.request_id)
             return StreamingResponse(events, media_type="text/event-stream")
-        _, images = await service.collect(requested, given)
+        placed, images = await service.collect(requested, given)
         for served in images:
             if served.result.status != "done":
                 raise ApiError(422, served.result.reason, served.result.detail, param="image")
-        return _response(requested, [_base64(served.result.encoded) for served in images], "opaque")
+        return _response(requested, placed, [_base64(served.result.encoded) for served in images], "opaque")
 
 
 def _read(form: FormData) -> tuple[EditForm, ProductInput]:
@@ -169,16 +169,16 @@ def _requested(
         raise
 
 
-def _response(requested: RequestedImages, images: list[str], background: str) -> JSONResponse:
+def _response(requested: RequestedImages, placed: PlacedAd, images: list[str], background: str) -> JSONResponse:
     """images: as base64."""
     data = [{"b64_json": image} for image in images]
-    return JSONResponse({**_values(requested, background), "created": int(time.time()), "data": data})
+    return JSONResponse({**_values(requested, placed, background), "created": int(time.time()), "data": data})
 
 
-def _values(requested: RequestedImages, background: str) -> dict[str, Any]:
+def _values(requested: RequestedImages, placed: PlacedAd, background: str) -> dict[str, Any]:
     """What an answer says about its images."""
     return {
-        "size": _size_text(requested),
+        "size": _size_text(requested, placed),
         "background": background,
         "output_format": requested.config.output.format,
     }
@@ -190,7 +190,7 @@ def _base64(data: bytes) -> str:
 
 def _cut_out(placed: PlacedAd, requested: RequestedImages) -> bytes:
     """The placed product as PNG or WebP, transparent outside its mask, in the size that is asked for."""
-    output, size = requested.config.output, requested.size or canvas_size(requested.config)
+    output, size = requested.config.output, requested.size or placed.file_size
     pixels = resized(np.dstack([placed.canvas, placed.mask]), size)
     sink = io.BytesIO()
     if output.format == "webp":
@@ -208,8 +208,8 @@ def _enlarged_size(service: AdService, size: str | None) -> tuple[int, int] | No
     return int(width), int(height)
 
 
-def _size_text(requested: RequestedImages) -> str:
-    width_px, height_px = requested.size or canvas_size(requested.config)
+def _size_text(requested: RequestedImages, placed: PlacedAd) -> str:
+    width_px, height_px = requested.size or placed.file_size
     return f"{width_px}x{height_px}"
 
 
@@ -218,11 +218,17 @@ def _edit_events(
 ) -> AsyncGenerator[str, None]:
     """The events of an edit: `image_edit.partial_image` and `image_edit.completed`; or `error`."""
     shown: Counter[int] = Counter()
+    placed: PlacedAd | None = None
 
     def write(update: Update) -> str:
-        values = _values(requested, "opaque")
+        nonlocal placed
+        if isinstance(update, ProductUpdate):
+            placed = update.placed
+            return ""
+        assert placed is not None  # `make` yields the product first
+        values = _values(requested, placed, "opaque")
         if isinstance(update, StepUpdate) and update.step.preview and shown[update.index] < partial_images:
-            preview = _partial_image(update.step.preview, requested)
+            preview = _partial_image(update.step.preview, requested, placed)
             values |= {"b64_json": _base64(preview), "partial_image_index": shown[update.index]}
             shown[update.index] += 1
             return _event("image_edit.partial_image", values)
@@ -244,10 +250,10 @@ def _completed(values: dict[str, Any]) -> str:
     return _event("image_edit.completed", values | {"usage": _NO_TOKENS})
 
 
-def _partial_image(preview: bytes, requested: RequestedImages) -> bytes:
+def _partial_image(preview: bytes, requested: RequestedImages, placed: PlacedAd) -> bytes:
     """A preview in the size and the format of the image that it is of."""
     with Image.open(io.BytesIO(preview)) as image:
-        pixels = resized(np.asarray(image.convert("RGB")), requested.size or canvas_size(requested.config))
+        pixels = resized(np.asarray(image.convert("RGB")), requested.size or placed.file_size)
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, requested.config.output.format)
     return sink.getvalue()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from refadgen.catalog.categories import last_element
 from refadgen.catalog.images import decode_image, decode_mask, decode_soft_mask
-from refadgen.catalog.layout import place
+from refadgen.catalog.layout import file_size, place
 from refadgen.catalog.web import WebReader
 from refadgen.config import LayoutConfig, ServeConfig
 from refadgen.errors import DOUBTS, RowError
@@ -33,6 +33,8 @@ class PlacedAd:
     """H×W×3, the product on white."""
     mask: npt.NDArray[np.uint8]
     """H×W, M′: 255 where the product is, else 0."""
+    file_size: tuple[int, int]
+    """Width and height of the ad's file in px: the canvas's, or those of the photograph's ratio."""
     product: bytes
     """WebP of canvas and mask (its alpha), for people."""
     product_key: str
@@ -100,12 +102,14 @@ class ProductPlacer:
             placed = place(photo, found.alpha, layout, *size)
         except RowError as error:
             return error
+        size_px = file_size(layout, photo.size, size)
         # With the shape below: canvases of two shapes may have the same bytes.
         key = hashlib.sha256(placed.canvas.tobytes() + placed.mask.tobytes()).hexdigest()
         return PlacedAd(
             canvas=placed.canvas,
             mask=placed.mask,
-            product=encode_product(placed.canvas, placed.mask),
+            file_size=size_px,
+            product=encode_product(placed.canvas, placed.mask, size_px),
             product_key=f"{placed.canvas.shape}-{key}",
             input_sha256=hashlib.sha256(data).hexdigest(),
             mask_source=found.source,

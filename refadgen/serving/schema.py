@@ -61,6 +61,15 @@ class Layout(BaseModel):
     margin: Annotated[float, range_of(LayoutConfig, "margin")] | None = Field(
         default=None, description="Free border, as a share of the canvas."
     )
+    as_photographed: bool | None = Field(
+        default=None,
+        description="Whether the product stays where the photograph has it; the ad has the photograph's ratio. Not "
+        "with size, anchor and margin.",
+    )
+    long_side_px: Annotated[int, range_of(LayoutConfig, "long_side_px"), WHOLE_FLOATS] | None = Field(
+        default=None,
+        description="With as_photographed: the longer side of the ad's file. None: as many pixels as the canvas has.",
+    )
 
 
 class AdFields(BaseModel):
@@ -202,6 +211,7 @@ class AdImage(BaseModel):
     generate_s: float
     batch_size: int
     model: str
+    as_photographed: bool
     cached: bool
     format: ImageFormat
     image_base64: str | None

@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from refadgen.config import TrainConfig, to_yaml
+from refadgen.config.sections import DEFAULT_STEPS
 from refadgen.model import RefAdGenPipeline
+from refadgen.model.pipeline import RECOMMENDATIONS
 from refadgen.storage.locations import is_remote
 from refadgen.storage.modes import follow_umask
 from refadgen.training.checkpoints import Checkpoint
@@ -57,7 +59,7 @@ def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
 def _recommended(config: TrainConfig, parts: Parts) -> dict[str, Any]:
     """Settings that travel with the model: the configuration's value, else the base's, else left out."""
     names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond")
-    chosen = {name: getattr(config.model, name) for name in names}
+    chosen = {name: getattr(config.model, name) for name in names} | dict.fromkeys(RECOMMENDATIONS)
     return {
         name: parts.settings[name] if value is None else value
         for name, value in chosen.items()
@@ -127,7 +129,7 @@ def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut
     # arithmetic's dtype. A spare float32 copy would hold as much host memory as the base for as long as it trains.
     parts = load_parts(config)
     put_trained(TrainingModule(parts, config), checkpoint)
-    steps = config.run.sample_steps
+    steps = config.run.sample_steps or parts.settings.get("num_inference_steps", DEFAULT_STEPS)
     lines = []
     # Seeds are the rows' indices, so a row has the same noise on every sheet, and sheets can be compared.
     if parts.unet is not None:

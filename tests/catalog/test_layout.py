@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refadgen.catalog.layout import PlacedProduct, merged_layout, place
+from refadgen.catalog.layout import PlacedProduct, file_size, merged_layout, place
 from refadgen.catalog.placement import Placement
 from refadgen.config import Anchor, LayoutConfig
 from refadgen.errors import RowError
@@ -160,3 +160,38 @@ def test_merged_layout():
     layout = LayoutConfig(size=0.5, anchor="top")
     assert merged_layout(layout, None) is layout
     assert merged_layout(layout, Placement(anchor="left")) == LayoutConfig(size=0.5, anchor="left")
+
+
+@pytest.mark.parametrize("photo", [(640, 480), (300, 1200), (4000, 3000), (97, 41)])
+def test_as_photographed_keeps_the_box_of_the_photograph(photo):
+    width, height = photo
+    left, top, right, bottom = round(0.55 * width), round(0.1 * height), round(0.9 * width), round(0.45 * height)
+    image = np.full((height, width, 3), 70, np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    image[top:bottom, left:right], mask[top:bottom, left:right] = RED, 255
+    canvas = (512, 640)
+    placed = place(image, mask, LayoutConfig(as_photographed=True), *canvas)
+    found = np.asarray(_box(placed.mask)) / np.tile(canvas, 2)
+    assert found == pytest.approx(np.asarray([left, top, right, bottom]) / np.tile(photo, 2), abs=0.01)
+    middle = (slice(int(640 * 0.15), int(640 * 0.4)), slice(int(512 * 0.6), int(512 * 0.85)))
+    assert (placed.canvas[middle] == RED).all()
+    assert (placed.canvas[placed.mask == 0].reshape(-1, 3)[::97] == 255).mean() > 0.97  # white, but for the soft edge
+
+
+def test_the_file_has_the_photographs_ratio():
+    as_photographed, canvas = LayoutConfig(as_photographed=True), (512, 640)
+    assert file_size(LayoutConfig(), (3000, 4000), canvas) == canvas
+    assert file_size(as_photographed, (3000, 4000), canvas) == (496, 661)
+    assert file_size(LayoutConfig(as_photographed=True, long_side_px=1000), (4000, 3000), canvas) == (1000, 750)
+    assert file_size(as_photographed, (100_000, 16), canvas) == (8192, 1)
+
+
+def test_a_row_with_a_placement_is_placed():
+    job = LayoutConfig(as_photographed=True, long_side_px=1000)
+    assert merged_layout(job, None) == job
+    assert merged_layout(job, Placement(size=0.4)) == LayoutConfig(size=0.4)
+
+
+def test_as_photographed_without_a_product():
+    with pytest.raises(RowError, match="no product"):
+        place(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8), LayoutConfig(as_photographed=True), 64, 64)

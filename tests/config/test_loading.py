@@ -39,6 +39,7 @@ def test_what_is_printed_reads_back_as_the_same_configuration() -> None:
         ("stages.generate.num_gpus=1.5", r"stages\.\*\.num_gpus=1\.5: must be a whole number above 1"),
         ("stages.fetch.num_actors=0", r"stages\.\*\.num_actors=0: must be 1 to 10000"),
         ("output.format=bmp", r"output\.format='bmp': must be one of jpeg, png, webp"),
+        ("layout.long_side_px=500", r"layout\.long_side_px=500: needs layout\.as_photographed=true"),
         ("layout.anchor=middle", r"layout\.anchor='middle': must be one of top"),
         ("segmentation.grounding_dino=a", r"belong together"),
         ("model.cuda_graphs=true", r"needs model\.compile=true"),

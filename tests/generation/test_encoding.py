@@ -23,6 +23,7 @@ RECORD = GenerationRecord.of(
     structure_similarity=0.25,
     rung="first",
     fusion_scale=1.0,
+    as_photographed=False,
     sampling=SamplingConfig(guidance_scale=2.0),
     fingerprint="f" * 16,
 )
@@ -71,5 +72,5 @@ def test_an_image_of_others_has_no_record() -> None:
 def test_the_placed_product_carries_its_mask() -> None:
     mask = np.zeros((40, 32), np.uint8)
     mask[10:30, 8:24] = 255
-    with Image.open(io.BytesIO(encode_product(IMAGE, mask))) as product:
+    with Image.open(io.BytesIO(encode_product(IMAGE, mask, (32, 40)))) as product:
         assert np.array_equal(np.asarray(product)[..., 3], mask)

@@ -2,10 +2,12 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refadgen.config import GenerateConfig, load_config
+from refadgen.config.identity import pixel_identity
 from refadgen.config.paths import absolute_paths
 from refadgen.generation.job import CatalogJob
 from refadgen.generation.model_settings import with_model_defaults
@@ -61,3 +63,24 @@ def test_a_model_without_one_of_its_components_stops_the_job(random_model: Path,
     shutil.rmtree(model / "vae")
     with pytest.raises(ValueError, match="the component vae/ is missing"):
         CatalogJob(config(f"model.path={model}"), CATALOG, str(tmp_path / "out"))
+
+
+def test_steps_that_are_left_out_are_the_models_and_ids_hold_their_number(tmp_path: Path) -> None:
+    index = {"guidance_scale": 2.0, "reference_in_uncond": False, "width_px": 128, "height_px": 160}
+
+    def identity(steps: int | None, *words: str) -> dict[str, Any]:
+        own = index if steps is None else index | {"num_inference_steps": steps}
+        return pixel_identity(with_model_defaults(config(*words), own, tmp_path), "f")
+
+    assert identity(30)["sampling"]["num_inference_steps"] == 30
+    assert identity(30) == identity(None, "sampling.num_inference_steps=30")
+    # Without a recommendation, and with an explicit number, all is as it was before models recommended steps.
+    assert identity(None) == identity(30, "sampling.num_inference_steps=20")
+    assert pixel_identity(config(), "f") == pixel_identity(config("sampling.num_inference_steps=20"), "f")
+
+
+@pytest.mark.parametrize("steps", [0, 1001, 12.5, "30", True])
+def test_a_model_that_recommends_no_number_of_steps_is_named(steps: object, tmp_path: Path) -> None:
+    index = {"guidance_scale": 2.0, "reference_in_uncond": False, "width_px": 128, "height_px": 160}
+    with pytest.raises(ValueError, match=r"model_index\.json: num_inference_steps=.*: must be 1 to 1000"):
+        with_model_defaults(config(), index | {"num_inference_steps": steps}, tmp_path)

@@ -13,6 +13,7 @@ from PIL import Image
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig, LayoutConfig, load_config
+from refadgen.generation.encoding import read_record
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
@@ -202,3 +203,27 @@ def test_images_are_the_same_whatever_the_company(config: GenerateConfig) -> Non
 
     together = ads(planned(0), planned(1, 2))
     assert together == ads(planned(1, 2)) | ads(planned(0))
+
+
+def test_as_photographed_the_ad_has_the_photographs_ratio(config: GenerateConfig, tmp_path: Path) -> None:
+    rows = [
+        dataclasses.replace(planned(0), layout=LayoutConfig(as_photographed=True, long_side_px=320)),
+        planned(1),
+    ]
+    made = generated(config, *rows)
+    assert [np.asarray(Image.open(io.BytesIO(row.images[0].ad))).shape for row in made] == [(HEIGHT, WIDTH, 3)] * 2
+    table = AdPublisher(config, "run-1", str(tmp_path), MODEL)(to_table(made, GeneratedProduct))
+    entries = from_table(table, AdLedgerRow)
+    assert [(entry.status, entry.width_px, entry.height_px, entry.as_photographed) for entry in entries] == [
+        ("done", 240, 320, True),
+        ("done", WIDTH, HEIGHT, False),
+    ]
+    data = (tmp_path / entries[0].uri).read_bytes()
+    assert Image.open(io.BytesIO(data)).size == (240, 320)
+    assert read_record(data)["as_photographed"] is True
+    assert "as_photographed" not in read_record((tmp_path / entries[1].uri).read_bytes())
+    # The photograph's box is 20 to 45 of 60, and 20 to 70 of 80.
+    mask = np.asarray(Image.open(tmp_path / entries[0].product_uri))[..., 3] >= 128
+    rows_in, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = [columns[0] / 240, (columns[-1] + 1) / 240, rows_in[0] / 320, (rows_in[-1] + 1) / 320]
+    assert box == pytest.approx([20 / 60, 45 / 60, 20 / 80, 70 / 80], abs=0.01)

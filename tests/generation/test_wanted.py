@@ -68,6 +68,7 @@ PIXEL_SETTINGS = [
     "layout.size=0.5",
     "layout.anchor=center",
     "layout.margin=0.2",
+    "layout.as_photographed=true",
     "output.format=png",
     "output.quality=50",
     "quality.min_color_similarity=0.5",

@@ -94,9 +94,10 @@ class Oracle:
         )
 
     def text_states(self, texts: Sequence[str]) -> Tensor:
-        """The text encoder's last hidden states."""
+        """The text encoder's last hidden states. Longer texts are cut."""
         length = self.tokenizer.model_max_length
-        ids = self.tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt").input_ids
+        words = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        ids = self.tokenizer(list(texts), **words).input_ids
         return self.text_encoder(ids).last_hidden_state
 
     def reference_hidden_states(self, latents: Tensor, context: Tensor) -> dict[str, Tensor]:

@@ -201,6 +201,7 @@ def test_settings_are_the_authors(imported):
     assert pipeline.config.negative_prompt.startswith("bare, naked, nude, undressed, monochrome, bad anatomy")
     assert (pipeline.config.guidance_scale, pipeline.config.reference_in_uncond) == (7.5, True)
     assert (pipeline.config.width_px, pipeline.config.height_px) == (512, 640)
+    assert (pipeline.config.num_inference_steps, pipeline.config.gpu_dtype) == (30, "float16")
     config = pipeline.scheduler.config
     assert type(pipeline.scheduler).__name__ == "DDIMScheduler"
     assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.00085, 0.012, "scaled_linear")

@@ -12,6 +12,8 @@ from refadgen.errors import DOUBTS
 
 BEYOND_A_SCHEMA = {
     "prompt_and_scene",  # at most one of the two
+    "placed_and_as_photographed",  # likewise
+    "long_side_of_placed",  # only with as_photographed
     "missing_image",  # a form needs a file or an address
     "missing_mask",  # mask_decided is about a mask
     "two_images",

@@ -27,7 +27,7 @@ from refadgen.serving.ads import canvas_for
 
 FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
-    *("rung", "digital_source_type"),
+    *("rung", "digital_source_type", "as_photographed"),
     *("negative_prompt", "input_sha256", "width_px", "height_px", "mask_source", "mask_score", "mask_area"),
     *("color_similarity", "structure_similarity", "fetch_s", "segment_s", "waited_s", "generate_s"),
     "batch_size",
@@ -86,6 +86,51 @@ def test_the_file_says_how_it_was_made(client, photo):
     for name in ("image_id", "sku", "scene", "variant", "prompt", "negative_prompt", "seed", "input_sha256"):
         assert record[name] == image[name], name
     assert record["num_inference_steps"] == 4
+
+
+def test_as_photographed_the_product_stays_where_it_is(client, encoded):
+    wide = np.full((96, 192, 3), 255, np.uint8)
+    wide[20:70, 110:170] = (200, 30, 40)
+    photo = encoded(wide)
+    answer = client.made(photo, prompt="a cup", layout={"as_photographed": True, "long_side_px": 256}, format="png")
+    (image,) = answer["images"]
+    assert (image["width_px"], image["height_px"], image["as_photographed"]) == (256, 128, True)
+    assert picture(files_of(answer)[0]).shape == (128, 256, 3)
+    assert read_record(files_of(answer)[0])["as_photographed"] is True
+    mask = picture(base64.b64decode(answer["product_base64"]))[..., 3] >= 128
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = [columns[0] / 256, (columns[-1] + 1) / 256, rows[0] / 128, (rows[-1] + 1) / 128]
+    assert box == pytest.approx([110 / 192, 170 / 192, 20 / 96, 70 / 96], abs=0.01)
+    placed = client.made(photo, prompt="a cup", layout={"as_photographed": False})["images"][0]
+    assert (placed["width_px"], placed["height_px"], placed["as_photographed"]) == (128, 160, False)
+    assert placed["image_id"] != image["image_id"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "code"),
+    [
+        ({"as_photographed": True, "anchor": "top"}, "placed_and_as_photographed"),
+        ({"long_side_px": 300}, "long_side_of_placed"),
+        ({"as_photographed": True, "long_side_px": 10}, "invalid_field"),
+    ],
+)
+def test_a_layout_that_contradicts_itself(client, photo, layout, code):
+    problem = client.problem(client.ads(photo, prompt="a cup", layout=layout), 422)
+    assert (problem["code"], problem["param"]) == (code, "layout")
+
+
+def test_previews_and_edits_of_a_server_whose_products_stay_where_they_are(connect, photo):
+    with serving("layout.as_photographed=true") as server:
+        client = connect(server.url)
+        parts = [("image", ("a.png", photo)), ("prompt", "a cup"), ("stream", "true"), ("partial_images", "1")]
+        text = client.form("/v1/images/edits", *parts).data.decode()
+        events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")]
+        assert {event["type"] for event in events} == {"image_edit.partial_image", "image_edit.completed"}
+        assert {event["size"] for event in events} == {"124x165"}  # three to four, and 128 × 160 pixels
+        assert {picture(base64.b64decode(event["b64_json"])).shape for event in events} == {(165, 124, 3)}
+        # Who says where the product stands wants it placed.
+        answer = client.made(photo, prompt="a cup", layout={"anchor": "top"})
+        assert (answer["images"][0]["width_px"], answer["images"][0]["as_photographed"]) == (128, False)
 
 
 def test_a_form_and_a_data_address_give_what_json_gives(client, photo):

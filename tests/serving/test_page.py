@@ -174,6 +174,25 @@ def test_variants_from_upload_to_curl(visit, quick, tmp_path):
     assert page.locator("#seed").input_value() == "8"
 
 
+def test_as_photographed_takes_the_place_of_the_placing(visit, quick, tmp_path):
+    wide = Image.new("RGB", (300, 200), "white")
+    wide.paste((200, 30, 40), (180, 40, 270, 120))
+    wide.save(tmp_path / "wide.png")
+    page = visit(quick)
+    choose_photo(page, tmp_path / "wide.png")
+    page.locator("#layout-size").fill("0.4")
+    page.get_by_label("As photographed").check()
+    expect(page.locator("#placing")).to_be_hidden()
+    page.fill("#num_variants", "1")
+    page.click("#generate")
+    wait_for_images(page, 1)
+    made = pixels(downloaded(page, "Variant 1")[1])
+    assert made.shape[1] / made.shape[0] == pytest.approx(1.5, abs=0.01)
+    page.click("#layout-reset")
+    expect(page.locator("#placing")).to_be_visible()
+    expect(page.get_by_label("As photographed")).not_to_be_checked()
+
+
 def test_seeds_keep_all_their_digits(visit, quick):
     """They have 63 bits, and the numbers of a page 53; one's own scene template is made again from cache."""
     page = visit(quick)

@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,7 +22,7 @@ from refadgen.model.image_projection import ProductImageProjection
 from refadgen.model.ip_adapter import resampler_names
 from refadgen.model.unets import parameters_without_gradient
 from refadgen.training.checkpoints import Checkpoint
-from refadgen.training.finished import export, put_trained
+from refadgen.training.finished import HeldOut, export, put_trained, sample_sheet
 from refadgen.training.loop import attention_kernel
 from refadgen.training.networks import Parts, TrainingModule, load_parts
 
@@ -197,6 +199,33 @@ def test_the_export_holds_the_trained_weights(encoder_base: Path, tmp_path: Path
     again = TrainingModule(load_parts(config_of(tmp_path)), config)
     for name, parameter in again.trained().items():
         assert torch.equal(parameter, checkpoint.weights[name]), name
+
+
+def test_previews_and_the_finished_model_have_the_steps_that_the_base_recommends(
+    refadgen_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(refadgen_base, tmp_path / "base")
+    file = folder / "model_index.json"
+    own = {"num_inference_steps": 3, "gpu_dtype": "float16"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own), encoding="utf-8")
+    steps: list[int] = []
+    start = RefAdGenPipeline.start
+
+    def counting(*parts: Any, **words: Any) -> Any:
+        steps.append(words["num_inference_steps"])
+        return start(*parts, **words | {"num_inference_steps": 1})
+
+    monkeypatch.setattr(RefAdGenPipeline, "start", counting)
+    _, module = module_of(folder)
+    picture = np.full((80, 64, 3), 200, np.uint8)
+    rows = [HeldOut(product_image=picture, mask=picture[..., 0], ad_image=picture, prompt="a cup")]
+    for base, *words in [(folder,), (folder, "run.sample_steps=2"), (refadgen_base,)]:
+        sample_sheet(config_of(base, *words), checkpoint_of(module), rows, torch.device("cpu"))
+    assert steps == [3, 2, 20]
+    config = config_of(folder)
+    export(config, load_parts(config), tmp_path / "finished", "card")
+    index = json.loads((tmp_path / "finished" / "model_index.json").read_text())
+    assert {name: index[name] for name in own} == own
 
 
 def test_the_authors_noise_is_in_training_only(encoder_base: Path, tmp_path: Path) -> None:

@@ -125,6 +125,8 @@ async function loadOptions() {
   $("num_variants").max = options.max_images;
   $("num_inference_steps").max = options.max_steps;
   for (const name of ["num_inference_steps", "guidance_scale", "fusion_scale"]) $(name).placeholder = options[name];
+  $("as-photographed").checked = options.layout.as_photographed;
+  showLayout();
   showScenes();
 }
 
@@ -206,6 +208,7 @@ function showLayout() {
     const slider = $(`layout-${name}`);
     $(`layout-${name}-value`).textContent = slider.dataset.set ? Number(slider.value).toFixed(2) : "server default";
   }
+  $("placing").hidden = $("as-photographed").checked;
   $("layout-reset").hidden = Object.keys(wantedLayout()).length === 0;
 }
 
@@ -215,12 +218,15 @@ function resetLayout() {
     delete slider.dataset.set;
   }
   for (const anchor of form.elements.anchor) anchor.checked = false;
+  $("as-photographed").checked = options.layout.as_photographed;
   showLayout();
-  $("layout-size").focus();
+  $("as-photographed").focus();
 }
 
 function wantedLayout() {
-  const layout = {};
+  const asPhotographed = $("as-photographed").checked;
+  const layout = asPhotographed === (options?.layout.as_photographed ?? false) ? {} : {as_photographed: asPhotographed};
+  if (asPhotographed) return layout;
   for (const name of ["size", "margin"]) {
     if ($(`layout-${name}`).dataset.set) layout[name] = Number($(`layout-${name}`).value);
   }
@@ -415,6 +421,7 @@ function makeCard(title, {seeThrough = false} = {}) {
       return;
     }
     const url = blobUrl(data.image_base64, `image/${data.format}`);
+    frame.style.aspectRatio = `${data.width_px} / ${data.height_px}`; // the photograph's, where the product keeps its place
     show(url, `${title}: ${data.prompt}`);
     describe(known, makeButtons(title, data, url, command));
   };
@@ -488,6 +495,7 @@ function start() {
       showLayout();
     });
   }
+  $("as-photographed").addEventListener("change", showLayout);
   $("layout-reset").addEventListener("click", resetLayout);
   $("category").addEventListener("change", () => {
     showScenes();
