@@ -7,9 +7,8 @@ share a batch; batches of several shapes take turns. Where steps differ in kind,
 their way, and each step takes those of one kind. Three types are the denoiser's own: the order (what to make), the row
 (an order on its way) and the result.
 
-A step that finds too little memory costs nobody: from then on less of its shape is on its way at once, first one batch
-and then halves of it; its images start again, so that each is made at one batch size. An engine that has lost its
-device ends, and says so to every order.
+A step that finds too little memory costs nobody: its images start again, and from then on less of its shape is on its
+way at once, first one batch and then halves of it. An engine that has lost its device ends, and tells every order.
 """
 
 import logging
@@ -26,7 +25,6 @@ from refadgen.engine.waiting import WaitingOrders
 _log = logging.getLogger("refadgen.engine")
 _PATIENCE = 16
 """Steps of its shape that a row waits for a full batch of its own kind."""
-
 _NONE = Previews()
 
 Order = TypeVar("Order")
@@ -65,8 +63,7 @@ class Denoiser(Protocol[_OrderIn, Row, _ResultOut]):
         """A row for `order`, ready for its first step. Raises: any error, which fails that order alone."""
 
     def step(self, rows: list[Row], batch_size: int) -> list[Row]:
-        """Advances all rows, of one shape and kind, in a batch padded to `batch_size`. Returns those that this step
-        finished."""
+        """Advances rows of one shape and kind, in a batch padded to `batch_size`. Returns those that are finished."""
 
     def finish(self, order: _OrderIn, row: Row) -> _ResultOut:
         """The result of a finished row."""
@@ -254,8 +251,7 @@ class StepEngine(Generic[Order, Row, Result]):
             lost.__cause__ = error
             _log.error("the engine ends by %s", type(error).__name__)  # its text may repeat a request's
             with self._changed:
-                self._lost = lost
-                orphans = list(self._open)
+                self._lost, orphans = lost, list(self._open)
             for ticket in orphans:
                 ticket.tell(Failed(lost))
 
@@ -413,8 +409,7 @@ class StepEngine(Generic[Order, Row, Result]):
             self._waiting.put_back(shape, [ticket for ticket in tickets if not ticket.cancelled])
 
     def _report(self, running: _Running[Order, Row, Result], batch_size: int, *, finished: bool) -> None:
-        """Tells the listener of a step: its progress, or its end. Raises: OutOfDeviceMemoryError before it is told of
-        its end."""
+        """Tells the listener of a step's progress or end. Raises: OutOfDeviceMemoryError before it tells of an end."""
         ticket = running.ticket
         event: Event[Result]
         try:
@@ -422,8 +417,7 @@ class StepEngine(Generic[Order, Row, Result]):
                 started = time.monotonic()
                 result = self._denoiser.finish(ticket.order, running.row)
                 worked_s = running.worked_s + time.monotonic() - started
-                waited_s = running.started_at - ticket.submitted_at
-                event = Finished(result, waited_s=waited_s, worked_s=worked_s, batch_size=batch_size)
+                event = Finished(result, running.started_at - ticket.submitted_at, worked_s, batch_size)
             else:
                 num_steps = self._denoiser.num_steps(running.row)
                 event = Progress(running.steps, num_steps, self._preview(running, num_steps))

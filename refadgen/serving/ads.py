@@ -114,7 +114,7 @@ class AdService:
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """Canvases that a request may ask for, as (width, height) in px; the first is the default."""
         own = canvas_size(self._generation)
-        listed = [_size(text) for text in self.config.limits.sizes]
+        listed = [(int(w), int(h)) for w, h in (text.split("x") for text in self.config.limits.sizes)]
         return tuple(dict.fromkeys([own, *(listed or [(own[0], own[0]), own[::-1]])]))
 
     async def ready(self) -> bool:
@@ -195,8 +195,9 @@ class AdService:
         steps, fewest, most = fields.num_inference_steps, self.model.fewest_steps, self.model.most_steps
         if steps is not None and not fewest <= steps <= most:
             message = f"num_inference_steps: the model's scheduler makes {fewest} to {most}"
-            code = "too_few_steps" if steps < fewest else "too_many_steps"
-            raise ApiError(422, code, message, param="num_inference_steps")
+            raise ApiError(
+                422, "too_few_steps" if steps < fewest else "too_many_steps", message, param="num_inference_steps"
+            )
         width_px, height_px = canvas_size(config)
         if fields.size is not None:
             allowed = {f"{width}x{height}": (width, height) for width, height in self.sizes}
@@ -212,8 +213,7 @@ class AdService:
             width_px=width_px,
             height_px=height_px,
         )
-        if fields.layout is not None:
-            layout = _layout(fields.layout, layout)
+        layout = layout if fields.layout is None else _layout(fields.layout, layout)
         output = dataclasses.replace(
             output, format=_over(fields.format, output.format), quality=_over(fields.quality, output.quality)
         )
@@ -413,11 +413,6 @@ def canvas_for(size: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
     scale = math.sqrt(own[0] * own[1] / (size[0] * size[1]))
     width_px, height_px = (max(64, 8 * round(side * scale / 8)) for side in size)
     return width_px, height_px
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")  # LimitsConfig has checked the form
-    return int(width), int(height)
 
 
 def _over(given: T | None, default: T) -> T:
