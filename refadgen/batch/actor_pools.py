@@ -145,12 +145,12 @@ def require_resources(stages: Any, sizes: Mapping[str, PoolSize]) -> None:
                 )
         if not any(NodeSize(node.get("CPU", 0), node.get("GPU", 0)).num_of(actor) for node in nodes):
             raise ValueError(
-                f"stages.{name}: an actor asks for num_cpus={pool.num_cpus:g} with num_gpus={pool.num_gpus:g}, and no node "
-                "of this Ray has both; ask for fewer CPUs"
+                f"stages.{name}: an actor asks for num_cpus={pool.num_cpus:g} with num_gpus={pool.num_gpus:g}, and no "
+                "node of this Ray has both; ask for fewer CPUs"
             )
 
 
-class IdleActors(ExecutionCallback):
+class IdleActors(ExecutionCallback):  # type: ignore[misc]  # Ray's has no types
     """Ends a run of Ray Data one of whose actors has died for good while it had no call in hand.
 
     Ray Data hears of deaths by the calls that fail. Nothing would be given to this actor any more, and nothing replace
@@ -164,8 +164,13 @@ class IdleActors(ExecutionCallback):
                 continue
             for actor, state in operator._actor_pool._running_actors.items():
                 # Of a call in hand comes the actor's own error.
-                if actor._get_local_state() == actor_pool_map_operator._ACTOR_STATE_DEAD and not state.num_tasks_in_flight:
-                    raise RuntimeError(f"{operator.name}: an actor ended while it had no work, and could not start again")
+                if (
+                    actor._get_local_state() == actor_pool_map_operator._ACTOR_STATE_DEAD
+                    and not state.num_tasks_in_flight
+                ):
+                    raise RuntimeError(
+                        f"{operator.name}: an actor ended while it had no work, and could not start again"
+                    )
 
 
 class _Growth(logging.Handler):

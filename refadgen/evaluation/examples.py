@@ -65,8 +65,8 @@ def studio_examples(num_products: int, size: tuple[int, int], judge_file: Path |
     """One unseen scene of each held-out product of the studio.
 
     The measures are those of the built-in model's card: right product among all, mask IoU, scene recognised.
-    size: of the model's canvas, width and height. judge_file: keeps the judge networks, whose training takes a quarter of an hour. Raises: ValueError naming an
-    option.
+    size: of the model's canvas, width and height. judge_file: keeps the judge networks, whose training takes a quarter
+    of an hour. Raises: ValueError naming an option.
     """
     from refadgen.evaluation import held_out, metrics  # the extra `studio`
     from refadgen.evaluation.judges import judge_at, judge_images, word_numbers

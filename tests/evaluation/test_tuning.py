@@ -148,7 +148,7 @@ def test_latents_of_nan_are_no_images(drawer, monkeypatch):
         return row
 
     monkeypatch.setattr(drawer._pipeline, "start", started)
-    with pytest.raises(ArithmeticError, match="try another model.dtype"):
+    with pytest.raises(ArithmeticError, match=r"try another model\.dtype"):
         drawer.draw(Candidate("model", 2), 0)
 
 
@@ -252,5 +252,5 @@ def test_a_wrong_option_is_named(words, problem, tmp_path, capsys):
 
 
 def test_the_studio_measures_models_of_its_size_only(tmp_path):
-    with pytest.raises(ValueError, match="--data studio: is for models of 128×160 px .* canvas is 512×640"):
+    with pytest.raises(ValueError, match=r"--data studio: is for models of 128×160 px .* canvas is 512×640"):
         studio_examples(48, (512, 640), tmp_path / "judge.pt")
