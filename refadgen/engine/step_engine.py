@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from refadgen.engine.previews import Previews
+from refadgen.engine.turns import Turns, next_batch
 from refadgen.engine.waiting import WaitingOrders
 
 _log = logging.getLogger("refadgen.engine")
-_PATIENCE = 16
-"""Steps of its shape that a row waits for a full batch of its own kind."""
+
 _NONE = Previews()
 
 Order = TypeVar("Order")
@@ -145,21 +145,13 @@ class Ticket(Generic[Order, Result]):
 
 
 @dataclass(eq=False)
-class _Running(Generic[Order, Row, Result]):
+class _Running(Turns, Generic[Order, Row, Result]):
     """An order with a place in a batch."""
 
     ticket: Ticket[Order, Result]
     row: Row
     worked_s: float
     started_at: float = field(default_factory=time.monotonic)
-    steps: int = 0
-    passed_over: int = 0
-    """Steps of its shape, since its own last one, that others were in."""
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether it was in the last step of its shape."""
-        return self.steps > 0 and self.passed_over == 0
 
 
 class StepEngine(Generic[Order, Row, Result]):
@@ -310,27 +302,9 @@ class StepEngine(Generic[Order, Row, Result]):
         self._alone = bool(self._held)
         return [self._held.popleft()] if self._held else list(self._waiting.shapes)
 
-    def _next_batch(self, shape: Hashable) -> list[_Running[Order, Row, Result]]:
-        """Those of `shape` that step now, all of one kind.
-
-        First who waited for too long; then a full batch, best one of the rows of the step before, since what they share
-        is on the device already; else who waited longest.
-        """
-        of_kind: dict[Hashable, list[_Running[Order, Row, Result]]] = {}
-        for running in self._batches[shape]:
-            of_kind.setdefault(self._denoiser.kind(running.row), []).append(running)
-        size = self.batch_size(shape)
-
-        def urgency(rows: list[_Running[Order, Row, Result]]) -> tuple[bool, bool, int, int]:
-            waited, full = max(running.passed_over for running in rows), len(rows) >= size
-            return waited >= _PATIENCE, full, full * sum(running.goes_on for running in rows), waited
-
-        rows = max(of_kind.values(), key=urgency)
-        late = urgency(rows)[0]
-        return sorted(rows, key=lambda running: (not late and not running.goes_on, -running.passed_over))[:size]
-
     def _step(self, shape: Hashable) -> None:
-        batch, batch_size = self._next_batch(shape), self.batch_size(shape)
+        batch_size = self.batch_size(shape)
+        batch = next_batch(self._batches[shape], lambda running: self._denoiser.kind(running.row), batch_size)
         for running in self._batches[shape]:
             running.passed_over += 1
         started = time.monotonic()
