@@ -150,7 +150,7 @@ def require_resources(stages: Any, sizes: Mapping[str, PoolSize]) -> None:
             )
 
 
-class IdleActors(ExecutionCallback):  # type: ignore[misc]  # Ray's has no types
+class IdleActors(ExecutionCallback):  # type: ignore[misc] # Ray is Any to mypy
     """Ends a run of Ray Data one of whose actors has died for good while it had no call in hand.
 
     Ray Data hears of deaths by the calls that fail. Nothing would be given to this actor any more, and nothing replace

@@ -24,7 +24,6 @@ from refadgen.engine.turns import Turns, next_batch
 from refadgen.engine.waiting import WaitingOrders
 
 _log = logging.getLogger("refadgen.engine")
-
 _NONE = Previews()
 
 Order = TypeVar("Order")

@@ -157,7 +157,7 @@ class DenoisingBatch:
         if constants is None or not _same(constants.rows, rows):
             self._constants.pop(next_pass.guided, None)  # not beside its successor in memory
             constants = self._constants[next_pass.guided] = self._build(rows, guidance=next_pass.guided)
-        stepper = self._stepper(rows, guided=next_pass.guided)
+        stepper = self._stepper(next_pass, rows)
         latents, timesteps = stepper.inputs()
         kept = None if next_pass.full else self._deep(rows, guided=next_pass.guided)
         predicted, deep = self.predict(
@@ -175,12 +175,14 @@ class DenoisingBatch:
                 # Of all branches, and a copy: a captured graph writes its results to the same place at each run.
                 row.deep = deep[index :: len(deep) // constants.conditioning.num_branches].clone()
 
-    def _stepper(self, rows: list[DenoisingRow], *, guided: bool) -> "_Stepper":
-        for stepper in self._steppers.values():
-            if _same(stepper.rows, rows) and stepper.follows():
-                return stepper
-        make: type[_Tabled | _RowByRow] = _Tabled if isinstance(rows[0].solver, StepTable) else _RowByRow
-        self._steppers[guided] = made = make(rows, _padded(rows, self.batch_size))
+    def _stepper(self, next_pass: Pass, rows: list[DenoisingRow]) -> "_Stepper":
+        """The one that these rows were advanced by last, or a new one."""
+        for each in self._steppers.values():
+            if _same(each.rows, rows) and each.follows():
+                return each
+        make = _Tabled if isinstance(rows[0].solver, StepTable) else _RowByRow
+        made: _Stepper = make(rows, _padded(rows, self.batch_size))
+        self._steppers[next_pass.guided] = made
         return made
 
     def uneven_places(self, num_rows: int) -> list[int]:
@@ -237,7 +239,7 @@ def _padded(rows: Sequence[DenoisingRow], batch_size: int | None) -> list[Denois
 class _Stepper(Protocol):
     """How the rows of a batch advance. The padding repeats the first row, which must advance once."""
 
-    rows: list[DenoisingRow]
+    rows: Sequence[DenoisingRow]
     """Without the padding."""
 
     def follows(self) -> bool:

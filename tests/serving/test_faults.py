@@ -10,6 +10,7 @@ from local_service import make_service
 from pydantic import ValidationError
 
 from refadgen.errors import REASONS, RowError
+from refadgen.generation import ladder
 from refadgen.serving import deployments, fault_log
 from refadgen.serving.errors import from_row_error
 from refadgen.serving.fault_log import log_fault
@@ -133,7 +134,7 @@ def test_an_error_that_leaves_a_replica_names_its_type_only(
     def broken(*_: object) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(deployments, "score_fidelity", broken)
+    monkeypatch.setattr(ladder, "score_fidelity", broken)
     service, backend = make_service()
     given = ProductInput(image=photo)
     requested = service.requested_images(AdFields(prompt="a cup"), given)
