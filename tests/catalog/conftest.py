@@ -21,12 +21,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.requests.append((time.monotonic(), self.path, dict(self.headers)))
             tries = sum(path == self.path for _, path, _ in self.server.requests)
             self.server.active += 1
+            self._counted = True
             self.server.most_active = max(self.server.most_active, self.server.active)
         try:
             self._answer(tries)
         finally:
-            with self.server.lock:
-                self.server.active -= 1
+            self._count_out()
+
+    def _count_out(self) -> None:
+        """Once a request, before its answer ends: its client may have begun the next one before we go on."""
+        with self.server.lock:
+            self.server.active -= self._counted
+            self._counted = False
 
     do_HEAD = do_GET  # of S3
 
@@ -67,6 +73,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), "Set-Cookie": "a=b", **(headers or {})}.items():
             self.send_header(name, value)
+        self._count_out()
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
