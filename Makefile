@@ -29,9 +29,9 @@ PORT ?= 8000
 serve: setup
 	cluster/local/serve.sh --port $(PORT)
 
-# The quick tests side by side, a file's on one worker and a core each; then those that bring a Ray of their own.
+# The quick tests side by side, each file on one of four workers at most; then those that bring a Ray of their own.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m 'not slow and not long'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile -m 'not slow and not long'
 	$(BIN)/python -m pytest -m 'slow and not long'
 
 test-long: setup
