@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo dataset-demo serve test test-long gpu-proof lint structure mini mask-network clean
+.PHONY: setup demo dataset-demo serve test test-long gpu-proof lint cluster-lint structure mini mask-network clean
 
 setup: $(VENV)/.installed
 
@@ -45,6 +45,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The files of cluster/, without a cluster. CRDS=FOLDER takes KubeRay's own definitions besides.
+CRDS ?=
+cluster-lint: setup
+	$(BIN)/python cluster/lint.py $(if $(CRDS),--crds $(CRDS))
 
 # Figures about the code: rooms, imports, lengths, types, comments. `--root DIR` measures another checkout.
 structure: setup

@@ -16,6 +16,7 @@ PAGES = (
     "docs/method.md",
     "examples/README.md",
     "catalogs/README.md",
+    "cluster/README.md",
 )
 
 

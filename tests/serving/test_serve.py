@@ -245,8 +245,10 @@ def test_metrics_are_exported_where_ray_exports_them(endpoint):
     def exported() -> str:
         return endpoint.http.request("GET", f"http://127.0.0.1:{endpoint.metrics_port}/metrics").data.decode()
 
-    names = ("requests", "request_seconds", "images", "cache_lookups", "waiting_images", "batch_rows", "step_seconds")
-    wait_for(lambda: all(f"ray_refadgen_{name}" in exported() for name in names), timeout_s=60)
+    counters = ("requests_total", "images_total", "cache_lookups_total")
+    names = (*counters, "waiting_images", "request_seconds_bucket", "batch_rows_bucket", "step_seconds_bucket")
+    # With what the exporter puts behind the names, as cluster/dashboards.py asks for them.
+    wait_for(lambda: all(f"ray_refadgen_{name}{{" in exported() for name in names), timeout_s=60)
     assert 'route="/v1/ads"' in exported()
 
 
