@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from refadgen.config import QualityConfig
 from refadgen.generation.product_pixels import with_product_pixels
-from refadgen.generation.scores import FidelityScores, below_gate, score_fidelity
+from refadgen.generation.scores import FidelityScores, below_gate, margin, score_fidelity
 from refadgen.generation.wanted import attempt_seed
 
 ImageU8 = npt.NDArray[np.uint8]
@@ -76,8 +76,9 @@ class Ladder:
         problem = below_gate(drawn.scores, self._quality)
         if not problem:
             return Judged(drawn.attempt, drawn.scores, "", image_u8)
-        if self._quality.product_pixels and (self._best is None or self._margin(drawn) > self._margin(self._best)):
-            self._best = drawn
+        if self._quality.product_pixels:
+            scenes = [drawn] if self._best is None else [self._best, drawn]
+            self._best = max(scenes, key=lambda scene: margin(scene.scores, self._quality))  # the first of equals
         if self.attempts < self._quality.max_attempts + self._quality.fusion_attempts:
             return None
         if self._best is not None:
@@ -95,13 +96,6 @@ class Ladder:
         if number >= self._quality.max_attempts:
             return Attempt("fusion_scale", seed, self._quality.stronger_fusion_scale)
         return Attempt("seed" if number else "first", seed, self._fusion_scale)
-
-    def _margin(self, scene: _Scene) -> float:
-        """How far the worse of the scores is from its threshold: of two scenes, the one that was nearer to passing."""
-        return min(
-            scene.scores.color_similarity - self._quality.min_color_similarity,
-            scene.scores.structure_similarity - self._quality.min_structure_similarity,
-        )
 
     def _after(self, problem: str) -> str:
         return f"{problem} after {self.attempts} attempts" if problem else ""

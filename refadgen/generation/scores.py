@@ -74,6 +74,12 @@ def below_gate(scores: FidelityScores, quality: QualityConfig) -> str:
     return ""
 
 
+def margin(scores: FidelityScores, quality: QualityConfig) -> float:
+    """How far the worst of the scores is above its setting; below 0, it does not pass."""
+    values: dict[str, float] = dataclasses.asdict(scores)
+    return min(value - float(getattr(quality, f"min_{name}")) for name, value in values.items())
+
+
 def _lab(image_u8: ImageU8) -> Floats:
     return np.asarray(cv2.cvtColor(image_u8.astype(np.float32) / 255, cv2.COLOR_RGB2LAB), dtype=np.float32)
 
