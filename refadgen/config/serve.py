@@ -73,7 +73,7 @@ class LimitsConfig(Section, name="limits"):
     product_cache_bytes: int = setting(128_000_000, _RUN, least=0)
     """Placed products kept, so that the same photograph is not segmented again, in each ingress replica."""
     reference_cache_bytes: int = setting(1_000_000_000, _RUN, least=0)
-    """K_ref and V_ref of products kept in each generation replica, in its device's memory."""
+    """K and V of products and prompts kept in each generation replica, in its device's memory."""
 
     def check(self) -> None:
         for size in self.sizes:

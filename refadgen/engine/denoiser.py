@@ -1,10 +1,9 @@
 """RefAdGen as the step engine's denoiser: orders become rows, rows become images."""
 
-import functools
 import io
 import logging
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,12 +26,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What errors of CUDA's libraries say of a lack of memory that PyTorch does not raise as one."""
-_PROMPTS_KEPT = 64
-"""Prompts whose K and V are kept: one ad's attempts, and scenes that several products share, repeat them."""
 
 
 class AdDenoiser:
-    """The model on its device, with the features of recently seen products."""
+    """The model on its device, with the features of recently seen products and prompts."""
 
     def __init__(
         self,
@@ -47,8 +44,9 @@ class AdDenoiser:
 
         sampling: what is the same for all orders is read: `batch_size`, `reference_in_uncond`, the scheduler and fast
         mode; the rest comes with each order.
-        reference_cache_bytes: of K_ref and V_ref kept in the device's memory. gpu_expected: whether the cluster gave
-        this process a GPU. count_reference: called once per started order; true where the product's features were kept.
+        reference_cache_bytes: of K and V of products and prompts kept in the device's memory. gpu_expected: whether the
+        cluster gave this process a GPU. count_reference: called once per started order; true where the product's
+        features were kept.
         Raises: ValueError naming the field whose model, device or number format cannot be.
         """
         self._pipeline = load_for_inference(model, scheduler=sampling.scheduler, gpu_expected=gpu_expected)
@@ -59,10 +57,10 @@ class AdDenoiser:
         self._batch = self._new_batch(self.batch_size)
         self._checked: set[tuple[int, torch.Size, Pass]] = set()
         """Batch size, size of latents and kind of the steps whose places were compared."""
-        self._references: ByteBoundedCache[ReferenceFeatures] = ByteBoundedCache(reference_cache_bytes)
+        self._features: ByteBoundedCache[Any] = ByteBoundedCache(reference_cache_bytes)
+        """ReferenceFeatures by the product's key, PromptFeatures by prompt and negative prompt: an ad's attempts, and
+        scenes that several products share, repeat them."""
         self._count_reference = count_reference
-        # Made here, not by decorating a method: a cache of the class's own would keep every denoiser's model alive.
-        self._encode_prompt = functools.lru_cache(_PROMPTS_KEPT)(self._pipeline.encode_prompt)
 
     def _new_batch(self, batch_size: int) -> DenoisingBatch:
         return self._pipeline.batch(batch_size=batch_size, reference_in_uncond=self._reference_in_uncond)
@@ -95,8 +93,7 @@ class AdDenoiser:
             if not (isinstance(error, torch.OutOfMemoryError) or any(text in problem for text in _NO_MEMORY)):
                 raise
         # Outside the clause: an error that is being handled holds the tensors of its frames.
-        self._references.clear()
-        self._encode_prompt.cache_clear()
+        self._features.clear()
         self._batch = self._new_batch(self.batch_size)
         raise OutOfDeviceMemoryError(problem)
 
@@ -106,11 +103,11 @@ class AdDenoiser:
 
     def _start(self, order: AdOrder) -> DenoisingRow:
         prompt = self._prompt(order)
-        reference = self._references.get(order.product_key)
+        reference: ReferenceFeatures | None = self._features.get(order.product_key)
         self._count_reference(reference is not None)
         if reference is None:
             reference = self._pipeline.encode_reference([order.canvas])
-            self._references.put(order.product_key, reference, reference.nbytes)
+            self._features.put(order.product_key, reference, reference.nbytes)
         return self._pipeline.start(
             reference,
             order.mask,
@@ -131,15 +128,20 @@ class AdDenoiser:
         return row.num_steps
 
     def _prompt(self, order: AdOrder) -> PromptFeatures:
+        key = (order.prompt, order.negative_prompt)
+        kept: PromptFeatures | None = self._features.get(key)
+        if kept is not None:
+            return kept
         try:
-            prompt: PromptFeatures = self._encode_prompt(order.prompt, order.negative_prompt)
-            return prompt
+            prompt: PromptFeatures = self._pipeline.encode_prompt(order.prompt, order.negative_prompt)
         except ValueError as error:
             limit = self._pipeline.tokenizer.model_max_length
             count = self._pipeline.num_tokens(order.prompt)
             field = "prompt" if count > limit else "negative_prompt"
             # Without the prompt's text: the error is logged, and prompts belong to customers.
             raise RowError(f"{field}_too_long", f"{field}: too long: the model takes {limit} tokens") from error
+        self._features.put(key, prompt, prompt.nbytes)
+        return prompt
 
     def step(self, rows: list[DenoisingRow], batch_size: int) -> list[DenoisingRow]:
         """One step of all rows, padded to `batch_size`: the other rows of a batch change no pixel of a row."""

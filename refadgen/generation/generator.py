@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _IMAGES_PER_ROW = 8
 """Images of one product that travel in one row: at full size some 5 MB, since Ray Data wants rows under 10 MB."""
 _REFERENCE_CACHE_BYTES = 2**30
-"""K_ref and V_ref of products whose other images follow; an image on its way holds its own product's."""
+"""K and V of products whose other images follow, and of prompts; an image on its way holds its own."""
 _NUM_SCORERS = 2
 """Threads that score and encode finished images: a single one would be outrun by a fast device."""
 

@@ -157,7 +157,7 @@ class AdGeneration:
                         elif isinstance(event, Failed):
                             yield _row_error(event.error)
                             return
-                        elif order.previews is not None:
+                        else:
                             yield StepDone(event.step, event.num_steps, _in_shape(event.preview, order.placed))
                 assert finished is not None
                 loop = asyncio.get_running_loop()
@@ -169,11 +169,13 @@ class AdGeneration:
                     return
 
     async def _denoise(self, order: ImageOrder, attempt: Attempt) -> AsyncGenerator[Event[npt.NDArray[np.uint8]], None]:
-        """Yields the engine's events for one attempt; the last one is Finished or Failed."""
+        """Yields the engine's events for one attempt, steps where the order asks for them; last Finished or Failed."""
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event[npt.NDArray[np.uint8]]] = asyncio.Queue()
 
         def hear(event: Event[npt.NDArray[np.uint8]]) -> None:
+            if order.previews is None and isinstance(event, Progress):
+                return  # nobody listens: each event would wake the event loop
             # Called from the engine's thread, and an asyncio queue is not thread-safe.
             loop.call_soon_threadsafe(events.put_nowait, event)
 

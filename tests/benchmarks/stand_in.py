@@ -40,6 +40,13 @@ class Features:
 
 
 @dataclass
+class Prompt:
+    """K and V of a prompt and its negative prompt."""
+
+    nbytes: int = 8_000_000
+
+
+@dataclass
 class StandIn:
     """The pipeline of a model whose work is a sleep: a step takes as long with one row as with a full batch."""
 
@@ -55,14 +62,15 @@ class StandIn:
     log: Path | None = None
     """Gets a line for each image: when its last step was done."""
     config: Any = None
+    device: str = "cpu"
 
-    def encode_prompt(self, prompt: str, negative_prompt: str | None) -> str:
-        return prompt
+    def encode_prompt(self, prompt: str, negative_prompt: str | None) -> Prompt:
+        return Prompt()
 
     def encode_reference(self, canvases: list[np.ndarray]) -> Features:
         return Features(canvases[0])
 
-    def start(self, reference: Features, mask: np.ndarray, prompt: str, **settings: Any) -> Row:
+    def start(self, reference: Features, mask: np.ndarray, prompt: Prompt, **settings: Any) -> Row:
         import torch
 
         return Row(reference.canvas, settings.get("num_inference_steps", STEPS), latents=torch.zeros(1))
@@ -87,6 +95,9 @@ class StandIn:
             with self.log.open("a") as file:
                 file.write(f"{time.time()}\n" * len(finished))
         return finished
+
+    def uneven_places(self, num_rows: int) -> tuple[int, ...]:
+        return ()
 
     def denoise(self, rows: list[Row], **settings: Any) -> Iterator[int]:
         self.replace(rows)

@@ -9,6 +9,7 @@ import torch
 from diffusers import HeunDiscreteScheduler, KDPM2DiscreteScheduler, PNDMScheduler
 
 from refadgen.config import ModelConfig, SamplingConfig
+from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.denoiser import AdDenoiser
 from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import Finished, OutOfDeviceMemoryError, Progress, StepEngine
@@ -77,7 +78,7 @@ def test_too_little_memory_is_told_to_the_engine_and_fewer_rows_then_fit(denoise
     with pytest.raises(OutOfDeviceMemoryError, match="Tried to allocate 2 GiB") as raised:
         denoiser.step(rows, 3)
     assert raised.value.__context__ is None  # which would hold the tensors of the step that failed
-    assert len(denoiser._references) == 0
+    assert len(denoiser._features) == 0
     again = denoiser.start(order(1))
     while not denoiser.step([again], 1):
         pass
@@ -85,6 +86,25 @@ def test_too_little_memory_is_told_to_the_engine_and_fewer_rows_then_fit(denoise
     monkeypatch.setattr(denoiser._pipeline, "encode_reference", lambda *_: raise_out_of_memory())
     with pytest.raises(OutOfDeviceMemoryError):
         denoiser.start(order(3))
+
+
+def test_what_is_kept_of_products_and_prompts_is_bound_together(denoiser, monkeypatch):
+    encoded = []
+    for name in ("encode_prompt", "encode_reference"):
+        encode = getattr(denoiser._pipeline, name)
+        monkeypatch.setattr(
+            denoiser._pipeline, name, lambda *given, name=name, encode=encode: encoded.append(name) or encode(*given)
+        )
+    denoiser._features.clear()
+    row = denoiser.start(order(1))
+    both = denoiser._features.num_bytes
+    assert both == row.reference.nbytes + row.prompt.nbytes
+    denoiser.start(dataclasses.replace(order(1), seed=2))
+    assert sorted(encoded) == ["encode_prompt", "encode_reference"]
+    monkeypatch.setattr(denoiser, "_features", ByteBoundedCache(both - 1))
+    for seed in (3, 4):
+        denoiser.start(order(seed))
+    assert 0 < denoiser._features.num_bytes < both
 
 
 def test_a_device_that_rounds_by_place_is_named_once(denoiser, monkeypatch, caplog):
