@@ -27,10 +27,22 @@ from wordfreq import zipf_frequency
 from refadgen.catalog import scenes
 
 ENGLISH = inflect.engine()
-PAIRS = set("glasses goggles jeans pants scissors shorts tights trousers binoculars pliers tongs".split())
-ALIKE = set("bus canvas chassis compass gas gps lens pilates series species thermos ups".split())
+PAIRS = {
+    "glasses",
+    "goggles",
+    "jeans",
+    "pants",
+    "scissors",
+    "shorts",
+    "tights",
+    "trousers",
+    "binoculars",
+    "pliers",
+    "tongs",
+}
+ALIKE = {"bus", "canvas", "chassis", "compass", "gas", "gps", "lens", "pilates", "series", "species", "thermos", "ups"}
 """Words in -s that are no plurals, or are their own."""
-COUNTED = set("saw safe can closer football basketball volleyball".split())
+COUNTED = {"saw", "safe", "can", "closer", "football", "basketball", "volleyball"}
 """Things whose word has another sense without a plural."""
 LETTERS = re.compile(r"[A-Z]{2,}\d*s?\b")
 TAILS = sorted(
