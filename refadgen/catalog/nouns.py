@@ -1,7 +1,7 @@
 """What a prompt calls a product: from an element of its category's path, or from its title. Pure functions of text."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import simplemma
 
@@ -22,6 +22,8 @@ _MEASURES = re.compile(
 _TITLE_ENDS = re.compile(
     r"\s[-–—|:/]+\s|[,;|(\[]|\s(?:at|by|for|from|in|inspired|on|to|with|without|w/|and|&|\+)\s", re.I
 )
+_PURPOSE = re.compile("[a-z]{3,}ing")
+"""What a thing is for: watering, sleeping, cutting."""
 _QUANTITY = re.compile(r"^.*\b(?:bag|box|bundle|pack|pair|set)s?\s+of\s+(?:\d+\s+)?", re.IGNORECASE)
 
 
@@ -69,10 +71,12 @@ def member_in_title(element: str, title: str) -> Noun | None:
     return None
 
 
-def title_noun(title: str | None, brand: str | None = None) -> Noun | None:
+def title_noun(title: str | None, brand: str | None = None, compounds: Set[str] = frozenset()) -> Noun | None:
     """The head noun of a product's title: "shirt" of "Ocean Blue Shirt, size M"; None where it cannot be told.
 
-    What stands behind a model's number ("iPhone 15 Pro") may be anything, and so may a word that no dictionary knows.
+    The word before it stays where the head alone may name another thing: one in -ing ("watering can"), and `compounds`,
+    names as `normalized_category` returns them ("egg cup"). What stands behind a model's number ("iPhone 15 Pro") may
+    be anything, and so may a word that no dictionary knows.
     """
     text = _TITLE_ENDS.split(_QUANTITY.sub("", " ".join((title or "").split())))[0].split(" of ")[0]
     words = _MEASURES.sub("", text).split()
@@ -81,9 +85,13 @@ def title_noun(title: str | None, brand: str | None = None) -> Noun | None:
     if not words or not re.fullmatch(r"[^\W\d_][^\W\d_'’-]{2,}", words[-1].strip(".!™®©")):
         return None
     head = words[-1].strip(".!™®©").lower()
-    if normalized_category(head) in normalized_category(brand or "").split() or not names_thing(head):
+    brands = normalized_category(brand or "").split()
+    is_word = simplemma.is_known(singular(head), lang="en")
+    if not is_word or normalized_category(head) in brands or not names_thing(head):
         return None
-    return _noun(head) if simplemma.is_known(singular(head), lang="en") else None
+    before = words[-2].lower() if len(words) > 1 else ""
+    told = _PURPOSE.fullmatch(before) and before not in brands and simplemma.is_known(before, lang="en")
+    return _noun(f"{before} {head}" if told or normalized_category(f"{before} {head}") in compounds else head)
 
 
 def _noun(name: str) -> Noun | None:

@@ -80,6 +80,7 @@ class Scenes:
         self._taxonomy = taxonomy
         self._default = categories[DEFAULT]
         self._by_name = {name: entry for entry in categories.values() for name in (*entry.names, *entry.also)}
+        self._compounds = frozenset(name for name in (*self._by_name, *self._default.also) if " " in name)
         # In templates of another language, words of that language are right.
         texts = " ".join(text for entry in categories.values() for text in entry.templates.values())
         self._is_english = not is_foreign(re.sub(r"\{\w*\}", "", texts))
@@ -156,7 +157,7 @@ class Scenes:
 
     def _by_title(self, title: str | None, brand: str | None) -> RowNoun | None:
         """The noun of the title's head, with the scenes of its category; None where the title does not tell it."""
-        noun = title_noun(title, brand)
+        noun = title_noun(title, brand, self._compounds)
         return RowNoun(noun=noun, source="title", category=self._entry([noun.text])[0]) if noun else None
 
     def _of_list(self, own: str, entry: Category, title: str | None, brand: str | None) -> RowNoun | None:

@@ -21,6 +21,8 @@ T = TypeVar("T", bound=BaseModel)
 _STANDARD_BASE64 = str.maketrans("-_", "+/")
 _MAX_PARTS = 150
 """Fields that are no files in one form: 100 prompts, and every other field."""
+_MAX_FILES = 20
+"""Files in one form. OpenAI's clients send up to 16 images and a mask, which the edits route refuses in words."""
 _PART_BYTES = 1_000_000
 """Largest part that is not a file."""
 
@@ -103,7 +105,7 @@ async def read_form(request: Request) -> FormData:
         # The parser decodes on the event loop with any codec of Python's: punycode takes minutes for a megabyte.
         raise ApiError(415, "unsupported_charset", "Content-Type: charset must be utf-8")
     try:
-        return await request.form(max_files=8, max_fields=_MAX_PARTS, max_part_size=_PART_BYTES)
+        return await request.form(max_files=_MAX_FILES, max_fields=_MAX_PARTS, max_part_size=_PART_BYTES)
     except (HTTPException, ValueError, KeyError) as error:  # KeyError: the header names no boundary
         detail = getattr(error, "detail", None) or "the multipart body cannot be read"
         raise ApiError(400, "bad_multipart", str(detail)) from None

@@ -31,7 +31,7 @@ def redact_address(address: str, max_chars: int = 200) -> str:
     The signature of a signed address is part of its query. A `data:` address is shown by type and length. A plain path
     stays as it is, unless it has a signing query. Never raises, however broken the address.
     """
-    text = _SIGNING_FOLDER.sub("", address.strip())
+    text = _without_signing_folders(address.strip())
     scheme = _SCHEME.match(text)
     if scheme and scheme[1].lower() == "data":
         kind = text[5 : 5 + 60].partition(",")[0]
@@ -82,6 +82,9 @@ def _shown(text: str, max_chars: int) -> str:
     return f"{text[: max_chars - tail - 1]}…{text[len(text) - tail :]}"
 
 
+_HASH = "(?:[0-9a-f]{64}|[0-9a-f]{32})"
+_SECONDS = r"(?:\d{10}|[0-9a-fA-F]{8})"
+"""A time, in seconds since 1970."""
 _SIGNING: tuple[tuple[Mapping[str, str], str], ...] = (
     ({"x-amz-signature": ""}, "x-amz-.*"),
     ({"x-goog-signature": ""}, "x-goog-.*"),
@@ -98,12 +101,16 @@ _SIGNING: tuple[tuple[Mapping[str, str], str], ...] = (
         {"x-oss-signature": ""},
         "x-oss-(?:signature(?:-version)?|credential|date|expires|additional-headers|security-token)",
     ),
-    ({"auth_key": r"\d{10}-[^-]*-[^-]*-[0-9a-f]{32}$"}, "auth_key"),  # Alibaba's CDN
+    # CDN of Alibaba and Huawei: types A, C and F
+    ({"auth_key": rf"\d{{10}}-[^-]*-[^-]*-{_HASH}$"}, "auth_key"),
+    ({"auth_key": f"{_HASH}$", "timestamp": f"{_SECONDS}$"}, "auth_key|timestamp"),
+    ({"key1": f"{_HASH}$", "key2": f"{_SECONDS}$"}, "key1|key2"),
+    ({"sign": f"{_HASH}$", "time": f"{_SECONDS}$"}, "sign|time"),
     # Tencent: its store, also in one field, and two of its CDN
     ({"q-signature": ""}, "q-.*|x-cos-security-token"),
     ({"sign": ".*&q-signature="}, "sign|x-cos-security-token"),
-    ({"sign": r"\d{10}-[^-]*-[^-]*-[0-9a-f]{32}$"}, "sign"),
-    ({"sign": "(?:[0-9a-f]{32}|[0-9a-f]{64})$", "t": r"(?:\d{10}|[0-9a-f]{8})$"}, "sign|t"),
+    ({"sign": rf"\d{{10}}-[^-]*-[^-]*-{_HASH}$"}, "sign"),
+    ({"sign": f"{_HASH}$", "t": f"{_SECONDS}$"}, "sign|t"),
     ({"s": "[0-9a-f]{32}$", "expires": r"\d+$"}, "s|expires"),  # imgix
     ({"token": "", "expires": r"\d+$"}, "token|expires|token_(?:path|ver|countries(?:_blocked)?)"),  # Bunny
     ({"token": r"eyJ[\w-]+\.[\w-]+\.[\w-]+$"}, "token"),  # Supabase: a JWT
@@ -121,12 +128,24 @@ _SIGNING_FOLDER = re.compile(
     r"/(?:bcdn_token=[^/?#]*|(?:\w+=)?(?:[a-z]+=[^~/?#]*~)*exp=\d+~(?:[a-z]+=[^~?#]*~)*hmac=[0-9a-f]+)(?=/)"
 )
 """The value of `acl` may hold slashes: `acl=/*`."""
+_SIGNING_FOLDERS = re.compile(
+    r"((?:https?:)?//[^/?#]+)/(?:"
+    rf"20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[01]\d|2[0-3])[0-5]\d(?:[0-5]\d)?/{_HASH}"
+    rf"|{_HASH}/[5-9][0-9a-fA-F]{{7}})(?=/)"
+)
+"""CDN of Alibaba, Tencent and Huawei, types B and C: minute and hash, or hash and seconds (of 2012 and later)."""
+
+
+def _without_signing_folders(head: str) -> str:
+    head = _SIGNING_FOLDER.sub("", head)
+    found = _SIGNING_FOLDERS.match(head)
+    return f"{found[1]}{head[found.end() :]}" if found else head
 
 
 def unsigned_address(address: str) -> str:
     """`address` without what signs it for a limited time, as stores and image hosts do that `_SIGNING` names."""
     head, mark, query = address.partition("?")
-    head = _SIGNING_FOLDER.sub("", head)
+    head = _without_signing_folders(head)
     if not mark:
         return head
     query, hash_mark, fragment = query.partition("#")

@@ -21,6 +21,7 @@ from refadgen.catalog.nouns import element_noun, member_in_title, things_in, tit
         ("Dog Leads", "a dog lead"),
         ("Pet Supplies", "pet supplies"),
         ("Jeans", "a pair of jeans"),
+        ("Earrings", "a pair of earrings"),
         ("Reading Glasses", "a pair of reading glasses"),
         ("Wine Glasses", "a wine glass"),
         # Lists of things.
@@ -72,7 +73,9 @@ def test_things_of_a_list() -> None:
         ("Best Mug Ever", "a mug"),
         ("Yoga Mat Extra Thick and Soft", "a mat"),
         ("Backpack Waterproof", "a backpack"),
-        ("Yellow Watering Can", "a can"),
+        ("Yellow Watering Can", "a watering can"),
+        ("Blue Swimming Goggles", "a pair of swimming goggles"),
+        ("King Chair", "a chair"),
         # It cannot be told.
         ("Apple iPhone 15 Pro", None),
         ("Galaxy S21", None),
@@ -92,6 +95,7 @@ def test_the_head_noun_of_a_title(title: str | None, noun: str | None) -> None:
 
 def test_a_brand_is_no_head_noun() -> None:
     assert title_noun("Blue Bell", "Bell") is None
+    assert title_noun("Sterling Mug", "Sterling") == title_noun("Mug")
 
 
 def test_the_member_of_a_list_that_a_title_names() -> None:

@@ -126,6 +126,8 @@ def test_lookup(small, category, prompt):
         ("simple", "Espresso Machine", "a machine", "title"),
         ("999999", "Clay Pot", "a pot", "title"),
         (None, "Clay Pot", "a pot", "title"),
+        (None, "Blue Egg Cup", "an egg cup", "title"),
+        (None, "LED High Tops", "a high top", "title"),
         ("Gifts > Under $20", None, "a product", "nothing"),
     ],
 )
@@ -164,6 +166,7 @@ def test_templates_of_another_language_take_its_words(tmp_path):
 
 def test_a_title_chooses_the_scenes_too():
     assert SHIPPED.prompts_for(None, "Winter Beanie", 1)[0].name == SHIPPED.prompts_for("Hats", None, 1)[0].name
+    assert SHIPPED.prompts_for(None, "Blue Egg Cup", 1)[0].name == SHIPPED.prompts_for(None, None, 1)[0].name
     assert SHIPPED.prompts_for("Egg Cups", None, 1)[0].name == SHIPPED.prompts_for(None, None, 1)[0].name
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from collections import OrderedDict
 from enum import Enum
 from pathlib import Path
@@ -322,15 +323,34 @@ def test_an_optimizers_file_is_refused_for_what_it_is(tmp_path):
         read_state(tmp_path)
 
 
-def test_numbers_of_numpy_beside_the_weights_are_harmless(tmp_path):
-    """What users keep in `client_state`: losses, counts, the state of a generator."""
-    client = {"loss": np.float64(0.1), "step": np.int64(3), "rng": np.random.default_rng(0).bytes(4), "x": np.arange(3)}
-    file = write_file(tmp_path / "file.pt", {"proj.latents": torch.ones(2)}, client_state=client)
+CLIENT_STATE = {
+    "loss": np.float64(0.1),
+    "best": np.float32(0.2),
+    "step": np.int64(3),
+    "done": np.bool_(True),
+    "rng": np.random.RandomState(0).get_state(),
+    "bytes": np.random.default_rng(0).bytes(4),
+}
+"""What users keep beside the weights."""
+
+
+@pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
+def test_numbers_of_numpy_beside_the_weights_are_harmless(tmp_path, module):
+    """Also as NumPy 1 wrote them: its modules had other names."""
+    file = write_file(tmp_path / "file.pt", {"proj.latents": torch.ones(2)}, client_state=CLIENT_STATE)
+    with zipfile.ZipFile(file) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = (name for name in entries if name.endswith("data.pkl"))
+    assert b"numpy._core.multiarray" in entries[pickled]
+    entries[pickled] = entries[pickled].replace(b"numpy._core.multiarray", module.encode())
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
     assert read_state(file).keys() == {"proj.latents"}
 
 
 def test_published_layouts_of_base_vae_and_encoder_give_the_same_model(folders, imported, tmp_path):
-    """A base and an encoder of `.bin` files, IP-Adapter's root, a VAE of an fp16 variant."""
+    """A base and an encoder of `.bin` files, IP-Adapter's root, a VAE of an fp16 variant, NumPy beside the weights."""
     base = shutil.copytree(folders / "base", tmp_path / "base")
     encoder = shutil.copytree(folders / "image_encoder", tmp_path / "IP-Adapter" / "models" / "image_encoder")
     vae = shutil.copytree(folders / "vae", tmp_path / "vae")
@@ -338,8 +358,9 @@ def test_published_layouts_of_base_vae_and_encoder_give_the_same_model(folders, 
         torch.save(load_file(place / "model.safetensors"), place / "pytorch_model.bin")
         (place / "model.safetensors").unlink()
     (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.fp16.safetensors")
-    file = write_file(tmp_path / "file.pt", make_module())
-    made = import_checkpoint(file, base=base, vae=vae, image_encoder=tmp_path / "IP-Adapter")
+    (tmp_path / "step").mkdir()
+    write_file(tmp_path / "step" / "mp_rank_00_model_states.pt", make_module(), client_state=CLIENT_STATE)
+    made = import_checkpoint(tmp_path / "step", base=base, vae=vae, image_encoder=tmp_path / "IP-Adapter")
     found, expected = states(made), states(RefAdGenPipeline.from_pretrained(imported))
     assert found.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())

@@ -609,9 +609,11 @@ def test_an_edit_takes_a_seed(openai_client, client, photo):
     assert files_of(client.made(photo, prompt="a seed", seed=8, format="png")) != [file]
 
 
-def test_several_images_of_an_edit_are_refused_in_words(openai_client, photo):
+@pytest.mark.parametrize("number", [2, 16])
+def test_several_images_of_an_edit_are_refused_in_words(openai_client, photo, number):
+    images = [(f"{index}.png", photo) for index in range(number)]
     with pytest.raises(openai.UnprocessableEntityError, match="sees one photograph of the product") as caught:
-        openai_client.images.edit(image=[("a.png", photo), ("b.png", photo)], prompt="two views")
+        openai_client.images.edit(image=images, mask=("mask.png", photo), prompt="several views")
     assert (caught.value.code, caught.value.param) == ("two_images", "image")
 
 

@@ -4,6 +4,18 @@ import pytest
 
 from refadgen.storage.addresses import is_public_address, redact_address, unsigned_address
 
+_HASH = "0123456789abcdef0123456789abcdef"
+_KEPT = (
+    f"https://h/{_HASH}/a.jpg",
+    f"https://h/{_HASH}/01234567/a.jpg",  # seconds of 1970
+    f"https://h/{_HASH}/6928F180.jpg",
+    f"https://h/202613280800/{_HASH}/a.jpg",  # no month
+    f"https://h/p/202611280800/{_HASH}/a.jpg",
+    f"https://h/20261128/{_HASH}/a.jpg",
+    f"media/{_HASH}/6928F180/a.jpg",
+    f"https://h/a.jpg?hash={_HASH}&time=1790000000",
+)
+
 
 @pytest.mark.parametrize(
     ("address", "shown"),
@@ -19,6 +31,7 @@ from refadgen.storage.addresses import is_public_address, redact_address, unsign
         ("cdn.example/a.jpg?X-Amz-Signature=SECRET", "cdn.example/a.jpg"),
         ("cdn.example/a.jpg?w=9&se=2&sig=SECRET", "cdn.example/a.jpg"),
         ("https://h/bcdn_token=SECRET&expires=1/a.jpg", "https://h/a.jpg"),
+        (f"https://u:SECRET@h/202611280800/{_HASH}/a.jpg", "https://h/a.jpg"),
         ("https://h/exp=1~acl=*~hmac=0a1b/a.jpg", "https://h/a.jpg"),
         ("https://h/exp=1~acl=/v/*~hmac=0a1b/v/a.jpg", "https://h/v/a.jpg"),
         ("https://h/hdnts=st=1~exp=1~acl=/*~hmac=0a1b/a.jpg", "https://h/a.jpg"),
@@ -106,6 +119,16 @@ def test_not_public(ip):
         ("https://h/exp=1790000000~acl=/v/*~hmac=0a1b/v/a.jpg", "https://h/v/a.jpg"),
         ("https://h/a?verify=1790000000-aB%2Bc%3D&v=2", "https://h/a?v=2"),
         ("https://h/a?exp=1790000000&sig=0a1b", "https://h/a"),
+        # CDN of Alibaba, Tencent and Huawei: types A, B, C and F
+        (f"https://h/a?auth_key=1790000000-0-0-{2 * _HASH}", "https://h/a"),
+        (f"http://h/202611280800/{_HASH}/4/44/44c0.jpg?v=2", "http://h/4/44/44c0.jpg?v=2"),
+        (f"https://h/20261128080059/{2 * _HASH}/a.jpg", "https://h/a.jpg"),
+        (f"https://h/{_HASH}/6928F180/a.jpg", "https://h/a.jpg"),
+        (f"https://h/a.jpg?KEY1={_HASH}&KEY2=6928F180", "https://h/a.jpg"),
+        (f"https://h/a.jpg?auth_key={2 * _HASH}&timestamp=1790000000&v=2", "https://h/a.jpg?v=2"),
+        (f"https://h/a.jpg?sign={_HASH}&time=1790000000", "https://h/a.jpg"),
+        # What a store keeps its files under
+        *((address, address) for address in _KEPT),
     ],
 )
 def test_the_name_of_an_image_is_its_address_without_signature(address, name):
