@@ -53,8 +53,9 @@ class Sam2Masks:
                 continue
             alpha, _ = self._sam2.segment(each.image, np.array(product_box(each.mask), np.float32))
             mask = np.where(alpha > 127, 255, 0).astype(np.uint8)
-            ious.append(round(iou(mask, each.mask), 4))
-            if mask.any() and ious[-1] >= self._min_iou:
+            agreement = iou(mask, each.mask)
+            ious.append(round(agreement, 4))
+            if mask.any() and agreement >= self._min_iou:
                 image = np.where(mask[..., None] > 0, each.image, 255).astype(np.uint8)
                 each = replace(each, image=image, mask=mask)
             found.append(each)

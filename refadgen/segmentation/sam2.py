@@ -21,15 +21,15 @@ class Sam2:
         assert config.sam2_checkpoint is not None
         self._predictor = _load_sam2(config.sam2_config, config.sam2_checkpoint, device)
 
-    @torch.inference_mode()
     def segment(self, image_u8: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
         """Returns alpha, uint8 HW, and the IoU that SAM2 predicts for it, 0 to 1.
 
         image_u8: uint8 HW3, RGB. box: left, top, right and bottom in pixels.
         Raises: RowError, failed `network_failed`.
         """
-        self._predictor.set_image(image_u8)
-        logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
+        with torch.inference_mode():
+            self._predictor.set_image(image_u8)
+            logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
         self._predictor.reset_predictor()
         alpha = to_alpha(sigmoid(logits[0]), (image_u8.shape[1], image_u8.shape[0]), FIELD)
         return alpha, float(np.clip(predicted_iou[0], 0, 1))

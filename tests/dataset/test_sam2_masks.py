@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
@@ -96,13 +95,9 @@ def test_the_stage_keeps_both_masks_and_their_iou(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.long
-def test_random_weights_make_a_triplet(tmp_path: Path) -> None:
+def test_random_weights_make_a_triplet(sam2_checkpoint: str, tmp_path: Path) -> None:
     """min_sam2_iou of 0: whatever they mask is taken."""
-    from sam2.build_sam import build_sam2
-
-    torch.manual_seed(0)
-    torch.save({"model": build_sam2(SAM2_CONFIG, device="cpu").state_dict()}, tmp_path / "sam2.pt")
-    stage = TripletBuilder(_config(str(tmp_path / "sam2.pt"), "triplet.min_sam2_iou=0"), "run-1", str(tmp_path))
+    stage = TripletBuilder(_config(sam2_checkpoint, "triplet.min_sam2_iou=0"), "run-1", str(tmp_path))
     (done,) = from_table(stage(to_table([_described()], DescribedAd)), AdLedgerRow)
     assert done.status == "done", done.detail
     (row,) = pq.read_table(tmp_path / done.file).to_pylist()
