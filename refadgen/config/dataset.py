@@ -181,6 +181,11 @@ class TripletConfig(Section, name="triplet"):
     """Product images of an ad: its own, degraded ones, degraded novel views; five is the paper's number."""
     one_view: bool = setting(False, Decides.TRIPLETS)
     """Whether all novel views of an ad are the same one, each degraded in its own way."""
+    sam2_masks: bool = setting(False, Decides.TRIPLETS)
+    """Whether SAM2 (`segmentation.sam2_checkpoint`) makes the masks of degraded images and novel views, as the authors
+    do. Their geometric masks, exact by construction, are kept in the column `geometric_masks`."""
+    min_sam2_iou: float = setting(0.5, Decides.TRIPLETS, least=0, most=1)
+    """Least IoU of SAM2's mask and the geometric one; below it the geometric one stays."""
     test_percent: int = setting(10, _TRIPLETS, least=0, most=99)
     """Percentage of products that are held out for testing (the paper's 9:1). Decided by the product's id alone."""
     rows_per_file: int = setting(32, _RUN, least=1, most=4096)

@@ -81,7 +81,8 @@ class TrainModelConfig(Section, name="model"):
     negative_prompt: str | None = setting(None, _WEIGHTS)
     guidance_scale: float | None = setting(None, _WEIGHTS, least=0)
     reference_in_uncond: bool | None = setting(None, _WEIGHTS)
-    """The finished model recommends these four (see RefAdGenPipeline); None: the base's, or that class's default."""
+    negative_prompt_context: bool | None = setting(None, _WEIGHTS)
+    """The finished model recommends these five (see RefAdGenPipeline); None: the base's, or that class's default."""
     save_dtype: Literal["float32", "float16", "bfloat16"] = setting("float32", _WEIGHTS)
     """Number format of the finished model's weights; checkpoints are always float32."""
 

@@ -42,6 +42,7 @@ from refadgen.dataset.reconciling import reconcile
 from refadgen.dataset.report import write_report
 from refadgen.dataset.rows import PlannedAd
 from refadgen.dataset.stages import AdDescriber, AdFetcher, AdScreener, ProductExtractor, TripletBuilder
+from refadgen.dataset.variants import require_sam2
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import Storage
 
@@ -111,6 +112,7 @@ class DatasetJob:
         self._storage.check_writable("--output")
         if not screen_only:  # which ends before any of them
             require_filters(config.filter, config.segmentation)
+            require_sam2(config)
         self._check_settings()  # before `as_catalog` writes to the output
         found = as_catalog(input_uri, self._storage)
         self._catalog_uri = Storage(found.catalog).uri  # absolute: actors work in other folders than this process

@@ -70,6 +70,9 @@ class AdLedgerRow(_AdOutcome):
     """Kinds of the product images, in order."""
     views: str | None
     """JSON: angles, holes, stretch and tries of each novel view."""
+    mask_ious: str | None
+    """JSON: for each product image in order the IoU of SAM2's mask and the geometric one; null for the original, of
+    which SAM2 is not asked again. None without `triplet.sam2_masks`, and in ledgers of version 0.1.0."""
     file: str
     """The triplet's file, relative to the output; empty unless done."""
     fetch_s: Float32 | None

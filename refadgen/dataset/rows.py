@@ -165,6 +165,10 @@ class Built:
     """Kinds of the product images, in order."""
     views: str | None = None
     """JSON: angles, holes, stretch and tries of each novel view."""
+    mask_ious: str | None = None
+    """JSON: see `ledgers.AdLedgerRow`."""
+    geometric_masks: tuple[bytes, ...] = ()
+    """PNG, L, one for each product image. None without `triplet.sam2_masks`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import cv2
 import numpy as np
@@ -43,7 +43,10 @@ from refadgen.errors import RowError
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import Storage
 from refadgen.triplets.schema import SCHEMA as TRIPLET_SCHEMA
-from refadgen.triplets.schema import SPLITS, Triplet, encode, original_variant, split_of, write_rows
+from refadgen.triplets.schema import SPLITS, Triplet, encode, original_variant, png_bytes, split_of, write_rows
+
+if TYPE_CHECKING:
+    from refadgen.dataset.sam2_masks import Sam2Masks
 
 _FETCHING_THREADS = 8
 """Threads of one actor: enough to hide latency, and a bound on how many ads are decoded at once."""
@@ -265,6 +268,13 @@ class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
         from refadgen.dataset.variants import VariantMaker
 
         self._config = config.triplet
+        self._schema = TRIPLET_SCHEMA
+        self._sam2: Sam2Masks | None = None
+        if config.triplet.sam2_masks:
+            from refadgen.dataset import sam2_masks  # torch only where it is used
+
+            self._sam2 = sam2_masks.Sam2Masks(config)
+            self._schema = TRIPLET_SCHEMA.append(pa.field("geometric_masks", pa.list_(pa.binary())))
         self._storage = Storage(output_uri)
         self._run_id = run_id
         self._maker = VariantMaker(config)
@@ -279,6 +289,10 @@ class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
         assert row.captions is not None  # an ad without captions has an error
         ad_u8, mask = pixels(row.ad), pixels(row.product_mask)
         variants, views = self._maker.make(original_variant(ad_u8, mask), row.row_id)
+        masked = None
+        if self._sam2 is not None:
+            masked = self._sam2.masked(variants)
+            variants = masked.variants
         split = split_of(row.group, self._config.test_percent)
         triplet = Triplet(
             row_id=row.row_id,
@@ -295,6 +309,8 @@ class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
             split=split,
             variants=", ".join(each.kind for each in variants),
             views=json.dumps(views),
+            mask_ious=json.dumps(masked.ious) if masked else None,
+            geometric_masks=tuple(map(png_bytes, masked.geometric)) if masked else (),
         )
 
     def _write(self, ads: list[BuiltAd], split: str) -> str | Exception:
@@ -306,7 +322,8 @@ class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
             return ""
         try:
             key = triplets_key(split, [ad.row_id for ad in ads])
-            write_rows(self._storage, key, pa.Table.from_pylist([ad.triplet for ad in ads], schema=TRIPLET_SCHEMA))
+            rows = [{**(ad.triplet or {}), "geometric_masks": ad.geometric_masks} for ad in ads]
+            write_rows(self._storage, key, pa.Table.from_pylist(rows, schema=self._schema))
             return key
         except Exception as error:  # storage raises many kinds; the triplets can be made and written again
             return error
@@ -339,6 +356,7 @@ class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
             mask_area=ad.mask_area,
             variants=ad.variants,
             views=ad.views,
+            mask_ious=ad.mask_ious,
             file=file,
             fetch_s=ad.fetch_s,
             extract_s=ad.extract_s,

@@ -62,3 +62,12 @@ class VariantMaker:
                 image, mask = degrade(image, mask, rngs[number], self._config.degradation)
             variants.append(Variant(kind, image, mask))
         return variants, views
+
+
+def require_sam2(config: DatasetConfig) -> None:
+    """What `triplet.sam2_masks` needs, before Ray starts. Raises: ValueError naming the setting and the remedy."""
+    if config.triplet.sam2_masks and config.segmentation.sam2_checkpoint is None:
+        raise ValueError(
+            "triplet.sam2_masks=True: needs segmentation.sam2_checkpoint (with segmentation.grounding_dino), or "
+            "triplet.sam2_masks=false for the masks of warp and view"
+        )

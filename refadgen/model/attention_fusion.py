@@ -84,7 +84,8 @@ class LayerFeatures:
 class ReferenceFeatures(LayerFeatures):
     """K_ref and V_ref of every self-attention: the only form in which the Generation U-Net sees a product.
 
-    `unconditional` is set only with an image encoder, whose zero image is the context of that branch.
+    `unconditional` is set only with an image encoder, whose zero image is the context of that branch, or with the
+    model's `negative_prompt_context`, where it is the negative prompt.
     """
 
 

@@ -52,7 +52,7 @@ from refadgen.model.unets import make_generation_unet, make_reference_unet, pred
 
 _SETTINGS = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "width_px", "height_px")
 """Entries of `model_index.json` that are no components."""
-RECOMMENDATIONS = ("num_inference_steps", "gpu_dtype")
+RECOMMENDATIONS = ("num_inference_steps", "gpu_dtype", "negative_prompt_context")
 """Further ones, which a model may have: without them its folder is, byte for byte, as it was before there were any."""
 
 
@@ -67,6 +67,8 @@ class RefAdGenPipeline(DiffusionPipeline):
     reference_in_uncond: whether the unconditional branch sees the product. width_px, height_px: the trained canvas.
     num_inference_steps: the default number; None: `DEFAULT_STEPS`. gpu_dtype: the number format that the model is best
     run in on GPUs (float32, bfloat16, float16); None: none is.
+    negative_prompt_context: without an image encoder, whether the Reference U-Net's context in the unconditional branch
+    is the model's negative prompt, as in the authors' code; None or False: the empty prompt in both branches.
     """
 
     model_cpu_offload_seq = "text_encoder->image_encoder->image_projection->reference_unet->generation_unet->vae"
@@ -91,11 +93,16 @@ class RefAdGenPipeline(DiffusionPipeline):
         height_px: int = 640,
         num_inference_steps: int | None = None,
         gpu_dtype: str | None = None,
+        negative_prompt_context: bool | None = None,
     ) -> None:
         super().__init__()
         parts = (image_encoder, image_projection, feature_extractor)
         if any(part is None for part in parts) != all(part is None for part in parts):
             raise ValueError("image_encoder, image_projection and feature_extractor belong together: give all or none")
+        if negative_prompt_context and image_encoder is not None:
+            raise ValueError(
+                "negative_prompt_context=True: is for models without an image encoder, and this one has one"
+            )
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -116,6 +123,7 @@ class RefAdGenPipeline(DiffusionPipeline):
             height_px=height_px,
             num_inference_steps=num_inference_steps,
             gpu_dtype=gpu_dtype,
+            negative_prompt_context=negative_prompt_context,
         )
         self.vae_scale_factor = latent_factor(vae)
         self._predict = predict  # `optimize` compiles it
@@ -185,8 +193,12 @@ class RefAdGenPipeline(DiffusionPipeline):
         latents = self.encode_image(np.stack(product_images))
         if self.image_encoder is None:
             # A model without an image encoder is trained with the empty prompt as context.
-            context = self._text_states([""]).expand(len(product_images), -1, -1)
-            return ReferenceFeatures(self._project_reference(latents, context))
+            number = len(product_images)
+            features = self._project_reference(latents, self._text_states([""]).expand(number, -1, -1))
+            if not self.config.negative_prompt_context:
+                return ReferenceFeatures(features)
+            negative = self._text_states([self.config.negative_prompt]).expand(number, -1, -1)
+            return ReferenceFeatures(features, self._project_reference(latents, negative))
         conditional, zero = self._image_contexts(product_images)
         return ReferenceFeatures(self._project_reference(latents, conditional), self._project_reference(latents, zero))
 

@@ -3,9 +3,7 @@
 Grounding DINO also finds other objects in a picture (`GroundedSegmenter.objects`).
 """
 
-import pickle
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +13,12 @@ from refadgen.config import SegmentationConfig
 from refadgen.config.devices import resolve_device
 from refadgen.config.weights import require_all_weights
 from refadgen.errors import RowError
-from refadgen.segmentation.answers import probe_image, require_usable, sigmoid, to_alpha
+from refadgen.segmentation.answers import probe_image, require_usable
 from refadgen.segmentation.hub import LOADING_ERRORS, loading_fault
+from refadgen.segmentation.sam2 import FIELD, Sam2
 
 ANY_PRODUCT = "product"
 """The query for a product without a name; prompts of a product without a category say the same word."""
-FIELD = "segmentation.sam2_checkpoint"
 DETECTORS = ("grounding-dino", "mm-grounding-dino")
 
 
@@ -48,12 +46,11 @@ class GroundedSegmenter:
         broken.
         """
         assert config.grounding_dino is not None
-        assert config.sam2_checkpoint is not None
         self.config = config
         self.device = resolve_device(config.device, gpu_expected=gpu_expected, field="segmentation.device")
         self._processor, self._detector = _load_detector(config.grounding_dino)
         self._detector.to(self.device).eval()
-        self._predictor = _load_sam2(config.sam2_config, config.sam2_checkpoint, self.device)
+        self._sam2 = Sam2(config, self.device)
         with torch.inference_mode():
             boxes = self._detector(**self._inputs(probe_image(), as_query(None))).pred_boxes
         require_usable(f"segmentation.grounding_dino={config.grounding_dino!r}", boxes.float().cpu().numpy())
@@ -65,16 +62,7 @@ class GroundedSegmenter:
         image_u8: uint8 HW3, RGB. name: what to look for, as plain text; None: any product.
         Raises: RowError: `product_not_found` (rejected), or `network_failed`.
         """
-        logits, predicted_iou = self._logits(image_u8, self.find_box(image_u8, name))
-        alpha = to_alpha(sigmoid(logits), (image_u8.shape[1], image_u8.shape[0]), FIELD)
-        return alpha, float(np.clip(predicted_iou, 0, 1))
-
-    def _logits(self, image_u8: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
-        """SAM2's logits (float32 HW) of the object in a box, and the IoU that it predicts for its mask."""
-        self._predictor.set_image(image_u8)
-        logits, predicted_iou, _ = self._predictor.predict(box=box, multimask_output=False, return_logits=True)
-        self._predictor.reset_predictor()
-        return logits[0].astype(np.float32), float(predicted_iou[0])
+        return self._sam2.segment(image_u8, self.find_box(image_u8, name))
 
     @torch.inference_mode()
     def find_box(self, image_u8: np.ndarray, name: str | None) -> np.ndarray:
@@ -204,26 +192,3 @@ def _load_detector(address: str) -> tuple[Any, Any]:
         raise loading_fault(field, error) from error
     require_all_weights(field, report)
     return processor, model
-
-
-def _load_sam2(config_name: str, checkpoint: str, device: torch.device) -> Any:
-    """Loads SAM2's image predictor from a configuration of the sam2 package and a weights file. Raises: ValueError."""
-    from hydra.errors import HydraException
-    from sam2.build_sam import build_sam2
-    from sam2.sam2_image_predictor import SAM2ImagePredictor
-
-    if not Path(checkpoint).is_file():
-        raise ValueError(f"segmentation.sam2_checkpoint={checkpoint!r}: there is no such file")
-    try:
-        model = build_sam2(config_name, checkpoint, device=str(device))
-    except HydraException as error:
-        raise ValueError(f"segmentation.sam2_config={config_name!r}: the sam2 package has none of that name") from error
-    except (RuntimeError, KeyError, TypeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(
-            f"segmentation.sam2_checkpoint={checkpoint!r}: is not a SAM2 checkpoint of {config_name} "
-            f"(segmentation.sam2_config): {error}"
-        ) from error
-    # Instead of a probe: SAM2's image encoder takes seconds on a CPU.
-    if not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
-        raise ValueError(f"{FIELD}={checkpoint!r}: has NaN or infinite weights")
-    return SAM2ImagePredictor(model)

@@ -58,8 +58,8 @@ def make_pipeline(config: TrainConfig, parts: Parts) -> RefAdGenPipeline:
 
 def _recommended(config: TrainConfig, parts: Parts) -> dict[str, Any]:
     """Settings that travel with the model: the configuration's value, else the base's, else left out."""
-    names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond")
-    chosen = {name: getattr(config.model, name) for name in names} | dict.fromkeys(RECOMMENDATIONS)
+    names = ("prompt_suffix", "negative_prompt", "guidance_scale", "reference_in_uncond", "negative_prompt_context")
+    chosen = dict.fromkeys(RECOMMENDATIONS) | {name: getattr(config.model, name) for name in names}
     return {
         name: parts.settings[name] if value is None else value
         for name, value in chosen.items()

@@ -86,7 +86,7 @@ def make_scheduler(base: Any, config: TrainConfig, *, zero: bool) -> DDIMSchedul
 def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts:
     """The parts of `model.base`. From a Stable Diffusion's one U-Net both of ours are made.
 
-    Raises: ValueError naming `model.base` or `model.image_encoder`.
+    Raises: ValueError naming `model.base`, `model.image_encoder` or another setting of `model`.
     """
     if not config.model.base:
         raise ValueError("model.base: name a Stable Diffusion 1.5 folder, file or hub id, or a RefAdGen one")
@@ -100,6 +100,10 @@ def load_parts(config: TrainConfig, dtype: torch.dtype = torch.float32) -> Parts
         _add_image_projection(parts, config.model.image_projection)
         with _errors_name("model.image_encoder", config.model.image_encoder):
             _check_widths(parts)
+    if parts.image_encoder is not None:
+        if config.model.negative_prompt_context:
+            raise ValueError("model.negative_prompt_context=True: is for models without an image encoder; leave it out")
+        parts.settings.pop("negative_prompt_context", None)  # of a base that had none yet
     # Kept for a note to the user: the next line replaces the base's scheduler.
     parts.base_prediction_type = parts.scheduler.config.get("prediction_type")
     parts.scheduler = make_scheduler(parts.scheduler, config, zero=config.objective.zero_terminal_snr)

@@ -187,6 +187,6 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
         "filter.duplicate_product_color",
         *(f"filter.{name}" for name in of_filters),
         *of_segmentation,
-        "triplet.one_view",
+        *(f"triplet.{name}" for name in ("one_view", "sam2_masks", "min_sam2_iou")),
         *of_training,
     ]

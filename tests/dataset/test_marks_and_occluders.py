@@ -10,7 +10,7 @@ from refadgen.config import DatasetConfig, FilterConfig, SegmentationConfig, loa
 from refadgen.config.loading import preset_file
 from refadgen.dataset.content import ContentFilter, classified_watermark, require_filters
 from refadgen.dataset.occlusion import hidden_share, occluded
-from refadgen.dataset.variants import VariantMaker
+from refadgen.dataset.variants import VariantMaker, require_sam2
 from refadgen.dataset.watermarks import repeated_watermark, watermark_score
 from refadgen.errors import RowError
 from refadgen.triplets.schema import original_variant
@@ -121,6 +121,8 @@ def test_the_authors_preset_asks_for_what_it_needs(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ValueError, match=r"^filter\.people='required': .*segmentation\.grounding_dino"):
         require_filters(config.filter, config.segmentation)
     require_filters(config.filter, SegmentationConfig(sam3="facebook/sam3"))
+    with pytest.raises(ValueError, match=r"^triplet\.sam2_masks=True: needs segmentation\.sam2_checkpoint"):
+        require_sam2(replace(config, segmentation=SegmentationConfig(sam3="facebook/sam3")))
     require_filters(CONFIG, SegmentationConfig())
 
 

@@ -1,5 +1,6 @@
 """The dataset job on a real local Ray: the outcome of each ad, crashes and faults, and training on the result."""
 
+import json
 import os
 import random
 import re
@@ -273,6 +274,35 @@ def test_a_fault_costs_its_ads_only_and_is_in_the_log_once(shared_ray: None, tmp
     (output / "data" / "train").unlink()
     retried = dataset_runs.run_here(ads, output, "--retry-failed")
     assert "done 6, failed 0" in retried.stdout, retried.stderr[-3000:]
+
+
+@pytest.mark.long
+def test_the_authors_preset(detector: str, sam2_checkpoint: str, shared_ray: None, tmp_path: Path) -> None:
+    """All filters run and every product image is shown to SAM2; both networks are random, so that no box counts."""
+    pytest.importorskip("rapidocr")
+    letters = ad_pictures.row(2)
+    lettered = cv2.putText(ad_pictures.ad(2)[0], "SALE", (4, 30), cv2.FONT_HERSHEY_SIMPLEX, 1.1, (255, 255, 255), 3)
+    letters["image"] = ad_pictures.encoded(lettered)
+    ads = ad_pictures.write(tmp_path / "ads.parquet", [ad_pictures.row(0), ad_pictures.row(1), letters])
+    places = [f"segmentation.grounding_dino={detector}", f"segmentation.sam2_checkpoint={sam2_checkpoint}"]
+    words = [*places, "segmentation.sam2_config=configs/sam2.1/sam2.1_hiera_t.yaml", "segmentation.device=cpu"]
+    words += ["segmentation.box_threshold=1", "triplet.min_sam2_iou=0", "stages.extract.num_actors=1"]
+    finished = dataset_runs.run_here(ads, tmp_path / "out", "--config", "authors", *words)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    rows = {row["ad_id"]: row for row in dataset_runs.latest(tmp_path / "out").values()}
+    assert {name: row["reason"] for name, row in rows.items()} == {
+        "ad-000": "",
+        "ad-001": "",
+        "ad-002": "embedded_text",
+    }
+    for row in dataset_runs.triplets(tmp_path / "out").values():
+        kinds = [each["kind"] for each in row["variants"]]
+        assert kinds == ["original", "degraded", "degraded", "novel_view", "novel_view"]
+        assert len(row["geometric_masks"]) == 5
+    ious = json.loads(rows["ad-000"]["mask_ious"])
+    assert ious[0] is None
+    assert all(0 <= each <= 1 for each in ious[1:])
+    assert scan(str(tmp_path / "out" / "data")).num_rows == 2
 
 
 @pytest.mark.long

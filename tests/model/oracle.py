@@ -138,12 +138,14 @@ class Oracle:
         guidance_scale: float = 7.5,
         num_inference_steps: int = 20,
         reference_in_uncond: bool = True,
+        negative_prompt_context: bool = False,
     ) -> Tensor:
         """Final latents of a batch whose rows share guidance and steps."""
         pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() / 255 * 2 - 1 for image in images_u8])
         product_latents = self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
         if self.image_tokens is None:
-            tokens = zero_tokens = self.text_states([""] * len(images_u8))
+            tokens = self.text_states([""] * len(images_u8))
+            zero_tokens = self.text_states(negative_prompts) if negative_prompt_context else tokens
         else:
             tokens, zero_tokens = self.image_tokens(images_u8)
         hidden_refs = self.reference_hidden_states(

@@ -52,6 +52,27 @@ def test_the_oracle_sees_every_input(encoder_pipeline):
         assert relative_difference(latents(**change), usual) > 1e-3, change
 
 
+def test_the_negative_prompt_as_context_equals_the_oracle():
+    """As the authors' code has it without an image encoder: the unconditional branch has K_ref and V_ref of its own."""
+    empty, theirs = (make_pipeline(image_encoder=False, negative_prompt_context=each) for each in (None, True))
+    rows = [start(each, 3, "a cup", fusion_scale=1.3, num_inference_steps=2) for each in (empty, theirs)]
+    (plain,), (own,) = (run(each, [row]) for each, row in zip((empty, theirs), rows, strict=True))
+    expected = Oracle.of(theirs).sample(
+        [product(3)[0]],
+        [product(3)[1]],
+        ["a cup, hq"],
+        ["ugly"],
+        [3],
+        fusion_scales=[1.3],
+        num_inference_steps=2,
+        negative_prompt_context=True,
+    )
+    assert relative_difference(own, expected) < TOLERANCE
+    assert relative_difference(own, plain) > 1e-3
+    with pytest.raises(ValueError, match="negative_prompt_context=True: is for models without an image encoder"):
+        make_pipeline(image_encoder=True, negative_prompt_context=True)
+
+
 @pytest.mark.parametrize(("image_encoder", "reference_in_uncond"), [(True, True), (False, False)])
 def test_equals_the_oracle_at_520_by_648(image_encoder, reference_in_uncond):
     """Latents of 65×81: no level halves evenly. The first block has no attention, which keeps 5265 tokens affordable

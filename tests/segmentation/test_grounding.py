@@ -15,54 +15,7 @@ from refadgen.segmentation import ProductMasker
 from refadgen.segmentation.grounded import GroundedSegmenter, as_query, best_box, query_places, query_scores
 
 SAM2_CONFIG = "configs/sam2.1/sam2.1_hiera_t.yaml"
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "product", "shoes", "mug", "a", "##s"]
 IMAGE_U8 = photograph(disk((60, 80), 40, (160, 128)), (200, 40, 40), 120)
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Folder of a tiny random Grounding DINO with its processor."""
-    from transformers import (
-        BertConfig,
-        BertTokenizerFast,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessor,
-        GroundingDinoProcessor,
-        SwinConfig,
-    )
-
-    folder = tmp_path_factory.mktemp("grounding_dino")
-    torch.manual_seed(0)
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=64, embed_dim=16, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=4,
-            out_indices=[2, 3, 4],
-        ),
-        text_config=BertConfig(
-            vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-        ),
-        d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        encoder_attention_heads=2, decoder_attention_heads=2, num_queries=20,
-    )  # fmt: skip
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    size = {"shortest_edge": 96, "longest_edge": 128}
-    processor = GroundingDinoProcessor(
-        GroundingDinoImageProcessor(size=size), BertTokenizerFast(vocab={word: k for k, word in enumerate(WORDS)})
-    )
-    processor.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def sam2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """File of random SAM2 weights, in the layout of the released ones."""
-    from sam2.build_sam import build_sam2
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("sam2") / "sam2.pt"
-    torch.save({"model": build_sam2(SAM2_CONFIG, device="cpu").state_dict()}, path)
-    return str(path)
 
 
 def _config(detector: str, sam2_checkpoint: str, **settings: object) -> SegmentationConfig:

@@ -222,10 +222,16 @@ def test_previews_and_the_finished_model_have_the_steps_that_the_base_recommends
     for base, *words in [(folder,), (folder, "run.sample_steps=2"), (refadgen_base,)]:
         sample_sheet(config_of(base, *words), checkpoint_of(module), rows, torch.device("cpu"))
     assert steps == [3, 2, 20]
-    config = config_of(folder)
+    config = config_of(folder, "model.negative_prompt_context=true")
     export(config, load_parts(config), tmp_path / "finished", "card")
     index = json.loads((tmp_path / "finished" / "model_index.json").read_text())
     assert {name: index[name] for name in own} == own
+    assert index["negative_prompt_context"] is True
+
+
+def test_a_context_that_the_model_does_not_have_is_refused(encoder_base: Path) -> None:
+    with pytest.raises(ValueError, match=r"^model\.negative_prompt_context=True: .*without an image encoder"):
+        load_parts(config_of(encoder_base, "model.negative_prompt_context=true"))
 
 
 def test_the_authors_noise_is_in_training_only(encoder_base: Path, tmp_path: Path) -> None:
