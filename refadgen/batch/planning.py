@@ -51,8 +51,10 @@ PlannedRows = TypeVar("PlannedRows", bound=PlannedRow)
 
 def inline_digest(image: str | bytes | None, mask: str | bytes | None) -> str:
     """The value of `PlannedRow.inline` for a row's image and mask, each an address or the encoded image itself."""
+    if not isinstance(image, bytes) and not isinstance(mask, bytes):
+        return ""
     hashes = [image_identity(each) if isinstance(each, bytes) else "" for each in (image, mask)]
-    return ",".join(hashes) if any(hashes) else ""
+    return ",".join(hashes)
 
 
 @dataclass(frozen=True)

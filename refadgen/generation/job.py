@@ -18,7 +18,7 @@ from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
-from refadgen.batch.ledger import LedgerWriter
+from refadgen.batch.ledger import Keys, LedgerWriter
 from refadgen.batch.planning import Plan, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
@@ -34,7 +34,7 @@ from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.model_settings import with_model_settings
-from refadgen.generation.planning import CatalogPlanner, ImageCounts, Keys, OpenImages
+from refadgen.generation.planning import CatalogPlanner, ImageCounts, OpenImages
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.review import ReviewPages, write_review

@@ -125,6 +125,8 @@ _SIGNING_FOLDER = re.compile(
 
 def unsigned_address(address: str) -> str:
     """`address` without what signs it for a limited time, as stores and image hosts do that `_SIGNING` names."""
+    if "?" not in address and "=" not in address:
+        return address
     head, mark, query = address.partition("?")
     head = _SIGNING_FOLDER.sub("", head)
     if not mark:
