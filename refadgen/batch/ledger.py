@@ -147,17 +147,18 @@ class Ledger:
         reason in `retried` need work again.
         """
         outcomes = self.outcomes()
-        settled = [self._is_settled(status, reason, retry_failed) for status, reason in outcomes.kinds]
+        settled = [self.is_settled(*kind, retry_failed=retry_failed) for kind in outcomes.kinds]
         keys: Keys = outcomes.keys[np.array(settled, bool)[outcomes.codes]]
         return keys
 
-    def _is_settled(self, status: str, reason: str, retry_failed: bool) -> bool:
+    def is_settled(self, status: str, reason: str, *, retry_failed: bool) -> bool:
+        """Whether an id of this status and reason needs no work, as in `reconciled`."""
         if retry_failed:
             return status in _RECONCILED and reason not in self._retried
         return status in (*_RECONCILED, "failed")
 
     def outcomes(self) -> "Outcomes":
-        """The latest status and reason of every id, in 26 bytes a row while it is read."""
+        """The latest status and reason of every id, read without its other columns: for ledgers of millions."""
         parts = self._of_parts(self._outcomes_of)
         kinds: dict[tuple[str, str], int] = {}
         codes = [
@@ -173,8 +174,25 @@ class Ledger:
         codes_in_order = np.concatenate([np.empty(0, np.int16), *codes])[order]
         return Outcomes(keys[last], codes_in_order[last], tuple(kinds))
 
+    def pace(self, run_ids: Sequence[str]) -> dict[str, Counter[int]]:
+        """For each of these runs, the rows that it recorded in each second since 1970."""
+        found: dict[str, Counter[int]] = {run_id: Counter() for run_id in run_ids}
+        for part in self._of_parts(lambda key: self._pace_of(key, run_ids)):
+            for run_id, counter in part.items():
+                found[run_id].update(counter)
+        return found
+
+    def _pace_of(self, part: str, run_ids: Sequence[str]) -> dict[str, Counter[int]]:
+        table = self._read(part, ["run_id", "recorded_at"])
+        found = {}
+        for run_id in run_ids:
+            times = table.filter(pc.equal(table["run_id"], run_id))["recorded_at"].drop_null().cast(pa.int64())
+            seconds, numbers = np.unique(times.to_numpy() // 10**6, return_counts=True)
+            found[run_id] = Counter(dict(zip(seconds.tolist(), numbers.tolist(), strict=True)))
+        return found
+
     def _outcomes_of(self, part: str) -> tuple["Outcomes", npt.NDArray[np.int64]]:
-        """The outcomes of all rows of a part, and when they were recorded, in microseconds."""
+        """The outcomes of all rows of a part, in their order, and when they were recorded, in microseconds."""
         table = self._read(part, [self._id, "status", "reason", "recorded_at"])
         texts = [pc.fill_null(table[name], "") for name in ("status", "reason")]
         kinds = pc.binary_join_element_wise(*texts, "\n").combine_chunks().dictionary_encode()

@@ -213,7 +213,7 @@ class CatalogJob:
         self._ledger.compact()
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
         plan, counts = self.plan(record.run_id)
-        record.start(wanted=counts.wanted)
+        record.start(wanted=counts.wanted, to_make=counts.to_make)
         with LedgerWriter(self._ledger) as writer:
             if counts.to_make:
                 record_rows(self._generate(plan, record.run_id), writer, total=counts.to_make, unit="image")

@@ -186,8 +186,8 @@ def test_a_part_that_is_no_parquet_is_named(ledger: Ledger, tmp_path: Path) -> N
 
 
 def test_a_part_from_before_a_column_was_added_has_nulls_there(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.append(table([entry(1, "done", mask_iou=0.5)]))
-    early = table([entry(2, "done")]).drop_columns(["mask_iou"])
+    ledger.append(table([entry(2**120, "done", mask_iou=0.5)]))
+    early = table([entry(2**121, "done")]).drop_columns(["mask_iou"])
     pq.write_table(early, tmp_path / "ledger" / "part-00000000000000000001-0-early.parquet")
     assert ledger.latest(["mask_iou"])["mask_iou"].to_pylist() == [0.5, None]
     assert ledger.latest().schema == SCHEMA
