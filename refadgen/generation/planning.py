@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
@@ -59,10 +59,14 @@ class RowFindings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCounts:
-    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled."""
+    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled.
+
+    products: rows that have images to make.
+    """
 
     wanted: int = 0
     reconciled: int = 0
+    products: int = 0
     rows: RowFindings = field(default_factory=RowFindings, compare=False)
 
     @property
@@ -73,6 +77,7 @@ class ImageCounts:
         return ImageCounts(
             wanted=self.wanted + other.wanted,
             reconciled=self.reconciled + other.reconciled,
+            products=self.products + other.products,
             rows=self.rows + other.rows,
         )
 
@@ -203,11 +208,12 @@ def _open_products(table: pa.Table, reconciled: Keys) -> tuple[pa.Table, ImageCo
     images = wanted.flatten()
     is_open = ~are_reconciled(short_keys(pa.chunked_array([images.field("image_id")])), reconciled)
     num_open = int(is_open.sum())
-    counts = ImageCounts(wanted=len(images), reconciled=len(images) - num_open)
+    counts = ImageCounts(wanted=len(images), reconciled=len(images) - num_open, products=len(table))
     if num_open == len(images):
         return table, counts
     product = np.repeat(np.arange(len(table)), wanted.value_lengths().to_numpy())
     left = np.bincount(product[is_open], minlength=len(table))
     field = table.schema.field("wanted")
     remaining = _lists(left.astype(np.int32), images.filter(pa.array(is_open))).cast(field.type)
-    return table.set_column(_WANTED, field, remaining).filter(pa.array(left > 0)), counts
+    table = table.set_column(_WANTED, field, remaining).filter(pa.array(left > 0))
+    return table, replace(counts, products=len(table))
