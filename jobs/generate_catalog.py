@@ -36,6 +36,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="a person's decisions about masks, from review.html; may be given several times",
     )
+    parser.add_argument(
+        "--budget", help="start no image after this: a time (8h, 90m), or a cost (see cost.per_gpu_hour)"
+    )
+    parser.add_argument("--deadline", help="start no image after this date and time, such as 2027-01-31T18:00 (UTC)")
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -48,6 +52,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         config = load_config(GenerateConfig, arguments.config, [*model, *arguments.settings])
 
+        from refadgen.batch.limits import Limits
         from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
         catalog_job = job.CatalogJob(
@@ -58,6 +63,7 @@ def main(words: list[str] | None = None) -> int:
             retry_failed=arguments.retry_failed,
             check_inputs=arguments.check_inputs,
             review=arguments.review,
+            limits=Limits.parse(arguments.budget, arguments.deadline),
         )
         job.connect_ray(config)
         if not arguments.dry_run:

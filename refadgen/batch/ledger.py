@@ -8,11 +8,12 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +25,17 @@ from refadgen.batch.rows import optional_columns, require_columns, schema_of
 from refadgen.errors import retried_reasons
 from refadgen.storage.store import Storage
 
+T = TypeVar("T")
+Keys = npt.NDArray[np.uint64]
+"""Short keys of ids (see `short_key`)."""
 _RECONCILED = ("done", "rejected")
 
 _FOLD = 64
 _LEVELS = 3
 """A part of level n holds what 64ⁿ appends wrote; the highest level is not folded, so no fold outgrows memory."""
 _READERS = 16
+_LISTINGS = 5
+"""Times that the parts are listed where another driver folds them meanwhile."""
 _HURRIED_ROWS = 4
 """Pending rows that do not wait for the interval: what is published and has no row is made again after a kill."""
 _HURRIED_PARTS = 16
@@ -53,7 +59,7 @@ class Ledger:
 
         retried: rejections that `--retry-failed` retries together with what failed.
         """
-        self._retried = pa.array(retried, pa.string())
+        self._retried = frozenset(retried)
         self._storage = storage
         self.row_type = row_type
         self.schema: pa.Schema = schema_of(row_type)
@@ -99,12 +105,18 @@ class Ledger:
                 folded = parts[start : start + _FOLD]
                 # The name keeps the place in time: of rows with equal times the later part counts.
                 written = folded[-1].split("-")[1]
-                self._write(pa.concat_tables(self._read_all(folded)), written, level=level + 1)
+                self._write(pa.concat_tables(_in_threads(self._read, folded)), written, level=level + 1)
                 self._storage.delete(folded)
 
-    def _read_all(self, keys: Sequence[str], columns: Sequence[str] | None = None) -> list[pa.Table]:
-        with ThreadPoolExecutor(_READERS) as threads:  # small objects in a store: latency counts, not bandwidth
-            return list(threads.map(lambda key: self._read(key, columns), keys))
+    def _of_parts(self, read: Callable[[str], T]) -> list[T]:
+        """What `read` gives for each part, oldest first."""
+        for attempt in range(_LISTINGS):
+            try:
+                return _in_threads(read, self.parts())
+            except FileNotFoundError:  # another driver of this ledger has folded it meanwhile
+                if attempt == _LISTINGS - 1:
+                    raise
+        raise AssertionError
 
     def latest(self, columns: Sequence[str] | None = None, ids: pa.Array | None = None) -> pa.Table:
         """The latest row of each id, in the order of the ids; all columns, or those named (and the id).
@@ -113,7 +125,7 @@ class Ledger:
         """
         chosen = list(self.schema.names) if columns is None else [self._id, *columns]
         needed = list(dict.fromkeys([*chosen, "recorded_at"]))
-        tables = self._read_all(self.parts(), needed)
+        tables = self._of_parts(lambda key: self._read(key, needed))
         if ids is not None:
             tables = [table.filter(pc.is_in(table[self._id], value_set=ids)) for table in tables]
         if not tables:
@@ -128,19 +140,84 @@ class Ledger:
             first[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
         return table.filter(pa.array(first)).select(chosen)
 
-    def reconciled(self, *, retry_failed: bool) -> npt.NDArray[np.uint64]:
+    def reconciled(self, *, retry_failed: bool) -> Keys:
         """Sorted 64-bit keys (`short_key`) of the ids that need no work.
 
         These are `done` and `rejected` ids, and `failed` ones. With `retry_failed`, `failed` ids and rejections for a
         reason in `retried` need work again.
         """
-        latest = self.latest(["status", "reason"])
-        chosen = pc.is_in(latest["status"], pa.array(_RECONCILED))
+        outcomes = self.outcomes()
+        settled = [self.is_settled(*kind, retry_failed=retry_failed) for kind in outcomes.kinds]
+        keys: Keys = outcomes.keys[np.array(settled, bool)[outcomes.codes]]
+        return keys
+
+    def is_settled(self, status: str, reason: str, *, retry_failed: bool) -> bool:
+        """Whether an id of this status and reason needs no work, as in `reconciled`."""
         if retry_failed:
-            chosen = pc.and_(chosen, pc.invert(pc.is_in(latest["reason"], self._retried)))
-        else:
-            chosen = pc.or_(chosen, pc.equal(latest["status"], "failed"))
-        return np.sort(short_keys(latest.filter(chosen)[self._id]))
+            return status in _RECONCILED and reason not in self._retried
+        return status in (*_RECONCILED, "failed")
+
+    def outcomes(self) -> "Outcomes":
+        """The latest status and reason of every id, read without its other columns: for ledgers of millions."""
+        parts = self._of_parts(self._outcomes_of)
+        kinds: dict[tuple[str, str], int] = {}
+        codes = [
+            np.array([kinds.setdefault(kind, len(kinds)) for kind in part.kinds], np.int16)[part.codes]
+            for part, _ in parts
+        ]
+        keys = np.concatenate([np.empty(0, np.uint64), *(part.keys for part, _ in parts)])
+        times = np.concatenate([np.empty(0, np.int64), *(times for _, times in parts)])
+        # By key, then by time; two rows may bear one time, and the order in which they were written then decides.
+        order = np.lexsort((times, keys))
+        keys = keys[order]
+        last = np.append(keys[1:] != keys[:-1], True) if len(keys) else np.empty(0, bool)
+        codes_in_order = np.concatenate([np.empty(0, np.int16), *codes])[order]
+        return Outcomes(keys[last], codes_in_order[last], tuple(kinds))
+
+    def pace(self, run_ids: Sequence[str]) -> dict[str, Counter[int]]:
+        """For each of these runs, the rows that it recorded in each second since 1970."""
+        found: dict[str, Counter[int]] = {run_id: Counter() for run_id in run_ids}
+        for part in self._of_parts(lambda key: self._pace_of(key, run_ids)):
+            for run_id, counter in part.items():
+                found[run_id].update(counter)
+        return found
+
+    def _pace_of(self, part: str, run_ids: Sequence[str]) -> dict[str, Counter[int]]:
+        table = self._read(part, ["run_id", "recorded_at"])
+        found = {}
+        for run_id in run_ids:
+            times = table.filter(pc.equal(table["run_id"], run_id))["recorded_at"].drop_null().cast(pa.int64())
+            seconds, numbers = np.unique(times.to_numpy() // 10**6, return_counts=True)
+            found[run_id] = Counter(dict(zip(seconds.tolist(), numbers.tolist(), strict=True)))
+        return found
+
+    def _outcomes_of(self, part: str) -> tuple["Outcomes", npt.NDArray[np.int64]]:
+        """The outcomes of all rows of a part, in their order, and when they were recorded, in microseconds."""
+        table = self._read(part, [self._id, "status", "reason", "recorded_at"])
+        texts = [pc.fill_null(table[name], "") for name in ("status", "reason")]
+        kinds = pc.binary_join_element_wise(*texts, "\n").combine_chunks().dictionary_encode()
+        pairs = tuple((text.partition("\n")[0], text.partition("\n")[2]) for text in kinds.dictionary.to_pylist())
+        times = pc.fill_null(table["recorded_at"].cast(pa.int64()), 0).to_numpy()
+        return Outcomes(short_keys(table[self._id]), kinds.indices.to_numpy().astype(np.int16), pairs), times
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Status and reason of ids. keys: short keys, sorted. codes: the place of each (status, reason) in `kinds`."""
+
+    keys: Keys
+    codes: npt.NDArray[np.int16]
+    kinds: tuple[tuple[str, str], ...]
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Ids by status and reason."""
+        numbers = np.bincount(self.codes, minlength=len(self.kinds)).tolist()
+        return Counter({kind: number for kind, number in zip(self.kinds, numbers, strict=True) if number})
+
+
+def _in_threads(read: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+    with ThreadPoolExecutor(_READERS) as threads:  # small objects in a store: latency counts, not bandwidth
+        return list(threads.map(read, keys))
 
 
 def short_key(row_id: str) -> int:
@@ -148,7 +225,7 @@ def short_key(row_id: str) -> int:
     return int(row_id[:16], 16)
 
 
-def short_keys(row_ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
+def short_keys(row_ids: pa.ChunkedArray) -> Keys:
     """The short keys of ids, in their order; ten million Python strings would be a gigabyte."""
     keys = np.empty(len(row_ids), np.uint64)
     start = 0
@@ -162,11 +239,15 @@ def short_keys(row_ids: pa.ChunkedArray) -> npt.NDArray[np.uint64]:
     return keys
 
 
-def is_reconciled(row_id: str, reconciled: npt.NDArray[np.uint64]) -> bool:
-    """Whether the key of `row_id` is among the sorted keys that `Ledger.reconciled` gave."""
-    key = np.uint64(short_key(row_id))
-    index = int(np.searchsorted(reconciled, key))
-    return index < len(reconciled) and bool(reconciled[index] == key)
+def are_reconciled(keys: Keys, reconciled: Keys) -> npt.NDArray[np.bool_]:
+    """Whether each of the short keys is among the sorted ones that `Ledger.reconciled` gave."""
+    if not len(reconciled):
+        return np.zeros(len(keys), bool)
+    order = np.argsort(keys)  # so that neighbours are looked up beside each other: ten times faster in ten million
+    found = np.empty(len(keys), bool)
+    places = np.minimum(np.searchsorted(reconciled, keys[order]), len(reconciled) - 1)
+    found[order] = reconciled[places] == keys[order]
+    return found
 
 
 class LedgerWriter:

@@ -115,6 +115,14 @@ def to_table(rows: Sequence[R], row_type: type[R]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema_of(row_type))
 
 
+def repeated_column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """An Arrow column of values of which many are one and the same object, each converted once."""
+    places: dict[int, int] = {}
+    indices = [places.setdefault(id(value), len(places)) for value in values]
+    distinct = {id(value): value for value in values}
+    return pa.array([_plain(value) for value in distinct.values()], kind).take(pa.array(indices, pa.int32()))
+
+
 def from_table(table: pa.Table, row_type: type[R]) -> list[R]:
     """The rows of a table. Raises: TypeError naming a missing or unknown column, or a null where none may be."""
     return list(iter_rows(table, row_type))

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ray.data import Dataset
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayActorError
 from tqdm import tqdm
 
@@ -23,10 +24,12 @@ KEY = "run.json"
 class RunRecord:
     """The record of one run, and its clock."""
 
-    def __init__(self, storage: Storage, packages: Sequence[str], **facts: Any) -> None:
-        """packages: distributions whose versions are recorded. facts: plain values for JSON, without secrets."""
+    def __init__(self, storage: Storage, packages: Sequence[str], key: str = KEY, **facts: Any) -> None:
+        """packages: distributions whose versions are recorded. key: of the record in the output. facts: plain values
+        for JSON, without secrets.
+        """
         self.run_id = uuid.uuid4().hex[:12]
-        self._written = False
+        self._written, self._key = False, key
         self._storage = storage
         self._started = time.monotonic()
         versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
@@ -72,22 +75,31 @@ class RunRecord:
 
     def finish(self, **facts: Any) -> Mapping[str, Any]:
         """Writes the record of the finished run, `facts` added, and returns all of it."""
-        self.facts |= {"state": "finished", "seconds": round(self.seconds, 1), **facts}
+        self.facts |= {"state": "finished", "seconds": round(self.seconds, 1)} | facts
         self._write()
         return self.facts
 
     def _write(self) -> None:
         self._written = True
-        self._storage.write(KEY, json.dumps(self.facts, indent=2, ensure_ascii=False).encode())
+        self._storage.write(self._key, json.dumps(self.facts, indent=2, ensure_ascii=False).encode())
 
 
-def record_rows(dataset: Dataset, writer: LedgerWriter, *, total: int, unit: str, label: str | None = None) -> None:
+def record_rows(
+    dataset: Dataset,
+    writer: LedgerWriter,
+    *,
+    total: int,
+    unit: str,
+    label: str | None = None,
+    callbacks: Sequence[type[ExecutionCallback]] = (),
+) -> None:
     """Appends the ledger rows of a stream as they come, behind a progress bar.
 
-    total: rows that will come. unit: their noun. label: shown before the bar. Raises: RuntimeError where an actor's
-    process ends on the same rows whenever they are retried, or cannot start again.
+    total: rows that will come. unit: their noun. label: shown before the bar. callbacks: the run's own, for Ray Data.
+    Raises: RuntimeError where an actor's process ends on the same rows whenever they are retried, or cannot start
+    again.
     """
-    dataset.context.custom_execution_callback_classes = [IdleActors]
+    dataset.context.custom_execution_callback_classes = [IdleActors, *callbacks]
     bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True)
     with bar as progress, growth_shown():
         try:

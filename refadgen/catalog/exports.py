@@ -43,13 +43,17 @@ def several_rows_message(names: Iterable[str], handle: str, repeated: str, shown
     )
 
 
-def image_of(name: str, value: Any) -> Any:
-    """The image in the column `name` of a row.
+def images_of(name: str, values: list[Any]) -> list[Any]:
+    """The images in the column `name`.
 
     Magento's `base_image` is a path below its folder of pictures, `/m/b/mb01.jpg`, or `no_selection`: it is read as a
     path below the catalogue's folder.
     """
-    if normalized_column(name) != "base_image" or not isinstance(value, str):
+    return list(map(_magento_image, values)) if normalized_column(name) == "base_image" else values
+
+
+def _magento_image(value: Any) -> Any:
+    if not isinstance(value, str):
         return value
     path = value.strip()
     return None if path == "no_selection" else path if path.startswith("//") else path.lstrip("/")

@@ -7,6 +7,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from urllib3.util import Url, parse_url
 
 _LINK = re.compile(r"(?:https?:)?//", re.IGNORECASE)
+_PLAIN_LINK = re.compile(r"https?://[^\s,;|\"'<>&\\]+")
 _QUOTED = re.compile(r"[\"'<](?=(?:https?:)?//)", re.IGNORECASE)
 _AMPERSAND = re.compile(r"&(?:amp|#0*38|#x0*26);", re.IGNORECASE)
 _NO_SCHEME = re.compile(r"(?:www\.[^/\s.]+\.[^/\s]+|(?:[\w-]+\.)+[\w-]+:\d+|localhost:\d+)/", re.IGNORECASE)
@@ -33,6 +34,8 @@ def written_link(text: str) -> str:
     Raises: ValueError with the problem and the remedy.
     """
     text = text.strip()
+    if _PLAIN_LINK.fullmatch(text):  # the most of a catalogue; nothing below would change it
+        return text
     if _QUOTED.match(text):
         text = text.strip("\"'<>")
     if _LIST.match(text):

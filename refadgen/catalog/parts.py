@@ -5,7 +5,7 @@ names.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -22,17 +22,19 @@ from refadgen.catalog.columns import (
     resolve_columns,
     unwrapped,
 )
-from refadgen.catalog.exports import image_of, several_rows_message, shopify_handle
+from refadgen.catalog.exports import images_of, several_rows_message, shopify_handle
 from refadgen.catalog.taxonomy import is_number
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import split_uri
 
-_READ_ROWS = 64
-"""Rows decoded at once. A row may hold megabytes of inline images."""
+_IMAGE_ROWS, _TEXT_ROWS, _SKU_ROWS = 64, 1024, 8192
+"""Rows decoded at once: where they may hold the encoded images themselves, of texts, and of skus alone."""
 
 
 class BadText(str):
     """The readable part of a text that is not UTF-8. Arrow does not check the texts of a parquet file."""
+
+    __hash__ = None  # type: ignore[assignment]  # never taken for a good text of the same letters
 
 
 class Part:
@@ -88,7 +90,7 @@ class Part:
         before, repeated = None, None
         try:
             for batch in self._parquet.iter_batches(batch_size=8192, columns=[handle]):
-                handles = [row[handle] for row in _rows_of(batch)]
+                handles = _values_of(batch.column(0))
                 pairs = zip([before, *handles], handles, strict=False)
                 repeated = repeated or next((value for last, value in pairs if value == last and value), None)
                 before = handles[-1]
@@ -97,8 +99,15 @@ class Part:
         if repeated:
             raise ValueError(several_rows_message(self.names, handle, str(repeated), self._shown))
 
-    def rows(self, group: int, columns: tuple[Column, ...], only: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-        """Yields the rows of a row group by our column names, in bounded memory.
+    def holds_images(self, found: Mapping[str, str]) -> bool:
+        """Whether `image` or `mask` is a column of bytes, or of structs, which may hold bytes. found: of `columns`."""
+        kinds = [unwrapped(self.schema.field(found[name]).type) for name in ("image", "mask") if name in found]
+        return not all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds)
+
+    def batches(
+        self, group: int, columns: tuple[Column, ...], only: tuple[str, ...] = ()
+    ) -> Iterator[dict[str, list[Any]]]:
+        """Yields the rows of a row group, some at a time: for each of our column names the list of their values.
 
         only: read these columns, where they exist; empty: all. Raises: ValueError naming the file if it is damaged.
         """
@@ -107,35 +116,27 @@ class Part:
             found = {name: found[name] for name in only if name in found}
         kinds = category_columns(self.schema) if "category" in found else []
         wanted = dict.fromkeys([*found.values(), *kinds])
+        rows_of_texts = _SKU_ROWS if only == ("sku",) else _TEXT_ROWS
         batches = self._parquet.iter_batches(
-            batch_size=8192 if only == ("sku",) else _READ_ROWS,
+            batch_size=_IMAGE_ROWS if self.holds_images(found) else rows_of_texts,
             row_groups=[group],
             columns=[name for name in wanted if name not in self._partitions],
         )
         try:
             for batch in batches:
-                for values in _rows_of(batch):
-                    row = {ours: self._value(theirs, values) for ours, theirs in found.items()}
-                    if "image" in row:
-                        row["image"] = image_of(found["image"], row["image"])
-                    if kinds:
-                        row["category"] = first_that_names([self._category(name, values) for name in kinds])
-                    yield row
+                lists = dict(zip(batch.schema.names, map(_values_of, batch.columns), strict=True))
+                lists |= {name: [value] * batch.num_rows for name, value in self._partitions.items()}
+                for name, labels in self._labels.items():
+                    if name in lists:
+                        lists[name] = [_label(labels, value) for value in lists[name]]
+                values = {ours: lists[theirs] for ours, theirs in found.items()}
+                if "image" in values:
+                    values["image"] = images_of(found["image"], values["image"])
+                if kinds:
+                    values["category"] = _categories({name: lists[name] for name in kinds})
+                yield values
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{self._shown}: damaged in row group {group} ({error})") from error
-
-    def _value(self, name: str, values: dict[str, Any]) -> Any:
-        if name in self._partitions:
-            return self._partitions[name]
-        value = values[name]
-        if name in self._labels and value is not None:
-            # -1 is a ClassLabel's "no label".
-            return self._labels[name][value] if 0 <= value < len(self._labels[name]) else None
-        return value
-
-    def _category(self, name: str, values: dict[str, Any]) -> Any:
-        value = self._value(name, values)
-        return None if is_number(value) and not holds_google_numbers(name) else value
 
     def _holds(self, name: str) -> Holds:
         """What a column of an unfit type really holds. Reads it whole: it is numbers, or hardly ever needed."""
@@ -173,13 +174,33 @@ def _is_integer(schema: pa.Schema, name: str) -> bool:
     return bool(pa.types.is_integer(schema.field(name).type))
 
 
-def _rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def _label(labels: list[str], value: Any) -> Any:
+    """The name that a number of a ClassLabel stands for; -1 is its "no label"."""
+    return None if value is None or not 0 <= value < len(labels) else labels[value]
+
+
+def _categories(columns: Mapping[str, list[Any]]) -> list[Any]:
+    """The category of each row, from its values in all columns that hold one."""
+
+    def chosen(values: tuple[Any, ...]) -> Any:
+        named = zip(columns, values, strict=True)
+        return first_that_names([None if is_number(v) and not holds_google_numbers(name) else v for name, v in named])
+
+    rows = list(zip(*columns.values(), strict=True))
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
-    except UnicodeDecodeError:  # one bad text fails the batch: value by value, only its own row is lost
-        columns = [[_readable(item) for item in column] for column in batch.columns]
-        rows = [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
-    return rows
+        # Most rows share their categories with others.
+        by_values = {values: chosen(values) for values in set(rows)}
+    except TypeError:  # lists have no hash
+        return [chosen(values) for values in rows]
+    return [by_values[values] for values in rows]
+
+
+def _values_of(column: pa.Array) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:  # one bad text fails the column: value by value, only its own row is lost
+        values = [_readable(item) for item in column]
+    return values
 
 
 def _readable(item: pa.Scalar) -> Any:

@@ -1,15 +1,21 @@
-"""Reads and checks one catalogue row: plain column values in, a `CatalogRow` or a `RowError` out."""
+"""Reads and checks catalogue rows: plain column values in, a `CatalogRow` or a `RowError` out.
+
+`parse_rows` reads many rows, column by column: values that are plain are taken as they are, and a row with any other
+value is read by `parse_row`. Both give the same rows.
+"""
 
 import decimal
+import itertools
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from refadgen.catalog.categories import category_of_list
 from refadgen.catalog.columns import COLUMNS, Column, resolve_columns
 from refadgen.catalog.links import written_link
+from refadgen.catalog.parts import BadText
 from refadgen.catalog.placement import Placement, parse_placement
 from refadgen.errors import RowError
 from refadgen.storage.addresses import redact_address
@@ -21,9 +27,8 @@ MAX_PROMPTS = 100
 MAX_VARIANTS = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class CatalogRow:
-    """One product of the catalogue.
+class CatalogRow(NamedTuple):
+    """One product of the catalogue. A tuple, for a catalogue has millions.
 
     row: its number in the catalogue, from 0, for messages.
     image, mask: an address as written, or the encoded image itself. mask None: the product is segmented.
@@ -81,15 +86,120 @@ def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
     )
 
 
+def parse_rows(first_row: int, columns: Mapping[str, Sequence[Any]]) -> list[CatalogRow | RowError]:
+    """Reads rows from the lists of their values by our column names, `sku` among them.
+
+    Returns what `parse_row` returns or raises for each of them; the first has the number `first_row`.
+    """
+    num_rows = len(columns["sku"])
+    unread: set[int] = set()
+    parsed: list[Sequence[Any]] = []
+    for name, parse in _PLAIN.items():
+        given = columns.get(_COLUMN_OF.get(name, name))
+        values = [parse(None)] * num_rows if given is None else list(map(parse, given))
+        if _ODD in values:
+            unread.update(index for index, value in enumerate(values) if value is _ODD)
+        parsed.append(values)
+    rows: list[CatalogRow | RowError] = list(map(CatalogRow, itertools.count(first_row), *parsed))
+    for index in unread:
+        try:
+            rows[index] = _read(first_row + index, {name: values[index] for name, values in columns.items()})
+        except RowError as error:
+            rows[index] = error
+    return rows
+
+
+def _read(number: int, values: Mapping[str, Any]) -> CatalogRow:
+    for name, value in values.items():
+        if isinstance(value, BadText):
+            raise RowError("bad_text", f"row {number}: {name}: is not UTF-8 text; write it as UTF-8", field=name)
+    return parse_row(number, values)
+
+
+_ODD = object()
+"""Stands for a value that is not plain."""
+
+
+def _plain_text(value: Any) -> Any:
+    if type(value) is str:  # not BadText, nor numpy's
+        return value if value.strip() else None
+    return None if value is None else _ODD
+
+
+def _plain_sku(value: Any) -> Any:
+    if type(value) is int:
+        return str(value)
+    return value if type(value) is str and len(value) <= MAX_SKU_CHARS and value.strip() else _ODD
+
+
+def _plain_address(value: Any) -> Any:
+    if type(value) is not str:
+        return None if value is None else _ODD
+    try:
+        return written_link(value) or None
+    except ValueError:
+        return _ODD
+
+
+def _plain_image(value: Any) -> Any:
+    return _plain_address(value) or _ODD
+
+
+def _plain_prompts(value: Any) -> Any:
+    if type(value) is str:
+        return (value,) if value.strip() else () if not value else _ODD
+    if type(value) is list and len(value) <= MAX_PROMPTS:
+        return tuple(value) if all(type(item) is str and item.strip() for item in value) else _ODD
+    return () if value is None else _ODD
+
+
+def _plain_integer(lowest: int, highest: int) -> Callable[[Any], Any]:
+    def parse(value: Any) -> Any:
+        return value if value is None or (type(value) is int and lowest <= value <= highest) else _ODD
+
+    return parse
+
+
+def _only_null(value: Any) -> Any:
+    return None if value is None else _ODD
+
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "sku": _plain_sku,
+    "image": _plain_image,
+    "title": _plain_text,
+    "category": _plain_text,
+    "brand": _plain_text,
+    "captions": _plain_prompts,
+    "group": _plain_text,
+    "prompts": _plain_prompts,
+    "negative_prompt": _plain_text,
+    "num_variants": _plain_integer(1, MAX_VARIANTS),
+    "seed": _plain_integer(0, 2**63 - 1),
+    "placement": _only_null,
+    "mask": _plain_address,
+}
+"""How the plain values of each field of CatalogRow but `row` are read, in their order."""
+_COLUMN_OF = {"prompts": "prompt"}
+
+
 def row_images(row_number: int, values: Mapping[str, object]) -> tuple[str | bytes | None, str | bytes | None]:
     """Image and mask of a row that `parse_row` has accepted: an address, the encoded image, or None."""
     reader = _RowReader(row_number, values)
     return reader.image("image"), reader.image("mask")
 
 
-def row_sku(row_number: int, values: Mapping[str, object]) -> str | None:
-    """The sku of a row, as `parse_row` reads it; None: it has none. Raises: RowError where it is no text or number."""
-    return _RowReader(row_number, values).text("sku")
+def row_skus(values: Sequence[Any]) -> list[str]:
+    """The skus of rows, as `parse_row` reads them, however long; "" where there is none, or it is no text."""
+    plain = list(map(_plain_sku, values))
+    return [_sku(value) if sku is _ODD else sku for sku, value in zip(plain, values, strict=True)]
+
+
+def _sku(value: Any) -> str:
+    try:
+        return "" if isinstance(value, BadText) else _RowReader(0, {"sku": value}).text("sku") or ""
+    except RowError:  # refused when it is planned
+        return ""
 
 
 class _RowReader:

@@ -7,18 +7,18 @@ keeps a repeated sku, so that this does not depend on the order in which workers
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import groupby
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 
-from refadgen.catalog.columns import COLUMNS, Column, unwrapped
+from refadgen.catalog.columns import COLUMNS, Column
 from refadgen.catalog.files import OWN_OUTPUT, CatalogFile, catalog_files
-from refadgen.catalog.parts import BadText, Part
-from refadgen.catalog.rows import CatalogRow, parse_row, row_images, row_sku
+from refadgen.catalog.parts import Part
+from refadgen.catalog.rows import CatalogRow, parse_rows, row_images, row_skus
 from refadgen.errors import RowError
 from refadgen.storage.addresses import image_identity, redact_address
 
@@ -81,7 +81,7 @@ def scan_catalog(
             empty = empty or part
             continue
         part.require_row_a_product()
-        inline = _has_inline_images(part.schema, part.columns(columns))
+        inline = part.holds_images(part.columns(columns))
         for group, rows_of_group in enumerate(groups):
             num_rows = rows_of_group if limit is None else min(rows_of_group, limit - first_row)
             if num_rows > 0:
@@ -106,14 +106,15 @@ def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:
     """The first row of each sku that occurs in several rows. Raises: ValueError where they are snapshots of days."""
     # Eight bytes a row in memory, however long the skus are. A collision of two hashes adds a sku with its own row,
     # which changes nothing.
-    keys = np.fromiter((_key(sku) for _, _, sku in _skus(fragments)), dtype=np.uint64)
+    keys = np.concatenate([np.empty(0, np.uint64), *(sku_keys(skus) for _, _, skus in _skus(fragments))])
     unique, counts = np.unique(keys, return_counts=True)
-    repeated = set(unique[(counts > 1) & (unique != 0)].tolist())
+    repeated = unique[(counts > 1) & (unique != 0)]
     first_rows: dict[str, int] = {}
     files: dict[str, CatalogFile] = {}
-    for file, row, sku in _skus(fragments) if repeated else []:
-        if _key(sku) in repeated:
-            first_rows.setdefault(sku, row)
+    for file, first_row, skus in _skus(fragments) if len(repeated) else []:
+        for index in np.flatnonzero(np.isin(sku_keys(skus), repeated)).tolist():
+            sku = skus[index]
+            first_rows.setdefault(sku, first_row + index)
             _refuse_snapshots(sku, files.setdefault(sku, file), file)
     return first_rows
 
@@ -131,33 +132,29 @@ def _refuse_snapshots(sku: str, first: CatalogFile, file: CatalogFile) -> None:
 def unknown_skus(scan: CatalogScan, skus: Set[str]) -> list[str]:
     """Those of `skus` that no scanned row has, sorted. Raises: ValueError naming a damaged file."""
     left = set(skus)
-    for file, group in groupby(scan.fragments, key=lambda fragment: fragment.file):
-        part = _open(file)
-        for row, values in (each for fragment in group for each in _values(fragment, part=part, only=("sku",))):
-            if not left:
-                return []
-            try:
-                left.discard(row_sku(row, values) or "")
-            except RowError:  # refused when it is planned
-                continue
+    for _, _, found in _skus(scan.fragments) if left else []:
+        left.difference_update(found)
+        if not left:
+            break
     return sorted(left)
 
 
-def _key(sku: str) -> int:
-    """64 bits of a sku's hash; 0 for an empty sku."""
+def sku_keys(skus: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """64 bits of each sku's hash; 0 for an empty sku."""
     # surrogatepass: text with a lone surrogate must not end the scan.
-    return int.from_bytes(hashlib.blake2b(sku.encode(errors="surrogatepass"), digest_size=8).digest()) if sku else 0
+    digests = [
+        hashlib.blake2b(sku.encode(errors="surrogatepass"), digest_size=8).digest() if sku else bytes(8) for sku in skus
+    ]
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
-def _skus(fragments: list[Fragment]) -> Iterator[tuple[CatalogFile, int, str]]:
+def _skus(fragments: Iterable[Fragment]) -> Iterator[tuple[CatalogFile, int, list[str]]]:
+    """Yields the skus of all rows, some at a time: their file, the number of the first row, and each's sku or ""."""
     for file, group in groupby(fragments, key=lambda fragment: fragment.file):
         part = _open(file)  # once per file: a footer grows with the number of its row groups
         for fragment in group:
-            for row, values in _values(fragment, part=part, only=("sku",)):
-                try:
-                    yield file, row, row_sku(row, values) or ""
-                except RowError:  # refused when it is planned
-                    yield file, row, ""
+            for first_row, values in _values(fragment, part=part, only=("sku",)):
+                yield file, first_row, row_skus(values["sku"])
 
 
 def _values(
@@ -166,45 +163,39 @@ def _values(
     part: Part | None = None,
     *,
     only: tuple[str, ...] = (),
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields row numbers and values by our column names, in bounded memory.
+) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    """Yields the number of a row, and the values of it and those after it by our column names, in bounded memory.
 
     part: the fragment's file, if it is open already. only: read these columns, where they exist; empty: all.
     Raises: ValueError naming the file if it is damaged.
     """
     part = part or fragment.open()
-    rows = part.rows(fragment.row_group, columns, only)
-    for number, values in enumerate(islice(rows, fragment.num_rows)):
-        yield fragment.first_row + number, values
+    left = fragment.num_rows
+    for values in part.batches(fragment.row_group, columns, only):
+        first_row = fragment.first_row + fragment.num_rows - left
+        yield first_row, {name: each[:left] for name, each in values.items()}
+        left -= len(next(iter(values.values())))
+        if left <= 0:
+            break
 
 
 def parsed_rows(
     fragment: Fragment, first_rows: Mapping[str, int], columns: tuple[Column, ...] = COLUMNS
-) -> Iterator[tuple[int, dict[str, Any], CatalogRow | RowError]]:
-    """Yields (row number, values by our column names, parsed row or RowError).
+) -> Iterator[tuple[int, Mapping[str, Any], CatalogRow | RowError]]:
+    """Yields (row number, values by our column names, parsed row or RowError); no values where the row is parsed.
 
     first_rows: see CatalogScan. Raises: ValueError naming the file if it is damaged.
     """
-    for row_number, values in _values(fragment, columns):
-        try:
-            for name, value in values.items():
-                if isinstance(value, BadText):
-                    message = f"row {row_number}: {name}: is not UTF-8 text; write it as UTF-8"
-                    raise RowError("bad_text", message, field=name)
-            row = parse_row(row_number, values)
-            first = first_rows.get(row.sku, row_number)
-            if first != row_number:
-                message = f"row {row_number}: sku is that of row {first}, which keeps it"
-                raise RowError("duplicate_sku", message)
-            yield row_number, values, row
-        except RowError as error:
-            yield row_number, values, error
-
-
-def _has_inline_images(schema: pa.Schema, found: Mapping[str, str]) -> bool:
-    """Whether `image` or `mask` is a column of bytes, or of structs, which may hold bytes."""
-    kinds = [unwrapped(schema.field(found[name]).type) for name in ("image", "mask") if name in found]
-    return not all(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in kinds)
+    for first_row, values in _values(fragment, columns):
+        for index, row in enumerate(parse_rows(first_row, values)):
+            number = first_row + index
+            if not isinstance(row, RowError):
+                first = first_rows.get(row.sku, number)
+                if first == number:
+                    yield number, {}, row
+                    continue
+                row = RowError("duplicate_sku", f"row {number}: sku is that of row {first}, which keeps it")
+            yield number, {name: each[index] for name, each in values.items()}, row
 
 
 @dataclass(frozen=True)
@@ -221,11 +212,12 @@ def inline_images(fragment: Fragment) -> Iterator[InlineImages]:
 
     Raises: ValueError naming the file if it is damaged.
     """
-    for row_number, values in _values(fragment, only=("image", "mask")):
-        try:
-            yield InlineImages(row_number, *row_images(row_number, values))
-        except RowError:  # such a row was refused when it was planned
-            yield InlineImages(row_number, None, None)
+    for first_row, values in _values(fragment, only=("image", "mask")):
+        for number, each in enumerate(zip(*values.values(), strict=True), start=first_row):
+            try:
+                yield InlineImages(number, *row_images(number, dict(zip(values, each, strict=True))))
+            except RowError:  # such a row was refused when it was planned
+                yield InlineImages(number, None, None)
 
 
 def unusable_row_id(row_number: int, values: Mapping[str, Any]) -> str:

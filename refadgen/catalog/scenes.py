@@ -35,6 +35,7 @@ DEFAULT = "default"
 _SHIPPED = Path(__file__).with_name("scenes.yaml")
 _SCENE_NAME = re.compile(r"^[a-z0-9][a-z0-9_-]{0,63}$")
 _ANY = Noun(text=ANY_PRODUCT)
+_MOST_REMEMBERED = 100_000
 _ARTICLE = re.compile(r"\b[Aa]n? $")
 NounSource = Literal["category", "category above", "list", "title", "nothing"]
 """Where the noun of a row comes from: the last element of its path, one before it, a list of things, its title."""
@@ -55,6 +56,20 @@ class RowNoun:
     noun: Noun
     source: NounSource
     category: "Category"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfCategory:
+    """What a row's category says of its noun, whatever its title.
+
+    entry: the scenes of the category. listed: its element, where that lists several things and the title may choose.
+    foreign: whether it is of another language than the templates. found: the noun; None: the title gives it, if any.
+    """
+
+    entry: "Category"
+    listed: str | None = None
+    foreign: bool = False
+    found: RowNoun | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +101,12 @@ class Scenes:
         self._is_english = not is_foreign(re.sub(r"\{\w*\}", "", texts))
         self.fewest = min(len(self._templates(category)) for category in categories.values())
         """The number of scenes that every category has, with those of `default`."""
+        self._names_titles = any(
+            "product" in _placeholders(text) for entry in categories.values() for text in entry.templates.values()
+        )
+        # Rows share their categories: each is read once.
+        self._of_category: dict[tuple[str | None, str | None], _OfCategory] = {}
+        self._prompts: dict[tuple[int, str, bool, str, int], tuple[Scene, ...]] = {}
 
     def check_count(self, count: int) -> None:
         """Raises: ValueError if a category has fewer scenes than `count`."""
@@ -111,14 +132,29 @@ class Scenes:
         The lookup ignores case and plural. It takes the last known name among the words of the path's last element
         (`Home > Cups`), else of the elements before it.
         """
-        found = self.noun_of(category, title, brand)
+        return self.prompts_of(self.noun_of(category, title, brand), title, count)
+
+    def prompts_of(self, found: RowNoun, title: str | None, count: int) -> tuple[Scene, ...]:
+        """As `prompts_for`, for a row whose noun is found."""
+        if self._names_titles:
+            return self._scenes(found, " ".join((title or "").split()), count)
+        return self._without_title(found, count)
+
+    def _without_title(self, found: RowNoun, count: int) -> tuple[Scene, ...]:
+        noun = found.noun
+        key = (id(found.category), noun.text, noun.bare, noun.spelling, count)  # `self` keeps the entries
+        if key not in self._prompts:
+            _forget(self._prompts)
+            self._prompts[key] = self._scenes(found, None, count)
+        return self._prompts[key]
+
+    def _scenes(self, found: RowNoun, product: str | None, count: int) -> tuple[Scene, ...]:
         templates = list(self._templates(found.category).items())[:count]
-        product = " ".join((title or "").split())
         return tuple(Scene(name=name, prompt=_filled(text, found.noun, product)) for name, text in templates)
 
     def example(self, found: RowNoun) -> str:
         """The first prompt of a row with this noun, as if it had no title."""
-        return _filled(next(iter(self._templates(found.category).values())), found.noun, None)
+        return self._without_title(found, 1)[0].prompt
 
     def noun_of(self, category: str | None, title: str | None, brand: str | None = None) -> RowNoun:
         """What replaces {category}, and the entry whose scenes are used.
@@ -128,24 +164,35 @@ class Scenes:
         title. Of a list ("Coats & Jackets") the title decides on one, else a noun that all have in common does. In
         English templates, what is not English names nothing: not the category, nor then a title.
         """
+        key = (category, brand)
+        if key not in self._of_category:
+            _forget(self._of_category)
+            self._of_category[key] = self._read_category(category, brand)
+        read = self._of_category[key]
+        if read.listed and (by_title := self._of_list(read.listed, read.entry, title, brand)):
+            return by_title
+        if read.found:
+            return read.found
+        if read.foreign and is_foreign(title or ""):
+            title = None
+        return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=read.entry)
+
+    def _read_category(self, category: str | None, brand: str | None) -> _OfCategory:
         elements = path_elements(self._taxonomy.category(category))
         entry, name = self._entry(elements)
         naming = [element for element in elements if names_thing(element, brand)]
         english = self._english(naming)
         if not english:
-            if naming and is_foreign(title or ""):
-                title = None
-            return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
+            return _OfCategory(entry=entry, foreign=bool(naming))
         own = english[-1]
         things = things_in(own)
-        if len(things) > 1 and (by_title := self._of_list(own, entry, title, brand)):
-            return by_title
+        listed = own if len(things) > 1 else None
         is_known = len(things) == 1 and name in entry.names and f" {normalized_category(own)}".endswith(f" {name}")
         noun = Noun(text=entry.noun) if is_known else element_noun(own)
         if noun is None:
-            return self._by_title(title, brand) or RowNoun(noun=_ANY, source="nothing", category=entry)
-        source: NounSource = "list" if len(things) > 1 else "category" if own is elements[-1] else "category above"
-        return RowNoun(noun=noun, source=source, category=entry)
+            return _OfCategory(entry=entry, listed=listed)
+        source: NounSource = "list" if listed else "category" if own is elements[-1] else "category above"
+        return _OfCategory(entry=entry, listed=listed, found=RowNoun(noun=noun, source=source, category=entry))
 
     def _english(self, elements: list[str]) -> list[str]:
         """Those of a path's elements that prompts may use: the English ones, or all in templates that are not."""
@@ -188,6 +235,12 @@ class Scenes:
                 name = max(found)[2]
                 return self._by_name[name], name
         return self._default, ""
+
+
+def _forget(known: dict[Any, Any]) -> None:
+    """Empties what is remembered where it outgrows a catalogue's usual number of categories."""
+    if len(known) >= _MOST_REMEMBERED:
+        known.clear()
 
 
 def _filled(template: str, noun: Noun, product: str | None) -> str:

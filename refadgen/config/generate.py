@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from refadgen.config.marks import Section
+from refadgen.config.marks import Decides, Section, setting
 from refadgen.config.sections import (
     CatalogConfig,
     FetchConfig,
@@ -29,6 +29,14 @@ class StagesConfig(Section, name="stages"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CostConfig(Section, name="cost"):
+    """What a run costs, for `--budget`, dry run, ledger and report."""
+
+    per_gpu_hour: float = setting(0.0, Decides.RUN, least=0)
+    """Price of one GPU for an hour, in any currency; 0: not known, and no cost is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerateConfig(Section):
     """All settings of one catalogue run."""
 
@@ -42,3 +50,4 @@ class GenerateConfig(Section):
     output: OutputConfig = field(default_factory=OutputConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    cost: CostConfig = field(default_factory=CostConfig)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from refadgen.batch.actor_pools import restart_actor
+from refadgen.batch.limits import EndOfRun
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
@@ -34,6 +35,9 @@ _REFERENCE_CACHE_BYTES = 2**30
 """K and V of products whose other images follow, and of prompts; an image on its way holds its own."""
 _NUM_SCORERS = 2
 """Threads that score and encode finished images: a single one would be outrun by a fast device."""
+_NO_END = EndOfRun()
+_NOT_BEGUN = RowFailure("", "", "")
+"""Of an image that the run's end has overtaken: it gets no ledger row, and the next run makes it."""
 
 
 _Done: TypeAlias = "queue.SimpleQueue[tuple[_Task, GeneratedImage] | BaseException]"
@@ -86,9 +90,12 @@ class AdGenerator:
     hand.
     """
 
-    def __init__(self, config: GenerateConfig, run_id: str) -> None:
-        """Loads the model. Raises: ValueError for a model, device or number format that cannot be."""
-        self._config = config
+    def __init__(self, config: GenerateConfig, run_id: str, end: EndOfRun = _NO_END) -> None:
+        """Loads the model. end: from when on no image is begun; such images leave the stream without a trace.
+
+        Raises: ValueError for a model, device or number format that cannot be.
+        """
+        self._config, self._end_of_run = config, end
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
         self._most_in_hand = 2 * config.sampling.images_in_flight
@@ -125,8 +132,9 @@ class AdGenerator:
                     task, image = self._next(done)
                     in_hand.discard(task)
                     finished[task.product.row, task.wanted] = image
-                row = GeneratedProduct.of(product, tuple(finished.pop(key) for key in keys))
-                yield to_table([row], GeneratedProduct)
+                images = tuple(image for image in map(finished.pop, keys) if image.error is not _NOT_BEGUN)
+                if images:
+                    yield to_table([GeneratedProduct.of(product, images)], GeneratedProduct)
         except EngineLostError as error:
             restart_actor(error)
         finally:
@@ -160,6 +168,8 @@ class AdGenerator:
             task = _Task(row, wanted, done, canvas, mask, key, ladder)
             if error is not None:
                 task.finish(error=error)
+            elif self._end_of_run.is_over:
+                task.finish(error=_NOT_BEGUN)
             else:
                 self._order(task)
             yield task

@@ -18,9 +18,10 @@ from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
-from refadgen.batch.ledger import LedgerWriter
+from refadgen.batch.ledger import Keys, LedgerWriter
+from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
 from refadgen.batch.planning import Plan, plan_fragments
-from refadgen.batch.pool_sizes import RULE, PoolSize, say_sizes, size_pools
+from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
@@ -34,7 +35,7 @@ from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
 from refadgen.generation.model_settings import with_model_settings
-from refadgen.generation.planning import CatalogPlanner, ImageCounts, Keys, OpenImages
+from refadgen.generation.planning import CatalogPlanner, ImageCounts, OpenImages
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.review import ReviewPages, write_review
@@ -64,6 +65,21 @@ class RunSummary:
     """Images of earlier runs that a person's decisions have refused or replaced."""
     not_read: tuple[str, ...] = ()
     """Lines about files of the catalogue's folder that are not read."""
+    left: int = 0
+    """Images that a budget or deadline has left to the next run."""
+    ended_by: str = ""
+    """That budget or deadline, as the user gave it."""
+    cost: float | None = None
+    """Of the GPUs that the run held; None: no price is set."""
+
+    def costs(self, num_products: int) -> dict[str, Any]:
+        """`cost` of run.json: of the run, a done image and a product. num_products: that had images to make."""
+        if self.cost is None:
+            return {}
+        made = self.done + self.failed + self.rejected
+        image = self.cost / self.done if self.done else None
+        product = self.cost / made * (made + self.left) / num_products if made and num_products else None
+        return {"cost": {"run": self.cost, "done_image": image, "product": product}}
 
     def __str__(self) -> str:
         made = self.done + self.failed + self.rejected
@@ -73,6 +89,8 @@ class RunSummary:
                 f"done {self.done}, failed {self.failed}, rejected {self.rejected}, skipped {self.skipped} "
                 "(reconciled by an earlier run)",
                 f"{made} images in {self.seconds:.1f} s, {self.done / max(self.seconds, 1e-9):.2f} done images/s",
+                *([f"{self.left} images left to the same command, by {self.ended_by}"] if self.left else []),
+                *([] if self.cost is None else [f"cost of the GPUs that it held: {self.cost:.2f}"]),
                 *reason_lines(self.reasons),
                 *overruled,
                 *self.not_read,
@@ -80,6 +98,9 @@ class RunSummary:
                 f"look at {self.output}/report.html; images and ledger/ lie beside it",
             ]
         )
+
+
+_NO_LIMITS = Limits()
 
 
 class CatalogJob:
@@ -95,10 +116,11 @@ class CatalogJob:
         retry_failed: bool = False,
         check_inputs: bool = False,
         review: Sequence[str] = (),
+        limits: Limits = _NO_LIMITS,
     ) -> None:
         """limit: only the catalogue's first rows. retry_failed: retries images that failed before. check_inputs:
         fetches the product images of reconciled images again, and makes those anew whose bytes have changed. review:
-        files of a person's decisions about masks.
+        files of a person's decisions about masks. limits: when the run stops starting images.
 
         Raises: ValueError naming what is wrong with catalogue, output, model, a setting or a decision.
         """
@@ -106,7 +128,7 @@ class CatalogJob:
             raise ValueError(f"--limit {limit}: must be at least 1")
         self._catalog_uri = Storage(catalog_uri).uri  # absolute: actors work in other folders than this process
         self._storage = Storage(output_uri)
-        self._retry_failed = retry_failed
+        self._retry_failed, self._limits = retry_failed, limits
         self._check_inputs = check_inputs
         self._config, self._model = with_model_settings(config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
@@ -187,8 +209,9 @@ class CatalogJob:
             return "no estimate: nothing was made in this output yet (--limit 20 makes a few)"
         mean, num_actors = sum(seconds) / len(seconds), self._sizes["generate"].least
         total = mean * to_make / num_actors
+        cost = f", {total / 3600 * self._cost_per_hour:.2f} for the GPUs" if self._cost_per_hour else ""
         return (
-            f"about {total / 3600:.1f} h ({total:.0f} s) with {num_actors} generate actors, "
+            f"about {total / 3600:.1f} h ({total:.0f} s){cost} with {num_actors} generate actors, "
             f"from {mean:.2f} s an image so far"
         )
 
@@ -211,12 +234,20 @@ class CatalogJob:
     def _run(self, record: RunRecord) -> RunSummary:
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
+        end = self._limits.end(self._cost_per_hour)
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
         plan, counts = self.plan(record.run_id)
-        record.start(wanted=counts.wanted)
+        record.start(wanted=counts.wanted, to_make=counts.to_make)
         with LedgerWriter(self._ledger) as writer:
             if counts.to_make:
-                record_rows(self._generate(plan, record.run_id), writer, total=counts.to_make, unit="image")
+                record_rows(
+                    self._generate(plan, record.run_id, end),
+                    writer,
+                    total=counts.to_make,
+                    unit="image",
+                    callbacks=[stops_in_time(end, AdGenerator.__name__)],
+                )
+        left = max(0, counts.to_make - writer.counts.total())
         review = write_review(
             self._storage,
             self._ledger,
@@ -235,8 +266,14 @@ class CatalogJob:
             review=review,
             overruled=overruled,
             not_read=self._not_read,
+            left=left,
+            ended_by=end.why if left else "",
+            cost=self._cost_per_hour * record.seconds / 3600 if self._cost_per_hour else None,
         )
+        ended = {"state": "stopped", "ended_by": end.why} if left else {}
         facts = record.finish(
+            **ended,
+            **summary.costs(counts.products),
             counts={name: getattr(summary, name) for name in ("done", "failed", "rejected", "skipped")},
             images_per_s=round(summary.done / max(summary.seconds, 1e-9), 3),
             review=as_dict(review),
@@ -244,7 +281,7 @@ class CatalogJob:
         write_report(self._storage, self._ledger, facts)
         return summary
 
-    def _generate(self, plan: Plan, run_id: str) -> Dataset:
+    def _generate(self, plan: Plan, run_id: str, end: EndOfRun) -> Dataset:
         """Ledger rows, as the stream gives them."""
         dataset = self._stream(plan)
         dataset = self._through(dataset, ProductFetcher, "fetch", run_id, self._catalog_uri)
@@ -253,7 +290,7 @@ class CatalogJob:
         dataset = self._through(dataset, ProductSegmenter, "segment", run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
         calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
-        dataset = self._through(dataset, AdGenerator, "generate", run_id, calls_at_once=calls_at_once)
+        dataset = self._through(dataset, AdGenerator, "generate", run_id, end, calls_at_once=calls_at_once)
         return self._through(dataset, AdPublisher, "publish", run_id, self._storage.uri, self._model)
 
     def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, calls_at_once: int = 1) -> Dataset:
@@ -280,9 +317,18 @@ class CatalogJob:
         """Rows of the catalogue, `limit` at most."""
         return self._scan.num_rows
 
+    @property
+    def _cost_per_hour(self) -> float:
+        """Of the GPUs that the pools hold from start to end; 0: no price is set. Needs Ray."""
+        num_gpus = sum(self._sizes[name].least * pool.num_gpus for name, pool in pools_of(self._config.stages).items())
+        return self._config.cost.per_gpu_hour * num_gpus
+
     def require_resources(self) -> None:
-        """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
+        """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever; and for a
+        budget in money where nothing has a price.
+        """
         require_resources(self._config.stages, self._sizes)
+        self._limits.end(self._cost_per_hour)
 
 
 def connect_ray(config: GenerateConfig) -> None:

@@ -2,29 +2,32 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from refadgen.batch.ledger import is_reconciled
-from refadgen.batch.planning import inline_digest, table_of
+from refadgen.batch.ledger import Keys, are_reconciled, short_keys
+from refadgen.batch.planning import inline_digest
 from refadgen.batch.row_stage import RowFailure
-from refadgen.batch.rows import iter_rows
-from refadgen.catalog.layout import merged_layout
+from refadgen.batch.rows import repeated_column, schema_of
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
 from refadgen.catalog.scenes import NounSource, Scenes, load_scenes
-from refadgen.config import GenerateConfig
+from refadgen.config import GenerateConfig, LayoutConfig
 from refadgen.errors import RowError
 from refadgen.generation.decisions import REFUSED, Decided, refusal
 from refadgen.generation.rows import PlannedProduct
-from refadgen.generation.wanted import PixelSettings, WantedImage, wanted_images
+from refadgen.generation.wanted import PixelSettings, WantedImages
 
-Keys = npt.NDArray[np.uint64]
+_SCHEMA = schema_of(PlannedProduct)
+_WANTED = _SCHEMA.get_field_index("wanted")
+_ROWS_AT_ONCE = 1024
+_NO_LAYOUT = LayoutConfig()
 
 _scenes = functools.lru_cache(maxsize=1)(load_scenes)  # once in a worker, which lives as long as its job
 
@@ -56,10 +59,14 @@ class RowFindings:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageCounts:
-    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled."""
+    """Wanted images of some catalogue rows: all of them, and those that the ledger has reconciled.
+
+    products: rows that have images to make.
+    """
 
     wanted: int = 0
     reconciled: int = 0
+    products: int = 0
     rows: RowFindings = field(default_factory=RowFindings, compare=False)
 
     @property
@@ -70,8 +77,25 @@ class ImageCounts:
         return ImageCounts(
             wanted=self.wanted + other.wanted,
             reconciled=self.reconciled + other.reconciled,
+            products=self.products + other.products,
             rows=self.rows + other.rows,
         )
+
+
+class _Product(NamedTuple):
+    """The fields of a PlannedProduct that planning fills; `wanted` as RowImages.images. Made for every row."""
+
+    row: int
+    sku: str
+    category: str | None
+    image: str
+    negative_prompt: str | None
+    wanted: list[tuple[str, str, int, str, int]]
+    decision: str
+    error: RowFailure | None
+    mask: str = ""
+    layout: LayoutConfig = _NO_LAYOUT
+    inline: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,63 +112,78 @@ class CatalogPlanner:
     decided: Mapping[str, Decided] = field(default_factory=dict)
 
     def __call__(self, fragment: Fragment) -> tuple[pa.Table, ImageCounts]:
-        """The planned products of a fragment, and its counts."""
+        """The planned products of a fragment, and its counts. Raises: ValueError naming a damaged file."""
         found = RowFindings()
-        table, counts = _open_products(self.products(fragment, found), self.reconciled)
-        return table, replace(counts, rows=found)
-
-    def products(self, fragment: Fragment, findings: RowFindings | None = None) -> Iterator[PlannedProduct]:
-        """Every catalogue row with all its wanted images. findings: gets what is found in the rows.
-
-        Raises: ValueError naming a damaged file.
-        """
         scenes = _scenes(self.config.catalog.scenes_file, self.config.catalog.taxonomy_file)
-        for row_number, values, row in parsed_rows(fragment, self.first_rows):
-            try:
-                if isinstance(row, RowError):
-                    raise row
-                if findings is not None and not row.prompts:
-                    found = scenes.noun_of(row.category, row.title, row.brand)
-                    findings.nouns[found.source, scenes.example(found)] += 1
-                yield self._product(row, scenes)
-            except RowError as error:
-                if findings is not None:
-                    findings.refuse(error)
-                yield _unusable(row_number, values, error)
+        wanted = WantedImages(scenes, self.config, self.settings)
+        # In pieces: a row group may hold a million products, and only those with images to make become a table.
+        pieces, counts = [_SCHEMA.empty_table()], ImageCounts(rows=found)
+        products = (
+            _unusable(number, values, row, found)
+            if isinstance(row, RowError)
+            else self._product(row, wanted, found, scenes)
+            for number, values, row in parsed_rows(fragment, self.first_rows)
+        )
+        while piece := list(islice(products, _ROWS_AT_ONCE)):
+            table, counted = _open_products(_table(piece), self.reconciled)
+            counts += counted
+            if len(table):
+                pieces.append(table)
+        return pa.concat_tables(pieces), counts
 
-    def _product(self, row: CatalogRow, scenes: Scenes) -> PlannedProduct:
+    def _product(self, row: CatalogRow, wanted: WantedImages, findings: RowFindings, scenes: Scenes) -> _Product:
         by = self.decided.get(row.sku)
         decision = by.digest if by else ""
-        refused = RowError(REFUSED, refusal(by)) if by and not by.digest else None
-        return PlannedProduct(
-            row=row.row,
-            sku=row.sku,
-            category=row.category,
-            image=row.image if isinstance(row.image, str) else "",
-            mask=row.mask if isinstance(row.mask, str) else "",
-            inline=inline_digest(row.image, row.mask),
-            negative_prompt=row.negative_prompt,
-            layout=merged_layout(self.config.layout, row.placement),
-            wanted=wanted_images(row, scenes, self.config, self.settings, decision),
-            decision=decision,
-            error=RowFailure.of(refused) if refused else None,
+        asked = wanted.of(row, decision)
+        if asked.noun:
+            findings.nouns[asked.noun.source, scenes.example(asked.noun)] += 1
+        return _Product(
+            row.row,
+            row.sku,
+            row.category,
+            row.image if isinstance(row.image, str) else "",
+            row.negative_prompt,
+            asked.images,
+            decision,
+            RowFailure.of(RowError(REFUSED, refusal(by))) if by and not by.digest else None,
+            row.mask if isinstance(row.mask, str) else "",
+            asked.layout,
+            inline_digest(row.image, row.mask),
         )
 
 
-def _unusable(row_number: int, values: Mapping[str, Any], error: RowError) -> PlannedProduct:
+def _unusable(row_number: int, values: Mapping[str, Any], error: RowError, findings: RowFindings) -> _Product:
     """A row that cannot be read, as one image that fails: nothing of the input goes without a ledger row."""
+    findings.refuse(error)
     # The row may be the reason why nothing else can be read: its values are used as far as they are text.
     sku = values.get("sku")
-    image_id = unusable_row_id(row_number, values)
-    return PlannedProduct(
-        row=row_number,
-        sku="" if sku is None else str(sku)[:256],
-        category=None,
-        image="",
-        negative_prompt=None,
-        wanted=(WantedImage(image_id=image_id, scene="", variant=0, prompt="", seed=0),),
-        error=RowFailure.of(error),
+    image = (unusable_row_id(row_number, values), "", 0, "", 0)
+    return _Product(
+        row_number, "" if sku is None else str(sku)[:256], None, "", None, [image], "", RowFailure.of(error)
     )
+
+
+def _table(products: Sequence[_Product]) -> pa.Table:
+    """Planned products as a table of PlannedProduct, column by column."""
+    columns = dict(zip(_Product._fields, zip(*products, strict=True), strict=True))
+    num_images = np.fromiter(map(len, columns["wanted"]), np.int32, len(products))
+    images = zip(*chain.from_iterable(columns["wanted"]), strict=True)
+    image_type = _SCHEMA.field("wanted").type.value_type
+    fields = [pa.array(values, field.type) for values, field in zip(images, image_type, strict=True)]
+    arrays = {
+        "wanted": _lists(num_images, pa.StructArray.from_arrays(fields, fields=list(image_type))),
+        **{name: repeated_column(columns[name], _SCHEMA.field(name).type) for name in ("error", "layout")},
+        **{name: pa.repeat(pa.scalar(b"", pa.binary()), len(products)) for name in ("image_bytes", "mask_bytes")},
+    }
+    for name in columns.keys() - arrays.keys():
+        arrays[name] = pa.array(columns[name], _SCHEMA.field(name).type)
+    return pa.table([arrays[name] for name in _SCHEMA.names], schema=_SCHEMA)
+
+
+def _lists(lengths: npt.NDArray[np.int32], items: pa.Array) -> pa.ListArray:
+    """Lists of these lengths of the items, in their order."""
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
+    return pa.ListArray.from_arrays(pa.array(offsets), items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,21 +193,27 @@ class OpenImages:
     reconciled: Keys
 
     def __call__(self, table: pa.Table) -> tuple[pa.Table, ImageCounts]:
-        return _open_products(iter_rows(table, PlannedProduct), self.reconciled)
+        """The products that have images to make, with these images only; and the counts of all."""
+        pieces, counts = [_SCHEMA.empty_table()], ImageCounts()
+        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            piece, counted = _open_products(pa.Table.from_batches([batch]), self.reconciled)
+            pieces.append(piece)
+            counts += counted
+        return pa.concat_tables(pieces), counts
 
 
-def _open_products(products: Iterator[PlannedProduct], reconciled: Keys) -> tuple[pa.Table, ImageCounts]:
-    """The products that have images to make, with these images only; and the counts of all."""
-    counts = ImageCounts()
-
-    # A generator: a row group may hold a million products, and only those with images to make become a table.
-    def still_open() -> Iterator[PlannedProduct]:
-        nonlocal counts
-        for product in products:
-            left = tuple(image for image in product.wanted if not is_reconciled(image.image_id, reconciled))
-            num = len(product.wanted)
-            counts += ImageCounts(wanted=num, reconciled=num - len(left))
-            if left:
-                yield replace(product, wanted=left)
-
-    return table_of(still_open(), PlannedProduct), counts
+def _open_products(table: pa.Table, reconciled: Keys) -> tuple[pa.Table, ImageCounts]:
+    """As `OpenImages`, of a table in one piece."""
+    wanted = table["wanted"].chunk(0)
+    images = wanted.flatten()
+    is_open = ~are_reconciled(short_keys(pa.chunked_array([images.field("image_id")])), reconciled)
+    num_open = int(is_open.sum())
+    counts = ImageCounts(wanted=len(images), reconciled=len(images) - num_open, products=len(table))
+    if num_open == len(images):
+        return table, counts
+    product = np.repeat(np.arange(len(table)), wanted.value_lengths().to_numpy())
+    left = np.bincount(product[is_open], minlength=len(table))
+    field = table.schema.field("wanted")
+    remaining = _lists(left.astype(np.int32), images.filter(pa.array(is_open))).cast(field.type)
+    table = table.set_column(_WANTED, field, remaining).filter(pa.array(left > 0))
+    return table, replace(counts, products=len(table))

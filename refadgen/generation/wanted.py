@@ -1,21 +1,25 @@
 """Wanted images: the images that a catalogue row asks for, with ids and seeds known before anything is fetched."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from json.encoder import encode_basestring_ascii
+from typing import Any, NamedTuple
 
 from refadgen.catalog.layout import merged_layout
+from refadgen.catalog.placement import Placement
 from refadgen.catalog.rows import CatalogRow
-from refadgen.catalog.scenes import Scenes
-from refadgen.config import GenerateConfig
+from refadgen.catalog.scenes import RowNoun, Scenes
+from refadgen.config import GenerateConfig, LayoutConfig
 from refadgen.config.identity import layout_identity, pixel_identity
 from refadgen.storage.addresses import image_identity
 
+_MOST_LAYOUTS = 10_000
+"""Layouts of other rows that are remembered: the sizes of products may all differ."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class WantedImage:
     """One image that should exist: (sku, scene, variant). `image_id` names its file and its ledger rows."""
 
@@ -32,81 +36,103 @@ class PixelSettings:
 
     values: Mapping[str, Any]
 
-    def digest(self, row_values: Mapping[str, Any]) -> str:
-        """32 hexadecimal digits of SHA-256 over the settings and `row_values`."""
-        text = json.dumps({"settings": self.values, "row": row_values}, sort_keys=True, ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
 
 def pixel_settings(config: GenerateConfig, fingerprint: str) -> PixelSettings:
     """The settings that change pixels. Execution settings (actors, threads, devices) are excluded."""
     return PixelSettings(values=pixel_identity(config, fingerprint))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ImageIdentity:
-    """The row's part of an image_id. A field more is another id for every image that was ever made."""
+class RowImages(NamedTuple):
+    """What a row asks for. images: the fields of WantedImage, in their order.
 
-    sku: str
-    image: str
-    mask: str | None
-    category: str | None
-    scene: str
-    variant: int
-    prompt: str
-    negative_prompt: str | None
-    layout: Mapping[str, Any]
-    seed: int
+    noun: what the row's prompts call the product; None where it has prompts of its own.
+    layout: the job's, with the row's placement merged in.
+    """
+
+    images: list[tuple[str, str, int, str, int]]
+    layout: LayoutConfig
+    noun: RowNoun | None
+
+
+class WantedImages:
+    """Names the images that rows ask for.
+
+    An image_id is 32 hexadecimal digits of SHA-256 over a JSON text of the row's part and the settings, with sorted
+    keys. The text is put together here piece by piece, for a catalogue has millions of images. A field more is another
+    id for every image that was ever made.
+    """
+
+    def __init__(self, scenes: Scenes, config: GenerateConfig, settings: PixelSettings) -> None:
+        self._scenes, self._config = scenes, config
+        self._settings = _json(settings.values)
+        self._seed = f"[{config.sampling.seed}, "
+        self._num_variants = config.catalog.num_variants
+        self._layouts: dict[Placement | None, tuple[LayoutConfig, str]] = {}
+
+    def of(self, row: CatalogRow, decision: str = "") -> RowImages:
+        """The images of one row, scene by scene, variant by variant. decision: as in ProductRow.
+
+        A seed is the row's plus the variant, or else a hash of (job seed, sku, scene, variant).
+        """
+        noun, named = None, [(f"prompt-{index}", prompt) for index, prompt in enumerate(row.prompts)]
+        if not named:
+            noun = self._scenes.noun_of(row.category, row.title, row.brand)
+            found = self._scenes.prompts_of(noun, row.title, self._config.catalog.scenes_per_product)
+            named = [(scene.name, scene.prompt) for scene in found]
+        mask = None if row.mask is None else image_identity(row.mask)
+        if decision:
+            mask = f"review:{decision}"  # in place of the row's own, which is not used
+        layout, layout_json = self._layout(row.placement)
+        category, negative_prompt, sku = _text(row.category), _text(row.negative_prompt), _text(row.sku)
+        head = (
+            f'{{"row": {{"category": {category}, "image": {_text(image_identity(row.image))}, "layout": {layout_json}'
+        )
+        head += f', "mask": {_text(mask)}, "negative_prompt": {negative_prompt}, "prompt": '
+        images = []
+        for scene, prompt in named:
+            scene_json = _text(scene)
+            before = f'{head}{_text(prompt)}, "scene": {scene_json}, "seed": '
+            for variant in range(row.num_variants or self._num_variants):
+                if row.seed is None:
+                    seed = _hash63(f"{self._seed}{sku}, {scene_json}, {variant}]")
+                else:
+                    seed = (row.seed + variant) % 2**63
+                text = f'{before}{seed}, "sku": {sku}, "variant": {variant}}}, "settings": {self._settings}}}'
+                image_id = hashlib.sha256(text.encode()).hexdigest()[:32]
+                images.append((image_id, scene, variant, prompt, seed))
+        return RowImages(images, layout, noun)
+
+    def _layout(self, placement: Placement | None) -> tuple[LayoutConfig, str]:
+        """The layout of a row, and its part in ids."""
+        if placement not in self._layouts:
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
+            layout = merged_layout(self._config.layout, placement)
+            self._layouts[placement] = layout, _json(layout_identity(layout))
+        return self._layouts[placement]
 
 
 def wanted_images(
     row: CatalogRow, scenes: Scenes, config: GenerateConfig, settings: PixelSettings, decision: str = ""
 ) -> tuple[WantedImage, ...]:
-    """The images of one row, scene by scene, variant by variant. decision: as in ProductRow.
-
-    A seed is the row's plus the variant, or else a hash of (job seed, sku, scene, variant).
-    """
-    if row.prompts:
-        named = [(f"prompt-{index}", prompt) for index, prompt in enumerate(row.prompts)]
-    else:
-        found = scenes.prompts_for(row.category, row.title, config.catalog.scenes_per_product, row.brand)
-        named = [(scene.name, scene.prompt) for scene in found]
-    mask = None if row.mask is None else image_identity(row.mask)
-    if decision:
-        mask = f"review:{decision}"  # in place of the row's own, which is not used
-    num_variants = row.num_variants or config.catalog.num_variants
-    images = []
-    for scene, prompt in named:
-        for variant in range(num_variants):
-            seed = _seed(row, config.sampling.seed, scene, variant)
-            identity = _ImageIdentity(
-                sku=row.sku,
-                image=image_identity(row.image),
-                mask=mask,
-                category=row.category,
-                scene=scene,
-                variant=variant,
-                prompt=prompt,
-                negative_prompt=row.negative_prompt,
-                layout=layout_identity(merged_layout(config.layout, row.placement)),
-                seed=seed,
-            )
-            image_id = settings.digest(dataclasses.asdict(identity))
-            images.append(WantedImage(image_id=image_id, scene=scene, variant=variant, prompt=prompt, seed=seed))
-    return tuple(images)
+    """The images of one row, as `WantedImages` gives them."""
+    return tuple(WantedImage(*each) for each in WantedImages(scenes, config, settings).of(row, decision).images)
 
 
 def attempt_seed(seed: int, attempt: int) -> int:
     """The seed of an attempt at an image, counted from 0; the first attempt has the image's own seed."""
-    return seed if attempt == 0 else _hash63("attempt", seed, attempt)
+    return seed if attempt == 0 else _hash63(json.dumps(("attempt", seed, attempt)))
 
 
-def _seed(row: CatalogRow, job_seed: int, scene: str, variant: int) -> int:
-    if row.seed is not None:
-        return (row.seed + variant) % 2**63
-    return _hash63(job_seed, row.sku, scene, variant)
-
-
-def _hash63(*parts: object) -> int:
+def _hash63(text: str) -> int:
     # 63 bits: Arrow's and torch's seeds are signed.
-    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True)
+
+
+def _text(value: str | None) -> str:
+    """JSON of a text or of None."""
+    return "null" if value is None else encode_basestring_ascii(value)

@@ -144,6 +144,8 @@ def _without_signing_folders(head: str) -> str:
 
 def unsigned_address(address: str) -> str:
     """`address` without what signs it for a limited time, as stores and image hosts do that `_SIGNING` names."""
+    if "?" not in address and "=" not in address:
+        return address
     head, mark, query = address.partition("?")
     head = _without_signing_folders(head)
     if not mark:

@@ -103,7 +103,7 @@ def test_a_decided_mask_is_the_batch_jobs(server, photo, encoded):
     given = ProductInput(image=photo, mask=encoded(soft), decided=True)
     requested = server.service.requested_images(AdFields(sku="a", prompt="a cup", mask_decided=True), given)
     settings = pixel_settings(requested.config, server.service.model.fingerprint)
-    row = dataclasses.replace(requested.row, mask=None)  # a catalogue without masks
+    row = requested.row._replace(mask=None)  # a catalogue without masks
     assert requested.images == wanted_images(
         row, server.service.scenes, requested.config, settings, image_identity(given.mask)
     )
