@@ -72,12 +72,13 @@ class AdMethod(ABC):
     """IPTC's digital source type of the images: `COMPOSITE` where the product's own pixels stand in them."""
 
     @classmethod
-    def check(cls, settings: Any) -> None:  # noqa: B027 (most methods have nothing to check)
+    def check(cls, settings: Any) -> None:
         """Looks at small files, before Ray starts: nothing is loaded yet.
 
         settings: a `settings_type`, its paths absolute. Raises: ValueError naming the setting (`method.settings.…`)
         whose weights do not fit, or what is not installed.
         """
+        return
 
     def __init__(self, settings: Any, device: "torch.device", dtype: "torch.dtype") -> None:
         """Loads what the method needs.

@@ -64,7 +64,7 @@ class MethodDenoiser:
         requests = [row.request for row in rows]
         requests += [requests[-1]] * (batch_size - len(rows))
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 images = self._method.generate(requests)
             self._require(len(images) == len(requests), f"{len(images)} images for {len(requests)} requests")
         except Exception as error:

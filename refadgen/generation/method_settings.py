@@ -10,7 +10,7 @@ from pathlib import Path
 from refadgen.config import GenerateConfig, as_dict
 from refadgen.config.identity import decided
 from refadgen.config.loading import build
-from refadgen.config.marks import Decides, Place, Section, setting_of, settings_of
+from refadgen.config.marks import Decides, Place, Section, settings_of
 from refadgen.config.paths import absolute_paths
 from refadgen.generation.method import AdMethod
 from refadgen.generation.model_settings import ModelIdentity, check_small_files
@@ -62,9 +62,7 @@ def with_method_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelI
     resolved = dataclasses.replace(
         config, sampling=sampling, method=dataclasses.replace(config.method, settings=as_dict(settings))
     )
-    identity = ModelIdentity(
-        fingerprint=mark, label=f"{name}@{mark}", method=name, source_type=method.source_type
-    )
+    identity = ModelIdentity(fingerprint=mark, label=f"{name}@{mark}", method=name, source_type=method.source_type)
     return resolved, identity
 
 
@@ -75,8 +73,8 @@ def method_class(name: str) -> type[AdMethod]:
         found = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever the module does on import
         raise ValueError(
-            f"method.class={name!r}: cannot be imported ({type(error).__name__}: {error}); install its package on every "
-            "node, or put its folder on PYTHONPATH"
+            f"method.class={name!r}: cannot be imported ({type(error).__name__}: {error}); install its package on "
+            "every node, or put its folder on PYTHONPATH"
         ) from error
     if not (isinstance(found, type) and issubclass(found, AdMethod)):
         raise ValueError(f"method.class={name!r}: must be a subclass of refadgen.generation.method.AdMethod")

@@ -74,7 +74,9 @@ def configuration(arguments: dict[str, Any]) -> ServeConfig:
     except ValueError as error:
         if not str(error).startswith("unknown setting method;"):
             raise
-        raise ValueError("method: the endpoint makes RefAdGen's images only; other methods run in the main job") from None
+        raise ValueError(
+            "method: the endpoint makes RefAdGen's images only; other methods run in the main job"
+        ) from None
 
 
 def _word(value: Any) -> str:
