@@ -95,7 +95,7 @@ class InstructionEditor(AdMethod):
         pipeline = _pipeline_class(settings.model, folder)
         try:
             self.pipeline = pipeline.from_pretrained(
-                folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True, **_models(folder, dtype)
+                folder, dtype=dtype, use_safetensors=True, local_files_only=True, **_models(folder, dtype)
             ).to(device)
         except OSError as error:  # pickled weights, or a part that is not there
             raise ValueError(f"{PREFIX}model={settings.model!r}: cannot be loaded: {error}") from error
@@ -142,21 +142,15 @@ def _models(folder: "Path", dtype: "torch.dtype") -> dict[str, Any]:
     import transformers
 
     libraries = {"diffusers": diffusers, "transformers": transformers}
-    kinds = {diffusers.ModelMixin: "torch_dtype", transformers.PreTrainedModel: "dtype"}
     found = {}
     for name, value in read_index(folder).items():
         library, class_name = value if isinstance(value, list) and len(value) == 2 else ("", "")
         cls: Any = getattr(libraries.get(library), str(class_name), None)
-        option = next((option for kind, option in kinds.items() if isinstance(cls, type) and issubclass(cls, kind)), "")
-        if not option:
+        if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
             continue
         try:
             model, report = cls.from_pretrained(
-                folder / name,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **{option: dtype},
+                folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"{PREFIX}model: {folder / name}: cannot be loaded: {error}") from error
