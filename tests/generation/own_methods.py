@@ -22,7 +22,7 @@ class Shade(AdMethod):
 
     settings_type = ShadeSettings
     takes_batches = True
-    size = (48, 64)
+    size = (64, 80)
     asked: list[list[str]] = []  # noqa: RUF012 (the tests read it)
 
     @classmethod
