@@ -1,6 +1,8 @@
 """Every setting of the main job, `jobs/generate_catalog.py`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from refadgen.config.marks import Decides, Section, setting
 from refadgen.config.sections import (
@@ -15,6 +17,21 @@ from refadgen.config.sections import (
     SegmentationConfig,
     StageConfig,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig(Section, name="method"):
+    """Another generator in RefAdGen's place: an `AdMethod` (`generation/method.py`)."""
+
+    # Not hashed: the method's fingerprint stands in the identity where a model's does.
+    class_: str | None = setting(None, Decides.RUN, pattern=r"\w+(\.\w+)*:\w+", rule="module:Class")
+    """`module:Class`, which every node can import; None: RefAdGen."""
+    settings: Mapping[str, Any] | None = setting(None, Decides.RUN)
+    """The method's own settings by name. They are printed and kept in run.json: no place for secrets."""
+
+    def check(self) -> None:
+        if self.settings and self.class_ is None:
+            raise ValueError("method.settings: are those of method.class; set it too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +62,7 @@ class GenerateConfig(Section):
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)

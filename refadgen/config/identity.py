@@ -41,7 +41,7 @@ ABSENT = _Absent()
 
 def pixel_identity(config: GenerateConfig, fingerprint: str) -> dict[str, Any]:
     """The settings and versions that decide the pixels of every image of a run. fingerprint: of the model's files."""
-    tree = _decided(config, Decides.PIXELS)
+    tree = decided(config, Decides.PIXELS)
     # `dtype` stood beside the sections in the first ids, and so it stays there.
     model = tree.pop("model", {})
     tree["sampling"]["num_inference_steps"] = config.sampling.num_steps  # a number from the first ids on
@@ -51,19 +51,19 @@ def pixel_identity(config: GenerateConfig, fingerprint: str) -> dict[str, Any]:
 
 def layout_identity(layout: LayoutConfig) -> dict[str, Any]:
     """The layout of one image as its id holds it."""
-    return _decided(layout, Decides.ONE_IMAGE)
+    return decided(layout, Decides.ONE_IMAGE)
 
 
 def triplet_identity(config: DatasetConfig) -> dict[str, Any]:
     """The settings and versions that decide the triplets of a data set; `dataset.json` keeps them."""
-    return _decided(config, Decides.TRIPLETS) | _versions(_OF_TRIPLETS)
+    return decided(config, Decides.TRIPLETS) | _versions(_OF_TRIPLETS)
 
 
 def training_identity(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide the steps of a training, by dotted name; its checkpoints keep them, as JSON."""
     return {
         name: list(value) if isinstance(value, tuple) else value
-        for name, value in dotted(_decided(config, Decides.STEPS))
+        for name, value in dotted(decided(config, Decides.STEPS))
     }
 
 
@@ -77,15 +77,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
     return [each for each in found if each[1] != each[2]]
 
 
-def _decided(config: Section, mark: Decides) -> dict[str, Any]:
-    """The values of the settings with `mark`, in their sections; a section without any is left out."""
+def decided(config: Section, mark: Decides) -> dict[str, Any]:
+    """The values of the settings with `mark`, in their sections; a section without any is left out.
+
+    A setting that came later is left out at its default: ids made before it stay as they are.
+    """
     values: dict[str, Any] = {}
     for field, found in settings_of(type(config)).items():
         value = getattr(config, field.name)
-        # A setting that came later is left out at its default: ids made before it stay as they are.
         if mark in found.decides and (Decides.ALWAYS_HASHED in found.decides or value != field.default):
             values[field.name] = value
-    inner = {name: _decided(section, mark) for name, section in sections_of(config)}
+    inner = {name: decided(section, mark) for name, section in sections_of(config)}
     return values | {name: each for name, each in inner.items() if each}
 
 

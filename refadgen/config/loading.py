@@ -6,10 +6,13 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
+
+from refadgen.config.marks import written
 
 T = TypeVar("T")
 
@@ -70,23 +73,25 @@ def build(cls: type[T], values: dict[str, Any], prefix: str = "", default: T | N
     Raises: ValueError naming the dotted field.
     """
     hints = typing.get_type_hints(cls)
+    fields = {written(field.name): field for field in dataclasses.fields(typing.cast(Any, cls))}
     for name in values:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, n=1, cutoff=0.0)  # 0: always one proposal
-            raise ValueError(f"unknown setting {prefix}{name}; did you mean {prefix}{near[0]}?")
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.0)  # 0: one proposal, if there is any
+            proposal = f"did you mean {prefix}{near[0]}?" if near else "there are none here"
+            raise ValueError(f"unknown setting {prefix}{name}; {proposal}")
     arguments: dict[str, Any] = {}
-    # A section's defaults depend on where it stands: one generating actor needs a CPU, one that publishes half.
-    sections = {field.name: field.default_factory for field in dataclasses.fields(typing.cast(Any, cls))}
     for name, value in values.items():
-        kind = hints[name]
+        field = fields[name]
+        kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise ValueError(f"{prefix}{name}={value!r}: must be a section with fields")
-            factory = sections[name]
+            # Its defaults depend on where it stands: one generating actor needs a CPU, one that publishes half.
+            factory = field.default_factory
             section = None if factory is dataclasses.MISSING else factory()
-            arguments[name] = build(typing.cast(type, kind), value, f"{prefix}{name}.", section)
+            arguments[field.name] = build(typing.cast(type, kind), value, f"{prefix}{name}.", section)
         else:
-            arguments[name] = _convert(kind, value, f"{prefix}{name}")
+            arguments[field.name] = _convert(kind, value, f"{prefix}{name}")
     return cls(**arguments) if default is None else dataclasses.replace(typing.cast(Any, default), **arguments)
 
 
@@ -111,6 +116,10 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     if origin is Literal:
         if value not in typing.get_args(kind):
             raise ValueError(f"{name}={value!r}: must be one of {', '.join(typing.get_args(kind))}")
+        return value
+    if origin is Mapping:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ValueError(f"{name}={value!r}: must be names with values")
         return value
     if origin is tuple:
         return _convert_items(typing.get_args(kind), value, name)
@@ -145,7 +154,9 @@ def _shown(name: str, value: object) -> str:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain nested values, ready for YAML or JSON."""
-    plain: dict[str, Any] = dataclasses.asdict(config)
+    plain: dict[str, Any] = dataclasses.asdict(
+        config, dict_factory=lambda pairs: {written(name): value for name, value in pairs}
+    )
     return plain
 
 

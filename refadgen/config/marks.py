@@ -183,11 +183,16 @@ class Section:
     def __post_init__(self) -> None:
         """Raises: ValueError naming the first field whose value breaks its rule."""
         for field, mark in settings_of(type(self)).items():
-            _check(f"{self._name}.{field.name}", getattr(self, field.name), field.type, mark)
+            _check(f"{self._name}.{written(field.name)}", getattr(self, field.name), field.type, mark)
         self.check()
 
     def check(self) -> None:
         """Rules between several fields. Raises: ValueError."""
+
+
+def written(field_name: str) -> str:
+    """The name of a setting as users write it: a field `class_` is `class`, which Python keeps for itself."""
+    return field_name.removesuffix("_")
 
 
 def settings_of(section: type[Section]) -> dict[dataclasses.Field[Any], Setting]:

@@ -12,13 +12,13 @@ from refadgen.storage.locations import is_remote, local_path
 S = TypeVar("S", bound=Section)
 
 
-def absolute_paths(config: S) -> S:
+def absolute_paths(config: S, prefix: str = "") -> S:
     """The configuration with every local path absolute. URIs and hub ids stay as they are.
 
-    Ids come from the configuration as the user wrote it, so make them from that one.
+    prefix: of names in errors. Ids come from the configuration as the user wrote it, so make them from that one.
     Raises: ValueError naming the dotted field, its value and the absolute path where nothing is.
     """
-    return _absolute(config, "")
+    return _absolute(config, prefix)
 
 
 def _absolute(config: S, prefix: str) -> S:

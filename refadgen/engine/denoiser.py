@@ -12,6 +12,7 @@ from PIL import Image
 
 from refadgen.config import ModelConfig, SamplingConfig
 from refadgen.engine.cache import ByteBoundedCache
+from refadgen.engine.device import lack_of_memory, require_device
 from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import OutOfDeviceMemoryError
 from refadgen.errors import RowError
@@ -24,8 +25,6 @@ from refadgen.model.passes import FastMode, Pass
 _log = logging.getLogger("refadgen.engine")
 P = ParamSpec("P")
 T = TypeVar("T")
-_NO_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""What errors of CUDA's libraries say of a lack of memory that PyTorch does not raise as one."""
 
 
 class AdDenoiser:
@@ -88,9 +87,9 @@ class AdDenoiser:
         """Calls `work`. Raises: OutOfDeviceMemoryError, with what is kept for later given back."""
         try:
             return work(*arguments, **settings)
-        except RuntimeError as error:  # of which torch.OutOfMemoryError is one
-            problem = str(error).partition("\n")[0]
-            if not (isinstance(error, torch.OutOfMemoryError) or any(text in problem for text in _NO_MEMORY)):
+        except RuntimeError as error:
+            problem = lack_of_memory(error)
+            if not problem:
                 raise
         # Outside the clause: an error that is being handled holds the tensors of its frames.
         self._features.clear()
@@ -190,11 +189,8 @@ class AdDenoiser:
         return image_u8
 
     def check_device(self) -> None:
-        """A sum of two numbers on the device. Raises: RuntimeError where it is lost: its errors come back for ever."""
-        try:
-            torch.ones(2, device=self._pipeline.device).sum().item()
-        except torch.OutOfMemoryError:  # full, and not lost
-            return
+        """Raises: RuntimeError where the device is lost."""
+        require_device(self._pipeline.device)
 
     def preview(self, row: DenoisingRow) -> bytes:
         """An unfinished row's predicted image as a small WebP."""

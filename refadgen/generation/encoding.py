@@ -21,16 +21,18 @@ from refadgen.generation.wanted import WantedImage
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+TRAINED, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
+"""Of these types: generated; and a photograph's pixels in what was generated."""
 RECORD_NAMESPACE = "https://refadgen.invalid/ns/1.0/"
 _RECORD = re.compile(r"<refadgen:GenerationRecord>(.*?)</refadgen:GenerationRecord>", re.DOTALL)
 
 
-def digital_source_type(rung: str) -> str:
+def digital_source_type(rung: str, drawn: str = TRAINED) -> str:
     """IPTC's digital source type: the product is generated anew, or its photograph stands in a generated scene.
 
-    rung: of the gate's ladder.
+    rung: of the gate's ladder. drawn: the type of the images that come out of the model or method.
     """
-    return "compositeWithTrainedAlgorithmicMedia" if rung == "product_pixels" else "trainedAlgorithmicMedia"
+    return COMPOSITE if rung == "product_pixels" and drawn == TRAINED else drawn
 
 
 def image_key(image_id: str, format: str) -> str:
@@ -72,6 +74,10 @@ class GenerationRecord:
     """These three: None where they are as they were before there were such settings; records then leave them out."""
     as_photographed: bool = False
     """Whether the product stands where its photograph has it; records leave it out where not."""
+    method: str = ""
+    """What made the image in RefAdGen's place; records then hold it, without the settings that are RefAdGen's."""
+    source_type: str = TRAINED
+    """As of `ModelIdentity`; not in the record, but beside it."""
 
     def facts(self) -> dict[str, Any]:
         """The record as it stands in a file."""
@@ -83,6 +89,9 @@ class GenerationRecord:
             del facts["rung"]
         if not self.as_photographed:
             del facts["as_photographed"]
+        del facts["source_type"]
+        for name in ("num_inference_steps", "guidance_scale", "fusion_scale") if self.method else ("method",):
+            del facts[name]
         return facts
 
     @classmethod
@@ -101,6 +110,8 @@ class GenerationRecord:
         as_photographed: bool,
         sampling: SamplingConfig,
         fingerprint: str,
+        method: str = "",
+        source_type: str = TRAINED,
     ) -> "GenerationRecord":
         return cls(
             image_id=wanted.image_id,
@@ -122,6 +133,8 @@ class GenerationRecord:
             guidance_interval=None if sampling.guidance_interval == (0, 1) else sampling.guidance_interval,
             reuse_steps=None if sampling.reuse_steps == 1 else sampling.reuse_steps,
             as_photographed=as_photographed,
+            method=method,
+            source_type=source_type,
         )
 
 
@@ -180,7 +193,7 @@ def _unescape(text: str) -> str:
 def _xmp(record: GenerationRecord) -> bytes:
     """An XMP packet with IPTC's DigitalSourceType and the record as JSON (ASCII, so that any text is legal XML)."""
     text = escape(json.dumps(record.facts(), sort_keys=True, ensure_ascii=True))
-    source_type = SOURCE_TYPES + digital_source_type(record.rung)
+    source_type = SOURCE_TYPES + digital_source_type(record.rung, record.source_type)
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

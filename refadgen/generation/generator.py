@@ -1,11 +1,14 @@
-"""The stage that makes the images: placed products in, scored images out, by the step engine on one model."""
+"""The stage that makes the images: placed products in, scored images out, by the step engine on one model.
+
+Another method in RefAdGen's place (`method.class`) makes each image in a single step.
+"""
 
 import hashlib
 import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +30,6 @@ from refadgen.storage.pictures import from_png
 
 if TYPE_CHECKING:
     from refadgen.engine.step_engine import Denoiser, Ticket
-    from refadgen.model.denoising import DenoisingRow
 
 _IMAGES_PER_ROW = 8
 """Images of one product that travel in one row: at full size some 5 MB, since Ray Data wants rows under 10 MB."""
@@ -102,8 +104,12 @@ class AdGenerator:
         self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
 
-    def _make_denoiser(self) -> "Denoiser[AdOrder, DenoisingRow, npt.NDArray[np.uint8]]":
+    def _make_denoiser(self) -> "Denoiser[AdOrder, Any, npt.NDArray[np.uint8]]":
         # Only here: planning and the driver import this module without waiting for torch.
+        if self._config.method.class_ is not None:
+            from refadgen.generation.method_denoiser import MethodDenoiser
+
+            return MethodDenoiser(self._config)
         from refadgen.engine.denoiser import AdDenoiser
 
         return AdDenoiser(
@@ -178,7 +184,6 @@ class AdGenerator:
         """Queues one attempt at an image."""
         attempt = task.ladder.begin()
         sampling = self._config.sampling
-        assert sampling.guidance_scale is not None  # the job fills in the model's own
         order = AdOrder(
             canvas=task.canvas,
             mask=task.mask,
@@ -187,7 +192,7 @@ class AdGenerator:
             negative_prompt=task.product.negative_prompt,
             seed=attempt.seed,
             fusion_scale=attempt.fusion_scale,
-            guidance_scale=sampling.guidance_scale,
+            guidance_scale=sampling.guidance_scale or 1.0,  # None: of a method, which has a setting of its own
             num_inference_steps=sampling.num_steps,
         )
 

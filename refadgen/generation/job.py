@@ -34,6 +34,7 @@ from refadgen.generation.generator import AdGenerator
 from refadgen.generation.inputs import RecordedInputs, changed_inputs
 from refadgen.generation.ledger import SCHEMA as LEDGER_SCHEMA
 from refadgen.generation.ledger import AdLedger
+from refadgen.generation.method_settings import with_method_settings
 from refadgen.generation.model_settings import with_model_settings
 from refadgen.generation.planning import CatalogPlanner, ImageCounts, OpenImages
 from refadgen.generation.publisher import AdPublisher
@@ -130,7 +131,8 @@ class CatalogJob:
         self._storage = Storage(output_uri)
         self._retry_failed, self._limits = retry_failed, limits
         self._check_inputs = check_inputs
-        self._config, self._model = with_model_settings(config)
+        with_settings = with_model_settings if config.method.class_ is None else with_method_settings
+        self._config, self._model = with_settings(config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))

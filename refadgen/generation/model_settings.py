@@ -14,6 +14,7 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
 from refadgen.config.paths import absolute_paths
 from refadgen.config.sections import DEFAULT_STEPS
+from refadgen.generation.encoding import TRAINED
 from refadgen.model.folder import (
     find_model,
     fingerprint,
@@ -40,6 +41,10 @@ class ModelIdentity:
     """The same."""
     gpu_dtype: str | None = None
     """The number format that the model recommends on GPUs: `model.dtype=auto` there. Ids hold it by the fingerprint."""
+    method: str = ""
+    """The class that makes the images, `module:Class`; empty: RefAdGen's own."""
+    source_type: str = TRAINED
+    """IPTC's digital source type of its images, before the gate's ladder."""
 
 
 def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelIdentity]:
@@ -49,9 +54,7 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
     a path where nothing is, of a scene file or of a model that cannot be used.
     """
     local = absolute_paths(config)
-    load_headers(local.fetch.headers_file)
-    # Scenes are a small file: a mistake there is reported before a model of some gigabytes is hashed.
-    load_scenes(local.catalog.scenes_file, local.catalog.taxonomy_file).check_count(config.catalog.scenes_per_product)
+    check_small_files(local)
     folder = find_model(local.model.path)
     index = read_index(folder)
     require_refadgen(folder, index)
@@ -75,6 +78,16 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
         gpu_dtype=recommended_dtype(index, folder),
     )
     return resolved, identity
+
+
+def check_small_files(config: GenerateConfig) -> None:
+    """Looks at headers and scenes, so that a mistake there is reported before a model of some gigabytes is hashed.
+
+    config: with absolute paths. Raises: ValueError naming the setting.
+    """
+    load_headers(config.fetch.headers_file)
+    scenes = load_scenes(config.catalog.scenes_file, config.catalog.taxonomy_file)
+    scenes.check_count(config.catalog.scenes_per_product)
 
 
 def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder: Path) -> GenerateConfig:

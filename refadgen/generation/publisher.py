@@ -97,6 +97,8 @@ class AdPublisher:
             as_photographed=product.as_photographed,
             sampling=self._config.sampling,
             fingerprint=self._model.fingerprint,
+            method=self._model.method,
+            source_type=self._model.source_type,
         )
         # The file before its ledger row: a crash in between costs the work, never leaves a row without a picture.
         uri = image_key(image.wanted.image_id, self._config.output.format)
@@ -152,6 +154,6 @@ class AdPublisher:
             decision=product.decision,
             batch_size=image.batch_size,
             rung=image.rung,
-            digital_source_type=digital_source_type(image.rung) if published.uri else "",
+            digital_source_type=digital_source_type(image.rung, self._model.source_type) if published.uri else "",
             as_photographed=product.as_photographed,
         )

@@ -67,7 +67,7 @@ def _check_single_file(file: Path) -> None:
             f"{', '.join(missing)}; get them by: hf download stable-diffusion-v1-5/stable-diffusion-v1-5 "
             f"--include '*.json' --include '*.txt' --local-dir {file.parent}"
         )
-    shapes = _shapes(file)
+    shapes = tensor_shapes(file)
     counts = {part: _count(shapes, prefix) for part, prefix in _PREFIXES.items()}
     conv_in = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
     if conv_in is None or not counts["text_encoder"]:
@@ -99,7 +99,8 @@ def _described(folder: Path) -> dict[str, int]:
     return {part: len(model.state_dict()) for part, model in models.items()}
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a safetensors file, which is not loaded. Raises: ValueError."""
     try:
         with safe_open(file, framework="pt") as handle:
             return {key: tuple(handle.get_slice(key).get_shape()) for key in handle.keys()}  # noqa: SIM118 (no mapping)

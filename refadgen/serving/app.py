@@ -69,7 +69,14 @@ def configuration(arguments: dict[str, Any]) -> ServeConfig:
     """The settings as the user wrote them. Raises: ValueError."""
     rest = dict(arguments)
     file = rest.pop("config", None)
-    return load_config(ServeConfig, file, [f"{name}={_word(value)}" for name, value in dotted(rest)])
+    try:
+        return load_config(ServeConfig, file, [f"{name}={_word(value)}" for name, value in dotted(rest)])
+    except ValueError as error:
+        if not str(error).startswith("unknown setting method;"):
+            raise
+        raise ValueError(
+            "method: the endpoint makes RefAdGen's images only; other methods run in the main job"
+        ) from None
 
 
 def _word(value: Any) -> str:

@@ -25,8 +25,16 @@ T = TypeVar("T")
 VARIABLE = "REFADGEN_CATALOG_RUN"
 _COMMAND = f"{sys.executable} -m refadgen.serving.catalog_run"
 _SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
-_KEPT_BY_SERVER = ("fetch.", "stages.", "segmentation.", "model.", "catalog.scenes_file", "catalog.taxonomy_file")
-"""Settings that a client may not change: they decide what a run may reach, and its machines."""
+_KEPT_BY_SERVER = (
+    "fetch.",
+    "stages.",
+    "segmentation.",
+    "model.",
+    "method.",
+    "catalog.scenes_file",
+    "catalog.taxonomy_file",
+)
+"""Settings that a client may not change: they decide what a run may reach, what code it imports, and its machines."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,3 +45,8 @@ def test_a_path_where_nothing_is_is_refused_in_the_catalogue_jobs_words(
     words = [f"{section}.{name}={value}" for section, values in settings.items() for name, value in values.items()]
     assert generate_catalog.main(["catalog.parquet", "--dry-run", *words]) == 2
     assert capsys.readouterr().err == f"generate_catalog: {refused.value}\n"
+
+
+def test_another_method_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"^method: the endpoint makes RefAdGen's images only"):
+        build({"method": {"class": "refadgen.evaluation.baselines.product_paste:PlainPaste"}})

@@ -242,6 +242,8 @@ def test_a_prefix_is_a_path_from_the_root_or_in_s3(prefix):
         "segmentation.device",
         "model.path",
         "model.device",
+        "method.class",
+        "method.settings.base",
         "catalog.scenes_file",
     ],
 )
