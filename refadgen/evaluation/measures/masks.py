@@ -22,6 +22,8 @@ class MaskOverlap:
     mask network, which takes the foremost thing. None where networks disagree.
     """
 
+    measures = ("mask_iou", "object_expansion")
+
     def __init__(self, config: SegmentationConfig, *, gpu_expected: bool) -> None:
         """Raises: ValueError naming the field of a network that cannot be loaded."""
         self._masker = ProductMasker(config, gpu_expected=gpu_expected) if config.has_networks else None

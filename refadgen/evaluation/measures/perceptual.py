@@ -65,6 +65,8 @@ class PerceptualDistance:
 class Lpips:
     """`lpips` of the complete ad and the placed product on white; `lpips_product` of both white outside M′."""
 
+    measures = ("lpips", "lpips_product")
+
     def __init__(self, distance: PerceptualDistance, batch_size: int) -> None:
         self._distance, self._batch_size = distance, batch_size
         self.network = distance.label
@@ -84,6 +86,8 @@ class Lpips:
 
 class MatchedPatches:
     """`mp_lpips`; None where no point of the grid lies in M′."""
+
+    measures = ("mp_lpips",)
 
     def __init__(self, distance: PerceptualDistance, features: FeatureMap, label: str) -> None:
         """label: of the network that gives the features."""

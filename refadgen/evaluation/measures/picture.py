@@ -26,6 +26,7 @@ class AdPicture:
     mask_u8: ImageU8
     """M′, H×W, the product where at least 128."""
     prompt: str
+    sku: str = ""
     name: str | None = None
     """What the product is, for networks that look for it by name."""
 
@@ -42,8 +43,10 @@ Values = Mapping[str, Sequence[float | None]]
 class Scorer(Protocol):
     """Gives the values of one or several measures."""
 
+    measures: tuple[str, ...]
+    """Their names."""
     network: str
-    """What it asks, with its licence, for people; empty: no network."""
+    """What it asks, for people, with the licence where it is sure; empty: no network."""
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
         """The values of pictures, which may differ in size."""

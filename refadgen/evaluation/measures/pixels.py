@@ -1,6 +1,6 @@
 """Measures without a network: where the product stands in the ad, and which product of the run it looks like."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ class Registration:
     the product is found. The edges of the picture are compared, not its brightness: new light must not count.
     """
 
+    measures = ("shift", "scale_error")
     network = ""
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
@@ -126,3 +127,29 @@ def signature_distances(signed: Floats, candidates: Floats) -> Floats:
     difference = signed[:, :3] - candidates[..., :3]
     mean = (share[..., None] * difference).sum(1, keepdims=True) / total[..., None]
     return np.asarray((share * np.linalg.norm(difference - mean / 2, axis=-1)).sum(1) / total[:, 0], np.float32)
+
+
+class NearestProduct:
+    """`nearest_product`: 1 where the ad looks more like its own product than like any other one of the run, else 0.
+
+    Compares signatures, so that products of other shapes can be compared. None: there is no other product.
+    """
+
+    measures = ("nearest_product",)
+
+    def __init__(self, candidates: Mapping[str, Floats]) -> None:
+        """candidates: signatures of the run's products by sku."""
+        self._skus = np.array(list(candidates), dtype=object)
+        self._signatures = np.stack(list(candidates.values())) if candidates else np.zeros((0, _CELLS**2, 4))
+        self.network = f"no network; among {len(candidates)} products"
+
+    def __call__(self, pictures: Sequence[AdPicture]) -> Values:
+        return {"nearest_product": [self._is_own(picture) for picture in pictures]}
+
+    def _is_own(self, picture: AdPicture) -> float | None:
+        others = self._signatures[self._skus != picture.sku]
+        if not len(others):
+            return None
+        seen = signature(picture.ad_u8, picture.mask_u8)
+        own = signature_distances(seen, signature(picture.canvas_u8, picture.mask_u8)[None])[0]
+        return float(own <= signature_distances(seen, others).min())

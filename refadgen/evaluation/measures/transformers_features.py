@@ -11,32 +11,38 @@ from refadgen.config.weights import require_all_weights
 from refadgen.evaluation.measures.picture import AdPicture, ImageU8, Values, product_crops
 
 
-def load_pretrained(model_class: Any, field: str, path_or_id: str, device: torch.device) -> Any:
-    """A network of transformers, complete, in float32, without code of its own. Raises: ValueError naming the field."""
+def load_pretrained(model_class: Any, given: str, path_or_id: str, device: torch.device, kind: str) -> Any:
+    """A network of transformers, complete, in float32, without code of its own.
+
+    Raises: ValueError that begins with `given`, the setting and its value, and says that it is no `kind`.
+    """
     try:
         network, report = model_class.from_pretrained(
             path_or_id, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{field}={path_or_id!r}: cannot be loaded as {model_class.__name__}: {error}") from error
-    require_all_weights(field, report)
+        raise ValueError(f"{given}: no {kind}: {error}") from error
+    require_all_weights(given, report)
     if mismatched := report.get("mismatched_keys"):
-        raise ValueError(f"{field}={path_or_id!r}: weights of another architecture, first {sorted(mismatched)[0]}")
+        raise ValueError(f"{given}: weights of another architecture, first {sorted(mismatched)[0]}")
     return network.eval().to(device)
 
 
 class ClipScore:
     """`clip_score`: 100 · cosine of image and prompt, 0 where negative (Hessel et al. 2021). Long prompts are cut."""
 
-    def __init__(self, path_or_id: str, device: torch.device, field: str = "clip.model") -> None:
-        """Raises: ValueError naming the field where there is no complete CLIP."""
+    measures = ("clip_score",)
+
+    def __init__(self, path_or_id: str, device: torch.device, given: str = "") -> None:
+        """given: the setting, for errors. Raises: ValueError naming it where there is no complete CLIP."""
         from transformers import CLIPModel, CLIPProcessor
 
-        self._model = load_pretrained(CLIPModel, field, path_or_id, device)
+        given = given or f"clip.model={path_or_id!r}"
+        self._model = load_pretrained(CLIPModel, given, path_or_id, device, "CLIP")
         try:
             self._processor: Any = CLIPProcessor.from_pretrained(path_or_id)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{field}={path_or_id!r}: no CLIP: {error}") from error
+            raise ValueError(f"{given}: no CLIP: {error}") from error
         self._device = device
         self.network = path_or_id
 
@@ -62,14 +68,15 @@ class VisionFeatures:
         """Raises: ValueError naming the field."""
         from transformers import AutoImageProcessor, AutoModel
 
-        self._model = load_pretrained(AutoModel, field, path_or_id, device)
+        given, kind = f"{field}={path_or_id!r}", "vision transformer"
+        self._model = load_pretrained(AutoModel, given, path_or_id, device, kind)
         try:
             self._processor: Any = AutoImageProcessor.from_pretrained(path_or_id, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{field}={path_or_id!r}: has no image processor: {error}") from error
+            raise ValueError(f"{given}: no {kind}: {error}") from error
         config = self._model.config
         if not hasattr(config, "patch_size") or not hasattr(config, "image_size"):
-            raise ValueError(f"{field}={path_or_id!r}: no vision transformer (a {type(self._model).__name__})")
+            raise ValueError(f"{given}: no {kind} (a {type(self._model).__name__})")
         self._registers = int(getattr(config, "num_register_tokens", 0) or 0)
         self._device = device
 
@@ -82,21 +89,21 @@ class VisionFeatures:
 
     def patches(self, image_u8: ImageU8) -> Tensor:
         """Features of one picture's patches as a map, channels×h×w, over the complete picture."""
-        inputs = self._processor(
-            images=image_u8, return_tensors="pt", do_center_crop=False, do_resize=False, do_pad=False
-        ).to(self._device)
         size = self._model.config.patch_size
-        pixels = inputs["pixel_values"]
-        height, width = (side // size * size for side in pixels.shape[-2:])
+        sides = [max(1, round(side / size)) * size for side in image_u8.shape[:2]]
+        mean, std = (torch.tensor(getattr(self._processor, name)) for name in ("image_mean", "image_std"))
+        pixels = ((torch.from_numpy(image_u8) / 255 - mean) / std).permute(2, 0, 1)[None].to(self._device)
         with torch.inference_mode():
-            pixels = torch.nn.functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
+            pixels = torch.nn.functional.interpolate(pixels, sides, mode="bilinear", antialias=True)
             tokens: Tensor = self._model(pixel_values=pixels).last_hidden_state
         grid = tokens[0, 1 + self._registers :]
-        return grid.T.reshape(-1, height // size, width // size)
+        return grid.T.reshape(-1, sides[0] // size, sides[1] // size)
 
 
 class DinoSimilarity:
     """`dino`: cosine of the placed product's and the ad's features, of crops that are white outside M′."""
+
+    measures = ("dino",)
 
     def __init__(self, path_or_id: str, device: torch.device) -> None:
         """Raises: ValueError naming the field."""
