@@ -24,7 +24,8 @@ class FidConfig(Section, name="fid"):
     """FID against the ads of a data set's test split (`--dataset`)."""
 
     weights: str | None = setting(None, _RUN, place=Place.PATH)
-    """InceptionV3 as torch-fidelity and pytorch-fid have it: `weights-inception-2015-12-05-6726825d.pth` (Apache-2.0)."""
+    """InceptionV3 as torch-fidelity and pytorch-fid have it, `weights-inception-2015-12-05-6726825d.pth`
+    (Apache-2.0)."""
     min_images: int = setting(2048, _RUN, least=2)
     """Images that each side must have. A covariance of 2,048 features has full rank from 2,049 images on; with fewer,
     FID measures mostly their number."""
@@ -52,7 +53,7 @@ class MpLpipsConfig(Section, name="mp_lpips"):
     """diffusion: a Stable Diffusion of diffusers, features as DIFT takes them. vision: a vision transformer of
     transformers, such as facebook/dinov2-base (Apache-2.0)."""
     prompt: str = setting("a photo of a product", _RUN)
-    """What a diffusion network is told. The authors of the metric, who measured garments: a photo of an upper-garment."""
+    """What a diffusion network is told. The metric's authors, who measured garments: a photo of an upper-garment."""
     ensemble: int = setting(8, _RUN, least=1, most=64)
     """Draws of noise whose features are averaged."""
 

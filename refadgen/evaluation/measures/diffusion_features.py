@@ -1,9 +1,8 @@
-"""Features of a Stable Diffusion, as DIFT (Tang et al. 2023) takes them: of one noisy step, from the middle of its U-Net.
+"""Features of a Stable Diffusion, as DIFT (Tang et al. 2023) takes them: of one noisy step, from within its U-Net.
 
 MP-LPIPS matches points by them: t = 41, the third block on the way up, a mean over draws of noise.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from refadgen.evaluation.measures.picture import ImageU8
+from refadgen.evaluation.measures.table import licensed
 
 _TIMESTEP = 41
 _UP_BLOCK = 2
@@ -41,8 +41,8 @@ class DiffusionFeatures:
             encoder = pipeline.text_encoder.to(device)
             self._states = pipeline.encode_prompt(prompt, device, 1, do_classifier_free_guidance=False)[0]
             del encoder
-        name = path_or_id if not Path(path_or_id).exists() else Path(path_or_id).name
-        self.label = f"{name} (DIFT: t = {_TIMESTEP}, block {_UP_BLOCK}, {ensemble} draws, prompt {prompt!r})"
+        how = f"DIFT, t = {_TIMESTEP}, block {_UP_BLOCK}, {ensemble} draws, prompt {prompt!r}"
+        self.label = f"{licensed(path_or_id)}, {how}"
 
     def __call__(self, image_u8: ImageU8) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image_u8)).permute(2, 0, 1)[None].float() / 127.5 - 1

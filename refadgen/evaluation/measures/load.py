@@ -14,7 +14,7 @@ from refadgen.evaluation.measures.masks import MaskOverlap
 from refadgen.evaluation.measures.perceptual import Lpips, MatchedPatches, PerceptualDistance
 from refadgen.evaluation.measures.picture import Scorer
 from refadgen.evaluation.measures.pixels import Floats, NearestProduct, Registration
-from refadgen.evaluation.measures.table import IMAGE_REWARD_MISSING, MEASURES
+from refadgen.evaluation.measures.table import IMAGE_REWARD_MISSING, MEASURES, licensed
 from refadgen.evaluation.measures.text import CharacterErrors
 from refadgen.evaluation.measures.transformers_features import ClipScore, DinoSimilarity, VisionFeatures
 
@@ -37,9 +37,8 @@ def skipped_measures(config: EvaluateConfig, *, dataset: bool) -> dict[str, str]
     }
     for field, package in _EXTRA.items():
         if given[field] and importlib.util.find_spec(package) is None:
-            raise ValueError(
-                f"{field}: needs the extra `evaluate` (pip install 'refadgen[evaluate]'): no {package} here"
-            )
+            remedy = "needs the extra `evaluate` (pip install 'refadgen[evaluate]')"
+            raise ValueError(f"{field}: {remedy}: no {package} here")
     if config.ocr.read and importlib.util.find_spec("rapidocr") is None:
         raise ValueError("ocr.read=True: needs the extra `ocr` (pip install 'refadgen[ocr]'): no rapidocr here")
     skipped = {each.name: _NO_WEIGHTS.format(each.needs) for each in MEASURES if each.needs and not given[each.needs]}
@@ -102,6 +101,6 @@ def _matched_patches(config: EvaluateConfig, distance: PerceptualDistance, devic
     place = str(config.mp_lpips.features)
     if config.mp_lpips.kind == "vision":
         vision = VisionFeatures("mp_lpips.features", place, device)
-        return MatchedPatches(distance, vision.patches, f"{place} (not the network that defines the metric)")
+        return MatchedPatches(distance, vision.patches, f"{licensed(place)}, not the network that defines the metric")
     diffusion = DiffusionFeatures(place, config.mp_lpips.prompt, config.mp_lpips.ensemble, device)
     return MatchedPatches(distance, diffusion, diffusion.label)

