@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ import ray
 
 from refadgen.batch.ledger import is_reconciled
 from refadgen.batch.ray_connection import results_of
-from refadgen.batch.rows import Float32, Int32, schema_of
+from refadgen.batch.rows import schema_of
+from refadgen.evaluation.rows import ImageToScore, ScoreLedger
 from refadgen.generation.ledger import AdLedger
 from refadgen.storage.store import Storage
 
@@ -38,35 +38,17 @@ class Run:
     uri: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageToScore:
-    """One ad on its way to the scorers."""
-
-    score_id: str
-    """Hash of what its scores depend on: run, image, settings."""
-    run: str
-    """The run's address."""
-    image_id: str
-    sku: str
-    scene: str
-    variant: Int32
-    category: str | None
-    prompt: str
-    uri: str
-    product_uri: str
-    width_px: Int32 | None
-    height_px: Int32 | None
-    color_similarity: Float32 | None
-    structure_similarity: Float32 | None
-
-
 @dataclass(frozen=True)
 class RunImages:
-    """What a run's ledger has. table: the rows of ImageToScore. other: rows that are not done, or older."""
+    """What a run's ledger has."""
 
     table: pa.Table
+    """Rows of ImageToScore."""
     not_done: int
     older: int
+    """Done, but not the newest of their key."""
+    candidates: list[tuple[str, str]]
+    """(sku, product_uri) of the products that an ad's own is told from."""
 
 
 def parse_runs(words: Sequence[str]) -> list[Run]:
@@ -104,8 +86,10 @@ def read_run(run: Run, settings_key: str) -> RunImages:
     newest = done.sort_by([*((name, "ascending") for name in KEY), ("recorded_at", "descending")])
     newest = newest.filter(pa.array(_first_of_each(newest)))
     _require_files(run, storage, newest)
+    candidates = candidate_products(newest)
+    decides = f"{run.uri}\0{candidates}\0{settings_key}"
     ids = [
-        hashlib.sha256(f"{run.uri}\0{image_id}\0{settings_key}".encode()).hexdigest()[:32]
+        hashlib.sha256(f"{image_id}\0{decides}".encode()).hexdigest()[:32]
         for image_id in newest["image_id"].to_pylist()
     ]
     table = newest.append_column("score_id", pa.array(ids)).append_column("run", pa.array([run.uri] * len(newest)))
@@ -113,6 +97,7 @@ def read_run(run: Run, settings_key: str) -> RunImages:
         table.select(schema_of(ImageToScore).names).cast(schema_of(ImageToScore)).combine_chunks(),
         len(latest) - len(done),
         len(done) - len(newest),
+        candidates,
     )
 
 
@@ -134,7 +119,7 @@ def _require_files(run: Run, storage: Storage, rows: pa.Table) -> None:
         missing = [key or f"(the ledger names no {column})" for key in named if key not in there]
         if missing:
             raise ValueError(
-                f"{run.uri}: {len(missing)} of {len(named)} files of its ledger are missing, the first is {missing[0]}; "
+                f"{run.uri}: {len(missing)} of {len(named)} files of its ledger are missing, first {missing[0]}; "
                 "give a run whose images are there"
             )
 
@@ -199,38 +184,32 @@ def candidate_products(table: pa.Table) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Planned:
-    """What a planning task found. blocks: references to tables of ImageToScore that need scores."""
+    """What the driver learns of the runs."""
 
-    runs: list[Run]
-    notes: list[str]
-    score_ids: Any
-    """Reference to the ids of all compared images, run by run: a list of Arrow arrays."""
-    counts: list[int]
-    blocks: list[Any]
+    images: int
+    """Of each run."""
     to_score: int
-    candidates: list[tuple[str, str]]
-    """Of the first run."""
+    notes: list[str]
+    candidates: dict[str, list[tuple[str, str]]]
+    """(sku, product_uri) of the products that an ad's own is told from, by the run's address."""
 
 
-def plan_runs(
-    runs: Sequence[Run], settings_key: str, reconciled: npt.NDArray[np.uint64], images_per_part: int
-) -> Planned:
-    """Reads and compares the runs, in a Ray task: the driver sees counts and references only."""
-    images = results_of([ray.remote(read_run).remote(run, settings_key) for run in runs])
+def plan_runs(runs: Sequence[Run], settings_key: str, scores_uri: str) -> tuple[Planned, pa.Table, list[pa.Array]]:
+    """Reads and compares the runs, in a Ray task: tables of large runs stay out of the driver.
+
+    scores_uri: where scores of earlier evaluations lie. Returns besides the rows of ImageToScore that have no scores
+    yet, and of each run the ids of its scores, in one order of images.
+    Raises: ValueError naming a run.
+    """
+    images = results_of([_read_task.remote(run, settings_key) for run in runs])
     comparison = compare_runs(runs, images)
-    blocks, to_score = [], 0
-    for table in comparison.tables:
-        wanted = [not is_reconciled(each, reconciled) for each in table["score_id"].to_pylist()]
-        open_rows = table.filter(pa.array(wanted, pa.bool_()))
-        to_score += len(open_rows)
-        for start in range(0, len(open_rows), images_per_part):
-            blocks.append(ray.put(open_rows.slice(start, images_per_part).combine_chunks()))
-    return Planned(
-        list(runs),
-        comparison.notes,
-        ray.put([table["score_id"].combine_chunks() for table in comparison.tables]),
-        [len(table) for table in comparison.tables],
-        blocks,
-        to_score,
-        candidate_products(comparison.tables[0]),
-    )
+    scored = ScoreLedger(Storage(scores_uri)).reconciled(retry_failed=True)
+    rows = pa.concat_tables(comparison.tables)
+    rows = rows.filter(pa.array([not is_reconciled(each, scored) for each in rows["score_id"].to_pylist()], pa.bool_()))
+    candidates = {run.uri: found.candidates for run, found in zip(runs, images, strict=True)}
+    planned = Planned(len(comparison.tables[0]), len(rows), comparison.notes, candidates)
+    ids = [table["score_id"].combine_chunks() for table in comparison.tables]
+    return planned, rows.combine_chunks(), ids
+
+
+_read_task = ray.remote(read_run)

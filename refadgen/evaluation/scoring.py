@@ -1,74 +1,23 @@
-"""The stage that scores images: ImageToScore in, rows of the ledger of scores out.
-
-The ledger of scores (`scores/` in the evaluation's output) is one as every job has: an evaluation that is run again
-goes on where it was. Features for FID are too large for it: they lie in files of their own, `features/`, one a block.
-"""
+"""The stage that scores images. Features for FID are too large for the ledger of scores: they lie in `features/`."""
 
 import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from refadgen.batch.ledger import Ledger
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
-from refadgen.batch.rows import Float32, Int32, from_table, to_table
+from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import EvaluateConfig
 from refadgen.evaluation.measures.load import load_scorers
 from refadgen.evaluation.measures.picture import AdPicture, on_white
-from refadgen.evaluation.measures.pixels import Floats, signature
-from refadgen.evaluation.runs import ImageToScore
+from refadgen.evaluation.measures.pixels import Candidates, Floats, signature
+from refadgen.evaluation.rows import ImageScores, ImageToScore
 from refadgen.storage.store import Storage
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageScores:
-    """One scored ad. A measure is None where it is off, or has no value for this ad."""
-
-    score_id: str
-    run_id: str
-    recorded_at: datetime | None
-    status: str
-    """done or failed."""
-    reason: str
-    detail: str
-    run: str
-    """Address of the run."""
-    image_id: str
-    sku: str
-    scene: str
-    variant: Int32
-    uri: str
-    product_uri: str
-    features: str = ""
-    """The file of features for FID; empty: none."""
-    feature_row: Int32 | None = None
-    color_similarity: Float32 | None = None
-    structure_similarity: Float32 | None = None
-    clip_score: Float32 | None = None
-    mp_lpips: Float32 | None = None
-    lpips: Float32 | None = None
-    lpips_product: Float32 | None = None
-    dino: Float32 | None = None
-    character_error_rate: Float32 | None = None
-    nearest_product: Float32 | None = None
-    mask_iou: Float32 | None = None
-    object_expansion: Float32 | None = None
-    shift: Float32 | None = None
-    scale_error: Float32 | None = None
-
-
-class ScoreLedger(Ledger):
-    """The ledger of an evaluation's output."""
-
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(storage, ImageScores, "scores")
 
 
 class ImageScorer:
@@ -84,7 +33,7 @@ class ImageScorer:
         run_id: str,
         output_uri: str,
         skipped: Mapping[str, str],
-        candidates: Mapping[str, Floats],
+        candidates: Candidates,
     ) -> None:
         """skipped, candidates: as `load_scorers` takes them. Raises: ValueError of a network."""
         gpu_expected = config.stages.score.num_gpus > 0
@@ -165,6 +114,7 @@ class ImageScorer:
             canvas_u8=canvas_u8,
             mask_u8=mask_u8,
             prompt=image.prompt,
+            run=image.run,
             sku=image.sku,
             name=last_element(image.category),
         )

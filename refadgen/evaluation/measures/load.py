@@ -13,7 +13,7 @@ from refadgen.evaluation.measures.inception import InceptionFeatures
 from refadgen.evaluation.measures.masks import MaskOverlap
 from refadgen.evaluation.measures.perceptual import Lpips, MatchedPatches, PerceptualDistance
 from refadgen.evaluation.measures.picture import Scorer
-from refadgen.evaluation.measures.pixels import Floats, NearestProduct, Registration
+from refadgen.evaluation.measures.pixels import Candidates, NearestProduct, Registration
 from refadgen.evaluation.measures.table import IMAGE_REWARD_MISSING, MEASURES, licensed
 from refadgen.evaluation.measures.text import CharacterErrors
 from refadgen.evaluation.measures.transformers_features import ClipScore, DinoSimilarity, VisionFeatures
@@ -67,11 +67,11 @@ class Scorers:
 
 
 def load_scorers(
-    config: EvaluateConfig, skipped: Mapping[str, str], candidates: Mapping[str, Floats], *, gpu_expected: bool
+    config: EvaluateConfig, skipped: Mapping[str, str], candidates: Candidates, *, gpu_expected: bool
 ) -> Scorers:
     """Loads all networks that the settings give.
 
-    skipped: as `skipped_measures` has it. candidates: signatures of products by sku, for the nearest one.
+    skipped: as `skipped_measures` has it. candidates: for the nearest product.
     gpu_expected: the cluster gave this process a GPU. Raises: ValueError naming the setting of what cannot be loaded.
     """
     device = resolve_device(config.score.device, gpu_expected=gpu_expected, field="score.device")

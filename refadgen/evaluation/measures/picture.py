@@ -26,6 +26,8 @@ class AdPicture:
     mask_u8: ImageU8
     """M′, H×W, the product where at least 128."""
     prompt: str
+    run: str = ""
+    """The address of its run."""
     sku: str = ""
     name: str | None = None
     """What the product is, for networks that look for it by name."""

@@ -9,6 +9,8 @@ import numpy.typing as npt
 from refadgen.evaluation.measures.picture import AdPicture, ImageU8, Values, on_white
 
 Floats = npt.NDArray[np.float32]
+Candidates = Mapping[str, Mapping[str, Floats]]
+"""By the address of a run: signatures of its products, by sku."""
 
 _SEARCH = 0.15
 """How far the product is looked for around its place, as a share of the picture's longer side."""
@@ -137,17 +139,20 @@ class NearestProduct:
 
     measures = ("nearest_product",)
 
-    def __init__(self, candidates: Mapping[str, Floats]) -> None:
-        """candidates: signatures of the run's products by sku."""
-        self._skus = np.array(list(candidates), dtype=object)
-        self._signatures = np.stack(list(candidates.values())) if candidates else np.zeros((0, _CELLS**2, 4))
-        self.network = f"no network; among {len(candidates)} products"
+    def __init__(self, candidates: Candidates) -> None:
+        self._candidates = {
+            run: (np.array(list(found), dtype=object), np.stack(list(found.values())))
+            for run, found in candidates.items()
+        }
+        sizes = sorted({len(found) for found in candidates.values()})
+        self.network = f"no network; among {' or '.join(map(str, sizes))} products of the run"
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
         return {"nearest_product": [self._is_own(picture) for picture in pictures]}
 
     def _is_own(self, picture: AdPicture) -> float | None:
-        others = self._signatures[self._skus != picture.sku]
+        skus, signatures = self._candidates[picture.run]
+        others = signatures[skus != picture.sku]
         if not len(others):
             return None
         seen = signature(picture.ad_u8, picture.mask_u8)
