@@ -51,7 +51,8 @@ def draw(
     ]
     for _ in pipeline.denoise(rows):
         pass
-    return pipeline.decode(rows)
+    images: Images = pipeline.decode(rows)
+    return images
 
 
 def generated(
@@ -66,7 +67,7 @@ def generated(
         name = hashlib.sha256(f"{method} {number} {scene}".encode()).hexdigest()[:32]
         images.append(
             GeneratedImage(
-                wanted=WantedImage(name, f"held-out-{scene}", 0, prompt, seed),
+                wanted=WantedImage(image_id=name, scene=f"held-out-{scene}", variant=0, prompt=prompt, seed=seed),
                 error=None,
                 ad=to_png(ad, compress_level=1),
                 seed=seed,

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -86,7 +87,7 @@ class ImageScorer:
         return rows, features
 
     def _row(self, image: ImageToScore, failure: RowFailure | None, values: Mapping[str, float | None]) -> ImageScores:
-        return ImageScores(
+        row = ImageScores(
             score_id=image.score_id,
             run_id=self._run_id,
             recorded_at=None,
@@ -102,8 +103,9 @@ class ImageScorer:
             product_uri=image.product_uri,
             color_similarity=image.color_similarity,
             structure_similarity=image.structure_similarity,
-            **values,
         )
+        own: dict[str, Any] = dict(values)
+        return dataclasses.replace(row, **own)
 
     def _read(self, image: ImageToScore) -> AdPicture:
         storage = self._runs.setdefault(image.run, Storage(image.run))

@@ -45,10 +45,13 @@ Values = Mapping[str, Sequence[float | None]]
 class Scorer(Protocol):
     """Gives the values of one or several measures."""
 
-    measures: tuple[str, ...]
-    """Their names."""
-    network: str
-    """What it asks, for people, with the licence where it is sure; empty: no network."""
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Their names."""
+
+    @property
+    def network(self) -> str:
+        """What it asks, for people, with the licence where it is sure; empty: no network."""
 
     def __call__(self, pictures: Sequence[AdPicture]) -> Values:
         """The values of pictures, which may differ in size."""
