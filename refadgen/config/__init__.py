@@ -13,6 +13,7 @@ from refadgen.config.dataset import (
     MultiViewConfig,
     TripletConfig,
 )
+from refadgen.config.evaluate import EvaluateConfig
 from refadgen.config.generate import GenerateConfig, StagesConfig
 from refadgen.config.loading import as_dict, as_words, dotted, load_config, to_yaml
 from refadgen.config.sections import (
@@ -37,6 +38,7 @@ __all__ = [
     "CatalogConfig",
     "DatasetConfig",
     "DegradationConfig",
+    "EvaluateConfig",
     "FetchConfig",
     "FilterConfig",
     "GenerateConfig",

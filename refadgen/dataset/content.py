@@ -146,9 +146,12 @@ class TextFinder:
         print does not count. A piece of text is ignored where half or more of it lies on the product or in its narrow
         gaps. Of other pieces the part outside counts. A single letter never counts.
         """
+        return text_outside(self.pieces(image_u8), image_u8.shape[:2], mask)
+
+    def pieces(self, image_u8: np.ndarray) -> list[tuple[np.ndarray, str]]:
+        """All text of a picture (uint8 H×W×3, RGB), from top to bottom: (corners, words), corners float 4×2."""
         found: Any = self._reader(np.ascontiguousarray(image_u8[..., ::-1]))  # RapidOCR takes BGR
-        pieces = [] if found.boxes is None else list(zip(found.boxes, found.txts, strict=True))
-        return text_outside(pieces, image_u8.shape[:2], mask)
+        return [] if found.boxes is None else list(zip(found.boxes, found.txts, strict=True))
 
 
 _OCR_MODELS = ("Det", "Cls", "Rec")

@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 
+from refadgen.evaluation.measures.transformers_features import ClipScore
 from refadgen.generation.scores import score_fidelity
 from refadgen.training.rows import online_files
 from refadgen.triplets import schema
@@ -150,19 +151,5 @@ def _test_triplets(uri: str) -> Iterator[schema.Triplet]:
 
 def _clip_cosine(path_or_id: str, prompts: Sequence[str]) -> Callable[[Images], npt.NDArray[np.float64]]:
     """The cosine of each image with its prompt. Raises: ValueError where there is no CLIP."""
-    from transformers import CLIPModel, CLIPProcessor
-
-    try:
-        model: Any = CLIPModel.from_pretrained(path_or_id).eval()
-        processor: Any = CLIPProcessor.from_pretrained(path_or_id)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--clip {path_or_id}: no CLIP: {error}") from error
-
-    def cosines(images: Images) -> npt.NDArray[np.float64]:
-        inputs = processor(text=list(prompts), images=list(images), return_tensors="pt", padding=True, truncation=True)
-        with torch.no_grad():
-            found = model(**inputs)
-        cosine = torch.nn.functional.cosine_similarity(found.image_embeds, found.text_embeds)
-        return np.asarray(cosine.numpy(), np.float64)
-
-    return cosines
+    scorer = ClipScore(path_or_id, torch.device("cpu"), f"--clip {path_or_id}")
+    return lambda images: np.array(scorer.cosines(list(images), prompts), np.float64)

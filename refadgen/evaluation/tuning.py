@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from refadgen.config.sections import SchedulerName
 from refadgen.evaluation.examples import Example, Images
+from refadgen.evaluation.intervals import interval, product_means
 from refadgen.model import RefAdGenPipeline
 from refadgen.model.denoising import DenoisingRow
 from refadgen.model.passes import FastMode, Pass
@@ -28,8 +29,6 @@ STEPS = (16, 12, 10, 8, 7, 6, 5, 4, 3, 2)
 INTERVALS = ((0.0, 0.9), (0.0, 0.7), (0.0, 0.5), (0.25, 1.0), (0.5, 1.0), (0.25, 0.9))
 REUSE = (2, 3)
 _MOST_AT_ONCE = 16
-_DRAWS = 2000
-"""Of the bootstrap."""
 _NEGLIGIBLE = 0.01
 """A loss of a measure that nobody would see; all measures lie between 0 and 1, a cosine between −1 and 1."""
 _STARTS = 3
@@ -96,17 +95,10 @@ def compare(
     scores: npt.NDArray[np.float64], full: npt.NDArray[np.float64], products: Sequence[str], seed: int = 0
 ) -> Measured:
     """scores, full: seeds × examples. products: of each example; all of one product are drawn together."""
-    names = sorted(set(products))
-    of_product = np.array([[product == name for product in products] for name in names], np.float64)
-    of_product /= of_product.sum(1, keepdims=True)
-    means, full_means = of_product @ scores.mean(0), of_product @ full.mean(0)
-    draws = np.random.default_rng(seed).integers(len(names), size=(_DRAWS, len(names)))
-
-    def interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-        low, high = np.percentile(values[draws].mean(1), [2.5, 97.5])
-        return float(low), float(high)
-
-    return Measured(float(means.mean()), float(full_means.mean()), interval(full_means), interval(means - full_means))
+    means, full_means = product_means(scores.mean(0), products), product_means(full.mean(0), products)
+    return Measured(
+        float(means.mean()), float(full_means.mean()), interval(full_means, seed), interval(means - full_means, seed)
+    )
 
 
 @dataclass

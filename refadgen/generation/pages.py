@@ -1,4 +1,4 @@
-"""Pages that are one HTML file, its data as JSON inside: the report and the review.
+"""Pages that are one HTML file, its data as JSON inside: the report, the review, the evaluation.
 
 Nothing of the data ever becomes markup: the JSON cannot end its script element, the pages only set texts and
 attributes, and a content security policy allows no other script and no outside address.
@@ -23,9 +23,9 @@ def page_json(document: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def filled_page(name: str, data: bytes) -> bytes:
-    """The page `name` of this package with `data`, which `page_json` made, in its place."""
-    head, _, tail = _template(name).partition("__DATA__")
+def filled_page(name: str, data: bytes, package: str = __package__) -> bytes:
+    """The page `name` of a package with `data`, which `page_json` made, in its place."""
+    head, _, tail = _template(name, package).partition("__DATA__")
     return head.encode() + data + tail.encode()
 
 
@@ -42,9 +42,9 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _template(name: str) -> str:
+def _template(name: str, package: str) -> str:
     """The page, without data, with the policy that allows its own style and script by their hashes."""
-    page = files(__package__).joinpath(name).read_text("utf-8")
+    page = files(package).joinpath(name).read_text("utf-8")
     policy = {
         "default-src": "'none'",
         "img-src": "'self' file: data: blob:",
