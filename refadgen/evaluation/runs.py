@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from refadgen.batch.ledger import is_reconciled
+from refadgen.batch.ledger import are_reconciled, short_keys
 from refadgen.batch.ray_connection import results_of
 from refadgen.batch.rows import schema_of
 from refadgen.evaluation.rows import ImageToScore, ScoreLedger
@@ -205,7 +205,7 @@ def plan_runs(runs: Sequence[Run], settings_key: str, scores_uri: str) -> tuple[
     comparison = compare_runs(runs, images)
     scored = ScoreLedger(Storage(scores_uri)).reconciled(retry_failed=True)
     rows = pa.concat_tables(comparison.tables)
-    rows = rows.filter(pa.array([not is_reconciled(each, scored) for each in rows["score_id"].to_pylist()], pa.bool_()))
+    rows = rows.filter(pa.array(~are_reconciled(short_keys(rows["score_id"]), scored)))
     candidates = {run.uri: found.candidates for run, found in zip(runs, images, strict=True)}
     planned = Planned(len(comparison.tables[0]), len(rows), comparison.notes, candidates)
     ids = [table["score_id"].combine_chunks() for table in comparison.tables]
