@@ -36,8 +36,8 @@ DEFECTS = ("product", "label", "shift", "hue", "part")
 SCORES = tuple(field.name for field in fields(FidelityScores))
 SETS = {"with the light": SCORES[:2], "without the light": SCORES[2:], "all": SCORES}
 PRECISION = 0.97
-"""Asked for on the products of calibration, for at least 0.95 on others: what is best on some products is a little worse
-on others."""
+"""Asked for on the products of calibration, for at least 0.95 on others: the best thresholds on some products are a
+little worse on others."""
 
 Scored = dict[str, tuple[float, ...]]
 """The scores of one product's ads: GOOD and DEFECTS."""
