@@ -14,8 +14,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-_MOST_TRIED = 40
-"""Values of one threshold that are tried."""
+_MOST_TRIED = 200
+"""Numbers of false alarms that are tried for one set of scores."""
 _DRAWS = 2000
 """Of the bootstrap."""
 
@@ -42,47 +42,28 @@ def caught(scores: Floats, thresholds: Floats) -> Flags:
 def find_thresholds(scores: Floats, good: Flags, precision: float) -> Floats | None:
     """The thresholds that catch the most bad images at the precision; None: none do. 0: the score is not needed.
 
-    scores: images × scores, 0 to 1. good: of each image. One false alarm more than there are counts, since a threshold
-    at a good image's own score is expected to stop one more of the next such images. Pairs of thresholds are chosen
-    together, in turns, until no pair catches more.
+    scores: images × scores, 0 to 1. good: of each image. Each score that is used stops the same number of good images;
+    tried are all sets of scores and all such numbers. Thresholds of their own would catch a little more of these images
+    and stop more good ones of others. One false alarm more than there are counts, since a threshold at a good image's
+    own score is expected to stop one more of the next such images.
     """
-    tried = [_values(scores[good, column], scores[~good, column], precision) for column in range(scores.shape[1])]
-    below = [scores[:, [column]] < values for column, values in enumerate(tried)]  # images × values
-    chosen = [0] * len(tried)
-    best = (0, 0)
-    improved = True
-    while improved:
-        improved = False
-        for pair in _pairs(len(tried)):
-            others = [below[column][:, chosen[column]] for column in range(len(tried)) if column not in pair]
-            rest = np.any(others, axis=0) if others else np.zeros(len(good), bool)
-            for indices in itertools.product(*(range(len(tried[column])) for column in pair)):
-                stopped = rest.copy()
-                for column, index in zip(pair, indices, strict=True):
-                    stopped |= below[column][:, index]
-                hits, alarms = int(stopped[~good].sum()), int(stopped[good].sum())
-                if hits >= precision * (hits + alarms + 1) and (hits, -alarms) > best:
-                    best, improved = (hits, -alarms), True
-                    for column, index in zip(pair, indices, strict=True):
-                        chosen[column] = index
-    if not best[0]:
-        return None
-    return np.array([values[index] for values, index in zip(tried, chosen, strict=True)])
+    # As they are written down: the good image itself still passes.
+    of_good = np.floor(np.sort(scores[good], axis=0) * 1e4) / 1e4
+    best, found = (0, 0), None
+    for used in itertools.product((False, True), repeat=scores.shape[1]):
+        for number in _tried(len(of_good), int((~good).sum()), precision):
+            thresholds = np.where(used, of_good[number], 0.0)
+            stopped = caught(scores, thresholds)
+            hits, alarms = int((stopped & ~good).sum()), int((stopped & good).sum())
+            if hits >= precision * (hits + alarms + 1) and (hits, -alarms) > best:
+                best, found = (hits, -alarms), thresholds
+    return found
 
 
-def _pairs(count: int) -> list[tuple[int, ...]]:
-    return list(itertools.combinations(range(count), 2)) if count > 1 else [(0,)]
-
-
-def _values(good: Floats, bad: Floats, precision: float) -> Floats:
-    """Values to try for one threshold, ascending: 0, then scores of good images, each the lowest that passes."""
-    # More false alarms than this are too many even if every bad image is caught.
-    most = int(len(bad) * (1 - precision) / precision)
-    values = np.floor(np.sort(good)[: most + 1] * 1e4) / 1e4  # as they are written down; the good image still passes
-    values = np.unique(values[values > 0])
-    if len(values) > _MOST_TRIED:
-        values = values[np.linspace(0, len(values) - 1, _MOST_TRIED).round().astype(int)]
-    return np.concatenate([[0.0], values])
+def _tried(num_good: int, num_bad: int, precision: float) -> npt.NDArray[np.int64]:
+    """Numbers of good images that a threshold may stop."""
+    most = int(num_bad * (1 - precision) / precision)  # more are too many even if every bad image is caught
+    return np.unique(np.linspace(0, min(most, num_good - 1), _MOST_TRIED).round().astype(np.int64))
 
 
 def judge(scores: Floats, good: Flags, products: Sequence[str], thresholds: Floats) -> Verdict:

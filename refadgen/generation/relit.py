@@ -26,8 +26,11 @@ _OTHER_TINT = 0.3
 """Share of a tint in other directions that counts as light: lamps are seldom green or pink."""
 _DARK = 0.02
 """Linear light that is added to both before they are divided: dark pixels say little."""
-_DIFFERENCE_CELLS = 1.5
-"""Gaussian deviation within which differences are averaged."""
+_FINE_CELLS, _BROAD_CELLS = 1.5, 3.5
+"""Gaussian deviations within which differences are averaged: small print, and parts of the product."""
+_BROAD_SHARE = 0.9
+"""Weight of broad differences beside fine ones, which count without what they have in common with their surroundings:
+that is rather a light that was not estimated well."""
 _LIGHTNESS_SHARE = 0.4
 """Weight of lightness beside a and b: highlights and cast shadows change it most."""
 _FULL_WEIGHT = 0.6
@@ -90,10 +93,20 @@ def _light(seen: Floats, given: Floats, weight: Floats) -> tuple[Floats, Floats]
 
 def _local(difference: Floats, weight: Floats) -> float:
     """difference: H×W×3, CIELAB."""
-    distance = np.linalg.norm(difference * np.array([_LIGHTNESS_SHARE, 1, 1], np.float32), axis=-1) * weight
-    around = np.maximum(_blur(weight, _DIFFERENCE_CELLS), _FULL_WEIGHT)
-    worst = float((_blur(distance, _DIFFERENCE_CELLS) / around)[weight > 0].max(initial=0))
+    around = np.maximum(_blur(weight, _BROAD_CELLS), 1e-4)[..., None]
+    fine = difference - _blur(difference * weight[..., None], _BROAD_CELLS) / around
+    worst = max(
+        _largest(fine, weight, _FINE_CELLS),
+        _BROAD_SHARE * _largest(difference, weight, _BROAD_CELLS),
+    )
     return max(0.0, 1 - worst / 100)
+
+
+def _largest(difference: Floats, weight: Floats, sigma: float) -> float:
+    """The largest mean ΔE of any place."""
+    distance = np.linalg.norm(difference * np.array([_LIGHTNESS_SHARE, 1, 1], np.float32), axis=-1) * weight
+    means = _blur(distance, sigma) / np.maximum(_blur(weight, sigma), _FULL_WEIGHT)
+    return float(means[weight > 0].max(initial=0))
 
 
 def _hue(lab: Floats, own_lab: Floats, weight: Floats) -> float:
