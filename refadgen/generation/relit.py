@@ -20,7 +20,7 @@ _LIGHT_CELLS = 6.0
 """Gaussian deviation of what counts as light."""
 _LIGHT_RANGE = (-1.5, 1.2)
 """Natural logarithm of the light; what is darker or brighter counts as a difference."""
-_WARM = np.array([31, 1, -32], np.float32) / 30
+_WARM = np.array([1, 0, -1], np.float32)
 """Direction of the tint in log RGB: daylight that gets warmer."""
 _OTHER_TINT = 0.3
 """Share of a tint in other directions that counts as light: lamps are seldom green or pink."""
