@@ -245,6 +245,10 @@ class QualityConfig(Section, name="quality"):
     """Least in-mask colour similarity to the placed product, 0 to 1."""
     min_structure_similarity: float = setting(0.0, _PIXELS, least=0, most=1)
     """Least in-mask structure similarity (SSIM) to the placed product, 0 to 1."""
+    min_local_similarity: float = setting(0.0, Decides.PIXELS, least=0, most=1)
+    """Least similarity where the image differs most from the placed product after the light is taken out, 0 to 1."""
+    min_hue_similarity: float = setting(0.0, Decides.PIXELS, least=0, most=1)
+    """Least hue similarity to the placed product after the light is taken out, 0 to 1; 0.67 is a turn by 10°."""
     # Pixels: a further attempt has another seed, so more attempts may publish another picture.
     max_attempts: int = setting(1, _PIXELS, least=1, most=10)
     """Images drawn for one wanted image, each with a seed of its own, before the last one is given up as failed."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin
 
 from refadgen.config import OutputConfig, SamplingConfig
+from refadgen.generation.scores import FidelityScores
 from refadgen.generation.wanted import WantedImage
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
@@ -103,8 +104,7 @@ class GenerationRecord:
         negative_prompt: str | None,
         seed: int,
         input_sha256: str,
-        color_similarity: float,
-        structure_similarity: float,
+        scores: FidelityScores,
         rung: str,
         fusion_scale: float,
         as_photographed: bool,
@@ -126,8 +126,8 @@ class GenerationRecord:
             num_inference_steps=sampling.num_steps,
             guidance_scale=sampling.guidance_scale,
             fusion_scale=fusion_scale,
-            color_similarity=_rounded(color_similarity),
-            structure_similarity=_rounded(structure_similarity),
+            color_similarity=_rounded(scores.color_similarity),
+            structure_similarity=_rounded(scores.structure_similarity),
             rung=rung,
             scheduler=None if sampling.scheduler == "model" else sampling.scheduler,
             guidance_interval=None if sampling.guidance_interval == (0, 1) else sampling.guidance_interval,

@@ -73,8 +73,7 @@ class _Task:
             attempts=attempts,
             rung=attempt.rung if attempts else "",
             fusion_scale=attempt.fusion_scale if attempts else 0.0,
-            color_similarity=None if judged is None else judged.scores.color_similarity,
-            structure_similarity=None if judged is None else judged.scores.structure_similarity,
+            scores=None if judged is None else judged.scores,
             generate_s=self.generate_s if attempts else None,
             batch_size=self.batch_size,
         )

@@ -78,6 +78,10 @@ class AdLedgerRow:
     the image; empty unless done."""
     as_photographed: bool | None = None
     """Whether the product stands where its photograph has it (`layout.as_photographed`)."""
+    local_similarity: Float32 | None = None
+    """Inside the mask, where the ad differs most from the placed product after its light is taken out, 0 to 1."""
+    hue_similarity: Float32 | None = None
+    """1 − the mean turn of the product's hue / 30°, after the light is taken out."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

@@ -80,6 +80,7 @@ class AdPublisher:
     def _publish(self, product: GeneratedProduct, image: GeneratedImage) -> _Published:
         if not image.ad:
             return _Published(None)
+        assert image.scores is not None  # it was drawn
         assert product.width_px is not None  # it was placed
         assert product.height_px is not None
         ad_u8 = resized(from_png(image.ad), (product.width_px, product.height_px))
@@ -90,8 +91,7 @@ class AdPublisher:
             negative_prompt=product.negative_prompt,
             seed=image.seed,
             input_sha256=product.input_sha256,
-            color_similarity=image.color_similarity or 0.0,
-            structure_similarity=image.structure_similarity or 0.0,
+            scores=image.scores,
             rung=image.rung,
             fusion_scale=image.fusion_scale,
             as_photographed=product.as_photographed,
@@ -117,7 +117,7 @@ class AdPublisher:
     def _ledger_row(
         self, product: GeneratedProduct, image: GeneratedImage, published: _Published, seconds: float
     ) -> AdLedgerRow:
-        failure = image.error or published.failure
+        failure, scores = image.error or published.failure, image.scores
         return AdLedgerRow(
             image_id=image.wanted.image_id,
             run_id=self._run_id,
@@ -143,8 +143,8 @@ class AdPublisher:
             mask_source=product.mask_source,
             mask_score=product.mask_score,
             mask_area=product.mask_area,
-            color_similarity=image.color_similarity,
-            structure_similarity=image.structure_similarity,
+            color_similarity=scores.color_similarity if scores else None,
+            structure_similarity=scores.structure_similarity if scores else None,
             mask_iou=published.mask_iou,
             fetch_s=product.fetch_s,
             segment_s=product.segment_s,
@@ -156,4 +156,6 @@ class AdPublisher:
             rung=image.rung,
             digital_source_type=digital_source_type(image.rung, self._model.source_type) if published.uri else "",
             as_photographed=product.as_photographed,
+            local_similarity=scores.local_similarity if scores else None,
+            hue_similarity=scores.hue_similarity if scores else None,
         )

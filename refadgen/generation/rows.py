@@ -12,6 +12,7 @@ from refadgen.batch.planning import PlannedRow
 from refadgen.batch.row_stage import RowFailure
 from refadgen.batch.rows import Float32, Int32, field_names
 from refadgen.config import LayoutConfig
+from refadgen.generation.scores import FidelityScores
 from refadgen.generation.wanted import WantedImage
 
 
@@ -98,7 +99,7 @@ class PlacedProduct(ProductRow, Placed):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImage:
-    """One wanted image after the generator. The scores are None where no image was drawn."""
+    """One wanted image after the generator."""
 
     wanted: WantedImage
     error: RowFailure | None
@@ -111,8 +112,8 @@ class GeneratedImage:
     """Of the gate's ladder; empty where no image was drawn."""
     fusion_scale: float = 0.0
     """λ of the attempt that is kept; 0 where none was drawn."""
-    color_similarity: Float32 | None = None
-    structure_similarity: Float32 | None = None
+    scores: FidelityScores | None = None
+    """None where no image was drawn."""
     generate_s: Float32 | None = None
     batch_size: Int32 | None = None
     """Of the batches that the image was made in; None where none was drawn."""

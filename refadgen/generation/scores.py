@@ -1,4 +1,4 @@
-"""How faithful an image is to the placed product: colour and structure inside the mask, 0 to 1 each."""
+"""How faithful an image is to the placed product inside the mask: four scores of 0 to 1."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from refadgen.batch.rows import Float32
 from refadgen.config import QualityConfig
+from refadgen.generation.relit import relit_similarities
 
 ImageU8 = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.floating[Any]]
@@ -24,10 +26,16 @@ _LEAST_FILL = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class FidelityScores:
-    """color_similarity: 1 − mean ΔE*ab / 60 of blurred pixels. structure_similarity: mean SSIM of the lightness."""
+    """1 is best. The first two see the ad's light too, the others after it is taken out (`relit.py`)."""
 
-    color_similarity: float
-    structure_similarity: float
+    color_similarity: Float32
+    """1 − mean ΔE*ab / 60 of blurred pixels."""
+    structure_similarity: Float32
+    """Mean SSIM of the lightness."""
+    local_similarity: Float32
+    """1 − ΔE*ab / 100 where both differ most: another label, a missing part, a product that is moved."""
+    hue_similarity: Float32
+    """1 − the mean turn of the hue / 30°."""
 
 
 def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> FidelityScores:
@@ -39,7 +47,7 @@ def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> F
     """
     inside = mask_u8 >= 128
     if not inside.any():
-        return FidelityScores(color_similarity=0.0, structure_similarity=0.0)
+        return FidelityScores(color_similarity=0.0, structure_similarity=0.0, local_similarity=0.0, hue_similarity=0.0)
     sigma = max(0.8, image_u8.shape[0] * _SSIM_WINDOW_SHARE)
     cell = max(1, int(sigma / 3))
     left, top, width, height = cv2.boundingRect(inside.astype(np.uint8))
@@ -59,9 +67,12 @@ def score_fidelity(image_u8: ImageU8, canvas_u8: ImageU8, mask_u8: ImageU8) -> F
     )
     distance = float(np.average(np.linalg.norm(means - canvas_means, axis=-1), weights=share))
     structure = float(np.average(_ssim(means[..., 0], canvas_means[..., 0], squares), weights=share))
+    local, hue = relit_similarities(image_u8, canvas_u8, inside)
     return FidelityScores(
         color_similarity=max(0.0, 1.0 - distance / _WORST_DELTA_E),
         structure_similarity=float(np.clip(structure, 0.0, 1.0)),
+        local_similarity=local,
+        hue_similarity=hue,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from refadgen.config import GenerateConfig
 from refadgen.engine.previews import Previews
+from refadgen.generation.scores import FidelityScores
 from refadgen.generation.wanted import WantedImage
 from refadgen.serving.products import PlacedAd
 
@@ -40,8 +41,8 @@ class AdResult:
     """Of the gate's ladder, where the image was kept or given up."""
     seed: int
     """Seed of the attempt that is kept, or of the last one."""
-    color_similarity: float | None
-    structure_similarity: float | None
+    scores: FidelityScores
+    """Of the image that is kept, or of the last one."""
     waited_s: float
     """From the order to the first step, over all attempts."""
     generate_s: float

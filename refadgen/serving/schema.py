@@ -205,6 +205,8 @@ class AdImage(BaseModel):
     mask_area: float
     color_similarity: float | None
     structure_similarity: float | None
+    local_similarity: float | None
+    hue_similarity: float | None
     fetch_s: float
     segment_s: float
     waited_s: float

@@ -10,6 +10,7 @@ from PIL import Image
 
 from refadgen.config import OutputConfig, SamplingConfig
 from refadgen.generation.encoding import SOURCE_TYPES, GenerationRecord, encode_ad, encode_product, read_record
+from refadgen.generation.scores import FidelityScores
 from refadgen.generation.wanted import WantedImage
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)
@@ -19,8 +20,9 @@ RECORD = GenerationRecord.of(
     negative_prompt=None,
     seed=2**62 + 1,
     input_sha256="0" * 64,
-    color_similarity=0.123456789,
-    structure_similarity=0.25,
+    scores=FidelityScores(
+        color_similarity=0.123456789, structure_similarity=0.25, local_similarity=0.5, hue_similarity=0.5
+    ),
     rung="first",
     fusion_scale=1.0,
     as_photographed=False,

@@ -179,7 +179,7 @@ def test_an_image_that_never_passes_is_named_with_its_scores(
     assert image.error is not None
     assert image.error.reason == "low_fidelity"
     assert image.ad == b""
-    assert image.color_similarity is not None
+    assert image.scores is not None
 
 
 def test_a_prompt_that_is_too_long_costs_its_image(generator: AdGenerator) -> None:

@@ -73,3 +73,36 @@ def test_cells_give_the_scores_of_every_pixel(size: tuple[int, int], shape: str)
         color, structure = full_size_scores(ad, canvas, mask)
         assert scores.color_similarity == pytest.approx(color, abs=0.002)
         assert scores.structure_similarity == pytest.approx(structure, abs=0.002)
+
+
+def lit(image: np.ndarray, gain: tuple[float, float, float], slope: float) -> np.ndarray:
+    """The image in another light: a gain of each channel, and brighter to the right. Linear light."""
+    linear = (image / 255.0) ** 2.2 * np.array(gain) * np.linspace(1 - slope, 1 + slope, WIDTH)[:, None]
+    return np.rint(255 * np.clip(linear, 0, 1) ** (1 / 2.2)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("light", [((0.6, 0.6, 0.6), 0.0), ((0.8, 0.7, 0.55), 0.3), ((0.55, 0.6, 0.7), 0.2)], ids=str)
+def test_light_is_taken_out_and_what_changed_in_it_is_seen(
+    mask: np.ndarray, light: tuple[tuple[float, float, float], float]
+) -> None:
+    canvas = product((200, 90, 60), 8)
+    canvas[60:80, 50:70] = (230, 220, 200)
+    same = score_fidelity(lit(canvas, *light), canvas, mask)
+    assert same.local_similarity > 0.9
+    assert same.hue_similarity > 0.93
+    relabelled = canvas.copy()
+    relabelled[60:80, 50:60] = (60, 90, 200)
+    assert score_fidelity(lit(relabelled, *light), canvas, mask).local_similarity < same.local_similarity - 0.15
+    hsv = cv2.cvtColor(canvas.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + 20) % 360
+    turned = np.rint(255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)).astype(np.uint8)
+    assert score_fidelity(lit(turned, *light), canvas, mask).hue_similarity < same.hue_similarity - 0.15
+
+
+def test_a_grey_product_has_no_hue_and_a_single_pixel_has_scores(mask: np.ndarray) -> None:
+    canvas = product((120, 120, 120), 8)
+    assert score_fidelity(lit(canvas, (0.7, 0.6, 0.5), 0.0), canvas, mask).hue_similarity > 0.95
+    dot = np.zeros_like(mask)
+    dot[50, 60] = 255
+    scores = score_fidelity(canvas, canvas, dot)
+    assert (scores.local_similarity, scores.hue_similarity) == pytest.approx((1, 1), abs=1e-4)

@@ -28,6 +28,8 @@ def test_every_wanted_image_is_there_with_its_ledger_row(whole_run: Path) -> Non
         assert (whole_run / row["product_uri"]).exists()
         assert 0 <= row["color_similarity"] <= 1
         assert 0 <= row["structure_similarity"] <= 1
+        assert 0 <= row["local_similarity"] <= 1
+        assert 0 <= row["hue_similarity"] <= 1
     assert {row["mask_source"] for row in rows.values()} == {"plain_background", "alpha", "own_mask"}
     assert (whole_run / "report.html").stat().st_size > 10_000
     facts = job_runs.facts(whole_run)

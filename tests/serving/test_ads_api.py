@@ -29,7 +29,8 @@ FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
     *("rung", "digital_source_type", "as_photographed"),
     *("negative_prompt", "input_sha256", "width_px", "height_px", "mask_source", "mask_score", "mask_area"),
-    *("color_similarity", "structure_similarity", "fetch_s", "segment_s", "waited_s", "generate_s"),
+    *("color_similarity", "structure_similarity", "local_similarity", "hue_similarity"),
+    *("fetch_s", "segment_s", "waited_s", "generate_s"),
     "batch_size",
     *("model", "cached", "format", "image_base64"),
 }

@@ -411,6 +411,8 @@ function makeCard(title, {seeThrough = false} = {}) {
       Seed: data.seed,
       Colour: score(data.color_similarity),
       Structure: score(data.structure_similarity),
+      Local: score(data.local_similarity),
+      Hue: score(data.hue_similarity),
       Attempts: data.attempts,
       ...(data.status === "done" && data.rung in RESCUED && {"Passed by": RESCUED[data.rung]}),
       Time: data.cached ? "0 s, cached" : `${data.generate_s.toFixed(1)} s`,
