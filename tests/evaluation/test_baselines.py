@@ -28,7 +28,7 @@ from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.method import AdRequest
 from refadgen.generation.method_settings import method_of, with_method_settings
 from refadgen.generation.publisher import AdPublisher
-from refadgen.generation.rows import GeneratedProduct, PlacedProduct
+from refadgen.generation.rows import PlacedProduct
 from refadgen.generation.wanted import WantedImage
 from refadgen.model import RefAdGenPipeline
 
