@@ -237,3 +237,13 @@ def test_arguments_reach_the_editor(checkpoints: dict[str, list[str]], tmp_path:
         for index, more in enumerate(([], ["method.settings.arguments.image_guidance_scale=4"]))
     )
     assert not np.array_equal(pixels(tmp_path / "0", plain), pixels(tmp_path / "1", other))
+
+
+def test_a_newer_editor_runs_too(tmp_path: Path) -> None:
+    """FLUX Kontext: it takes width and height, and resizes the image by itself unless it is told not to."""
+    folder = tiny_checkpoints.write_kontext(tmp_path / "kontext")
+    settings = [f"method.settings.model={folder}", "method.settings.arguments._auto_resize=false"]
+    first, other = ledger_of(configured("instructions:InstructionEditor", settings), tmp_path, placed(1), placed(2))
+    assert (first.status, first.detail) == ("done", "")
+    assert pixels(tmp_path, first).shape == (HEIGHT_PX, WIDTH_PX, 3)
+    assert not np.array_equal(pixels(tmp_path, first), pixels(tmp_path, other))
