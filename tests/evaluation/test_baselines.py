@@ -240,7 +240,7 @@ def test_arguments_reach_the_editor(checkpoints: dict[str, list[str]], tmp_path:
 
 
 def test_a_newer_editor_runs_too(tmp_path: Path) -> None:
-    """FLUX Kontext: it takes width and height, and resizes the image by itself unless it is told not to."""
+    """FLUX Kontext: flow matching, and it enlarges the image that it is given unless it is told not to."""
     folder = tiny_checkpoints.write_kontext(tmp_path / "kontext")
     settings = [f"method.settings.model={folder}", "method.settings.arguments._auto_resize=false"]
     first, other = ledger_of(configured("instructions:InstructionEditor", settings), tmp_path, placed(1), placed(2))
