@@ -64,7 +64,7 @@ class AdLedgerRow:
     """The image's share of its batches."""
     publish_s: Float32
     model: str
-    """Path and fingerprint."""
+    """Path and fingerprint; of another method (`method.class`) its class and fingerprint."""
     decision: str | None = None
     """Hash of the mask that a person decided on; empty: nobody did."""
     batch_size: Int32 | None = None
@@ -75,7 +75,7 @@ class AdLedgerRow:
     (`generation/ladder.py`); empty: none was drawn."""
     digital_source_type: str | None = None
     """IPTC's: trainedAlgorithmicMedia, or compositeWithTrainedAlgorithmicMedia where the product's own pixels stand in
-    the image; empty unless done."""
+    the image; another method may say another type; empty unless done."""
     as_photographed: bool | None = None
     """Whether the product stands where its photograph has it (`layout.as_photographed`)."""
     local_similarity: Float32 | None = None

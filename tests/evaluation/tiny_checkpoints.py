@@ -4,8 +4,17 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import ControlNetModel, StableDiffusionInstructPix2PixPipeline, T2IAdapter, UNet2DConditionModel
+from diffusers import (
+    ControlNetModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxKontextPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionInstructPix2PixPipeline,
+    T2IAdapter,
+    UNet2DConditionModel,
+)
 from safetensors.torch import save_file
+from transformers import T5Config, T5EncoderModel, T5TokenizerFast
 
 sys.path.append(str(Path(__file__).parents[1] / "model"))
 
@@ -108,6 +117,35 @@ def write_editor(folder: Path) -> Path:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def write_kontext(folder: Path) -> Path:
+    """A FLUX Kontext: flow matching, two text encoders, the image's latents beside the noisy ones."""
+    torch.manual_seed(14)
+    tokenizer = tiny_models.make_tokenizer()
+    letters = [(letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
+    tokenizer_2 = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
+    config = T5Config(vocab_size=len(tokenizer_2), d_model=32, d_ff=32, d_kv=8, num_heads=2, num_layers=1)
+    pipeline = FluxKontextPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=tiny_models.make_vae(),
+        text_encoder=tiny_models.make_text_encoder(tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(config).eval(),
+        tokenizer_2=tokenizer_2,
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=tiny_models.TEXT_WIDTH,
+            axes_dims_rope=(4, 4, 8),
+        ),
     )
     pipeline.save_pretrained(folder)
     return folder

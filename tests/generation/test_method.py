@@ -176,3 +176,15 @@ def test_a_method_without_settings_has_none_to_propose() -> None:
 
     with pytest.raises(ValueError, match=r"^unknown setting method\.settings\.x; there are none here$"):
         build(NoSettings, {"x": 1}, "method.settings.")
+
+
+def test_the_class_in_the_guide_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "method.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.py").write_text(
+        source + "\ndef my_model(canvas, mask, prompt, seed, strength):\n    return canvas\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config, _ = resolved("method.settings.strength=0.7", method="method.class=mine:Mine")
+    (row,) = made_of(config, placed(1))
+    assert np.array_equal(from_png(row.images[0].ad), from_png(placed(1).canvas))

@@ -1,7 +1,7 @@
 """Other methods on the same products, prompts and seeds, through diffusers: each an `AdMethod` for the main job.
 
     python jobs/generate_catalog.py CATALOG --output OUT \
-        method.class=refadgen.evaluation.baselines.control_net:ControlNet \
+        method.class=refadgen.evaluation.baselines.edges:ControlNet \
         method.settings.base=SD15_FOLDER_OR_HUB_ID method.settings.controlnet=CONTROLNET_FOLDER_OR_HUB_ID
 
 Weights come from folders, or from hub ids that the user names. Safetensors only, and no code of a repository runs.

@@ -89,6 +89,9 @@ class T2IAdapter(StableDiffusionMethod):
         return StableDiffusionAdapterPipeline(**parts, adapter=adapter)
 
     def arguments(self, request: AdRequest) -> dict[str, Any]:
+        factor = self.pipeline.adapter.total_downscale_factor
+        if any(side % factor for side in request.size):
+            raise ValueError(f"sampling.width_px, height_px: this T2I-Adapter takes multiples of {factor}")
         image = edges(request)
         if self.pipeline.adapter.config.in_channels == 1:
             image = image.convert("L")

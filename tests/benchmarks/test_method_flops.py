@@ -1,0 +1,18 @@
+"""The table of operations: its smallest entry by hand, and its order."""
+
+import method_flops
+import pytest
+import step_flops
+
+pytestmark = pytest.mark.long
+
+
+def test_the_table_is_what_can_be_worked_out() -> None:
+    found = method_flops.measure()
+    plain = found["TextToImage, PixelPaste"]
+    # Twenty guided steps, two texts and the decoder, which is 1.55 TFLOP at this size.
+    assert plain == pytest.approx(20 * step_flops.count_plain() + 1.6, rel=0.01)
+    ours = found["RefAdGen, with the authors' image encoder"]
+    assert plain < found["T2IAdapter"] < found["RefAdGen, without an image encoder"] < ours
+    assert 1.3 < found["ControlNet"] / plain < 1.5  # a copy of the U-Net's first half
+    assert found["InstructPix2Pix"] / plain == pytest.approx(1.5, abs=0.02)  # three branches, not two

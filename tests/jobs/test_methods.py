@@ -1,0 +1,59 @@
+"""Another method in the main job: killed and resumed, with the ledger, gate and report of RefAdGen's own images."""
+
+import sys
+from pathlib import Path
+
+import job_runs
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+NUM_IMAGES = 24
+RUN = ("catalog.rows_per_block=1", "stages.generate.num_actors=1")
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """ControlNet from a tiny random checkpoint."""
+    import tiny_checkpoints
+
+    name = "edges:ControlNet"
+    settings = tiny_checkpoints.write_all(tmp_path_factory.mktemp("checkpoints"))[name]
+    return (*tiny_checkpoints.words(name, settings), *RUN)
+
+
+def test_a_killed_run_of_a_method_resumes(words: tuple[str, ...], tmp_path: Path) -> None:
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    process = job_runs.start(job_runs.CATALOG, output, Path("mini"), *words)
+    job_runs.wait_until(lambda: len(list((output / "images").rglob("*.jpg"))) >= NUM_IMAGES / 2, process)
+    job_runs.kill_all(process)
+    first = {row["image_id"] for row in job_runs.ledger_rows(output)}
+    assert 0 < len(first) < NUM_IMAGES
+    with job_runs.local_ray():
+        again = job_runs.run_here(job_runs.CATALOG, output, Path("mini"), *words)
+        complete = job_runs.run_here(job_runs.CATALOG, whole, Path("mini"), *words)
+        other = job_runs.run_here(job_runs.CATALOG, output, Path("mini"), *words, "method.settings.scale=0.5")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert complete.returncode == 0, complete.stderr[-3000:]
+    assert f"skipped {len(first)}" in again.stdout
+    rows = job_runs.latest(whole)
+    assert len(rows) == NUM_IMAGES
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert all(row["model"].startswith("refadgen.evaluation.baselines.edges:ControlNet@") for row in rows.values())
+    # Another setting of the method is other images; those before stay as they are.
+    assert f"done {NUM_IMAGES}, failed 0, rejected 0, skipped 0" in other.stdout
+    found = job_runs.latest(output)
+    assert {image_id: found[image_id] for image_id in rows} == rows
+    assert len(found) == 2 * NUM_IMAGES
+    assert job_runs.done_twice(output) == []
+    made = job_runs.images(output)
+    assert {name: made[name] for name in job_runs.images(whole)} == job_runs.images(whole)
+    assert (output / "report.html").exists()
+    assert job_runs.facts(output)["config"]["method"]["class"] == "refadgen.evaluation.baselines.edges:ControlNet"
+
+
+def test_a_method_that_cannot_be_stops_the_job_before_it_starts(tmp_path: Path) -> None:
+    stopped = job_runs.run_here(job_runs.CATALOG, tmp_path / "out", Path("mini"), "method.class=nowhere:Mine")
+    assert stopped.returncode == 2
+    assert stopped.stderr.startswith("generate_catalog: method.class='nowhere:Mine': cannot be imported")
