@@ -41,6 +41,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         config = load_config(DatasetConfig, preset_file(arguments.config, refadgen.dataset), arguments.settings)
 
+        from refadgen.batch.ray_connection import submitted
         from refadgen.dataset import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
         dataset_job = job.DatasetJob(
@@ -51,7 +52,8 @@ def main(words: list[str] | None = None) -> int:
             retry_failed=arguments.retry_failed,
             screen_only=arguments.screen_only,
         )
-        job.connect_ray(config)
+        if not arguments.dry_run or submitted():
+            job.connect_ray(config)
         if not arguments.dry_run:
             dataset_job.require_resources()
     except ValueError as error:

@@ -53,6 +53,7 @@ def main(words: list[str] | None = None) -> int:
         config = load_config(GenerateConfig, arguments.config, [*model, *arguments.settings])
 
         from refadgen.batch.limits import Limits
+        from refadgen.batch.ray_connection import submitted
         from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
         catalog_job = job.CatalogJob(
@@ -65,7 +66,8 @@ def main(words: list[str] | None = None) -> int:
             review=arguments.review,
             limits=Limits.parse(arguments.budget, arguments.deadline),
         )
-        job.connect_ray(config)
+        if not arguments.dry_run or arguments.check_inputs or submitted():
+            job.connect_ray(config)
         if not arguments.dry_run:
             catalog_job.require_resources()
     except ValueError as error:

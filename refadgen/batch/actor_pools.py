@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from refadgen.batch.pool_sizes import PLANNING_CPUS, NodeSize, PoolSize, fewest, pools_of
 from refadgen.config import StageConfig
+from refadgen.config.devices import num_gpus
 
 _log = logging.getLogger("refadgen.batch")
 _TASK_RETRIES = 10
@@ -87,10 +88,12 @@ def num_cpus(stages: Any, cores: int) -> int:
 
 
 def nodes_of_ray(cores: int) -> list[NodeSize]:
-    """The nodes that this Ray has, and those that it may add.
+    """The nodes that this Ray has, and those that it may add; without a Ray, this machine as a local one.
 
     cores: of this machine. They bound the CPUs of a Ray of one node, which may have been told of any number.
     """
+    if not ray.is_initialized():
+        return [NodeSize(cores + BESIDE_CORES, num_gpus())]
     nodes = [NodeSize(node.get("CPU", 0), node.get("GPU", 0)) for node in _nodes()]
     if len(nodes) == 1:
         nodes = [NodeSize(min(nodes[0].cpus, cores + BESIDE_CORES), nodes[0].gpus)]

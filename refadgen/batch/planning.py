@@ -96,6 +96,11 @@ def plan_fragments(
     return Plan(row_type, tuple(fragments), tables), counts
 
 
+def count_fragments(fragments: Sequence[Fragment], plan: Work[Counts]) -> list[Counts]:
+    """The counts of `plan_fragments`, made in this process and without a Ray. Raises: the errors of `plan`."""
+    return [_run(plan, fragment)[1] for fragment in fragments]
+
+
 def table_of(rows: Iterable[PlannedRow], row_type: type[PlannedRow]) -> pa.Table:
     """Rows as they are planned, as one table; a million Python objects would be gigabytes."""
     pieces = [to_table(piece, row_type) for piece in _batched(rows, 1024)]

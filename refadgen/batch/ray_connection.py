@@ -72,8 +72,10 @@ def require_lasting(output: Storage) -> None:
 def run_in_task(function: Callable[P, T], *arguments: P.args, **settings: P.kwargs) -> T:
     """Calls `function` in a Ray task, so that reading all rows of a large ledger costs the driver no memory.
 
-    Raises: the errors of `function`.
+    Without a Ray, in a dry run, it is called here. Raises: the errors of `function`.
     """
+    if not ray.is_initialized():
+        return function(*arguments, **settings)
     found: T = results_of([_call_task.remote(function, *arguments, **settings)])[0]
     return found
 

@@ -47,7 +47,7 @@ class Part:
         try:
             self._parquet = pq.ParquetFile(storage.arrow().open_input_file(storage.path(name)))
         except Exception as error:  # of Arrow, the operating system, s3fs or botocore
-            raise ValueError(f"{self._shown}: not a readable parquet file ({error})") from error
+            raise ValueError(f"{self._shown}: not a readable parquet file ({error}){_remedy(self._shown)}") from error
         schema = self._parquet.schema_arrow
         own = {normalized_column(name) for name in schema.names}
         # DuckDB and polars can write such a column into the file too; there it has its type.
@@ -154,6 +154,14 @@ class Part:
             if not (nothing or whole):
                 return Holds.OTHER
         return Holds.NOTHING if nothing else Holds.WHOLE_NUMBERS
+
+
+def _remedy(shown: str) -> str:
+    """What to do with a file that is no parquet."""
+    if not shown.lower().endswith((".csv", ".tsv", ".txt", ".csv.gz")):
+        return ""
+    # As text: else DuckDB reads a sku of 007 as 7.
+    return f": write it as one, as in DuckDB: COPY (FROM read_csv('{shown}', all_varchar=true)) TO 'catalog.parquet'"
 
 
 def _class_labels(schema: pa.Schema) -> dict[str, list[str]]:

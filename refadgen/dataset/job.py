@@ -9,18 +9,20 @@ configuration and ledgers: the same command again resumes. After a run `data/` h
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import Ledger, LedgerWriter, short_keys
-from refadgen.batch.planning import Plan, plan_fragments
+from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, say_sizes, size_pools
 from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
@@ -149,13 +151,16 @@ class DatasetJob:
 
     def plan(self) -> tuple[Plan, Keys]:
         """The planned ads of the input, and their sorted keys. Needs Ray."""
-        planner = AdPlanner(first_rows=self._scan.first_rows)
-        plan, keys = plan_fragments(self._scan.fragments, PlannedAd, planner)
-        return plan, np.unique(np.concatenate([np.array([], np.uint64), *keys]))
+        plan, keys = plan_fragments(self._scan.fragments, PlannedAd, self._planner)
+        return plan, _unique(keys)
+
+    @property
+    def _planner(self) -> AdPlanner:
+        return AdPlanner(first_rows=self._scan.first_rows)
 
     def describe(self) -> str:
-        """The text of `--dry-run`: resolved configuration, and the ads that a run would work on. Needs Ray."""
-        _, keys = self.plan()
+        """The text of `--dry-run`: resolved configuration, and the ads that a run would work on."""
+        keys = self.plan()[1] if ray.is_initialized() else _unique(count_fragments(self._scan.fragments, self._planner))
         screened, reconciled = (
             np.isin(keys, run_in_task(ledger.reconciled, retry_failed=self._retry_failed))
             for ledger in (self._screening, self._ledger)
@@ -262,7 +267,7 @@ class DatasetJob:
 
     @functools.cached_property
     def _sizes(self) -> dict[str, PoolSize]:
-        """The size of each stage's pool. Needs Ray."""
+        """The size of each stage's pool, in a Ray of this machine where there is none."""
         return size_pools(self._config.stages, nodes_of_ray(num_cores()))
 
     @property
@@ -273,6 +278,10 @@ class DatasetJob:
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever."""
         require_resources(self._config.stages, self._sizes)
+
+
+def _unique(keys: Sequence[Keys]) -> Keys:
+    return np.unique(np.concatenate([np.array([], np.uint64), *keys]))
 
 
 def _require_apart(input_uri: str, output: Storage) -> None:

@@ -20,7 +20,7 @@ from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.ledger import Keys, LedgerWriter
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
-from refadgen.batch.planning import Plan, plan_fragments
+from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.catalog.files import left_out_lines
@@ -150,18 +150,10 @@ class CatalogJob:
 
     def plan(self, run_id: str = "plan") -> tuple[Plan, ImageCounts]:
         """The products that have images to make, and the counts of all images. Needs Ray."""
-        decided = self._decisions.decided
-        reconciled = self._ledger.reconciled(retry_failed=self._retry_failed)
-        reconciled = np.setdiff1d(reconciled, reopened(self._ledger, decided), assume_unique=True)
+        reconciled = self._reconciled()
         # Only a product image that was used before can have changed; without one the download would be for nothing.
         checks = self._check_inputs and len(reconciled) > 0 and self._scan.num_rows > 0
-        planner = CatalogPlanner(
-            config=self._stage_config,
-            settings=pixel_settings(self._config, self._model.fingerprint),
-            first_rows=self._scan.first_rows,
-            reconciled=_NOTHING if checks else reconciled,
-            decided=decided,
-        )
+        planner = self._planner(_NOTHING if checks else reconciled)
         plan, counts = plan_fragments(self._scan.fragments, PlannedProduct, planner)
         if checks:
             # All products are planned and fetched; then the reconciled images that did not change leave the plan.
@@ -169,6 +161,26 @@ class CatalogJob:
             still = np.setdiff1d(reconciled, changed, assume_unique=True)
             plan, counts = plan.filtered(OpenImages(reconciled=still))
         return plan, sum(counts, ImageCounts())
+
+    def _reconciled(self) -> Keys:
+        """Short keys of the images that need no work, product images that may have changed aside."""
+        reconciled = self._ledger.reconciled(retry_failed=self._retry_failed)
+        return np.setdiff1d(reconciled, reopened(self._ledger, self._decisions.decided), assume_unique=True)
+
+    def _planner(self, reconciled: Keys) -> CatalogPlanner:
+        return CatalogPlanner(
+            config=self._stage_config,
+            settings=pixel_settings(self._config, self._model.fingerprint),
+            first_rows=self._scan.first_rows,
+            reconciled=reconciled,
+            decided=self._decisions.decided,
+        )
+
+    def _counts(self) -> ImageCounts:
+        """The counts of all images. Without a Ray, this process plans."""
+        if ray.is_initialized():
+            return self.plan()[1]
+        return sum(count_fragments(self._scan.fragments, self._planner(self._reconciled())), ImageCounts())
 
     def _changed(self, plan: Plan, run_id: str) -> Keys:
         """Short keys of the recorded images whose product image has changed behind its address."""
@@ -183,8 +195,11 @@ class CatalogJob:
         return plan.stream(self._config.catalog.rows_per_block)
 
     def describe(self) -> str:
-        """The text of `--dry-run`: resolved configuration, images to make and to skip, and an estimate. Needs Ray."""
-        _, counts = self.plan()
+        """The text of `--dry-run`: resolved configuration, images to make and to skip, and an estimate.
+
+        Needs Ray for `check_inputs` alone.
+        """
+        counts = self._counts()
         return "\n".join(
             [
                 to_yaml(self._config),
@@ -309,7 +324,7 @@ class CatalogJob:
 
     @functools.cached_property
     def _sizes(self) -> dict[str, PoolSize]:
-        """The size of each stage's pool. Needs Ray."""
+        """The size of each stage's pool, in a Ray of this machine where there is none."""
         cores_per_main = float(self._config.model.torch_threads)
         nodes = nodes_of_ray(num_cores())
         return size_pools(self._config.stages, nodes, main="generate", cores_per_main=cores_per_main)

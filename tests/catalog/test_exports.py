@@ -103,6 +103,16 @@ def test_shopify_with_one_row_a_product(tmp_path: Path) -> None:
     assert told(rows_of(written(tmp_path, SHOPIFY_2025, rows=1))[0])[0] == "clay-pot"
 
 
+def test_text_files_are_refused_with_what_makes_parquet_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "products.csv"
+    file.write_text(WOOCOMMERCE.strip(), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"COPY \(FROM read_csv\('{file}', all_varchar=true\)\) TO 'catalog.parquet'"):
+        scan_catalog(str(file))
+    (tmp_path / "products.parquet").write_bytes(file.read_bytes())
+    with pytest.raises(ValueError, match=r"products\.parquet: not a readable parquet file \([^)]*\)$"):
+        scan_catalog(str(tmp_path / "products.parquet"))
+
+
 def test_a_list_of_pictures_is_refused_with_the_remedy(tmp_path: Path) -> None:
     pq.write_table(pa.table({"sku": ["a"], "images": [["a.png", "b.png"]]}), tmp_path / "c.parquet")
     with pytest.raises(ValueError, match=r"'images' \(image\) is of type list.*SQL: images\[1\] AS image"):

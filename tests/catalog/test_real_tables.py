@@ -148,6 +148,15 @@ def test_skus_of_duckdb(sku: str, text: str, tmp_path: Path) -> None:
     assert list(rows_of(tmp_path)) == [text]
 
 
+def test_the_remedy_for_a_text_file_keeps_its_skus(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("sku,image,google_product_category\n007,a.png,2169\n1e5,b.png,\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="as in DuckDB: COPY") as error:
+        scan_catalog(str(tmp_path / "c.csv"))
+    statement = str(error.value).partition("as in DuckDB: ")[2].replace("catalog.parquet", f"{tmp_path}/c.parquet")
+    pytest.importorskip("duckdb").connect().execute(statement)
+    assert categories(tmp_path / "c.parquet") == {"007": "2169", "1e5": None}
+
+
 def test_repeated_text_of_duckdb(tmp_path: Path) -> None:
     lists = "[{'element': 'on sand'}, {'element': 'on grass'}] AS prompt, ['Home', 'Mugs'] AS category"
     _query(tmp_path / "c.parquet", f"'a' AS sku, 'a.png' AS image, {lists}")

@@ -1,10 +1,13 @@
 """What a job checks before anything starts."""
 
+import importlib.util
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from refadgen.config import GenerateConfig, load_config
 from refadgen.config.identity import pixel_identity
@@ -63,6 +66,29 @@ def test_a_model_without_one_of_its_components_stops_the_job(random_model: Path,
     shutil.rmtree(model / "vae")
     with pytest.raises(ValueError, match="the component vae/ is missing"):
         CatalogJob(config(f"model.path={model}"), CATALOG, str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["generate_catalog", "build_dataset"])
+def test_a_dry_run_starts_no_ray(
+    name: str, random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # whatever other tests have left
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("a Ray was started"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    file = Path(CATALOG).parents[1] / "jobs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    job = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(job)
+    words = [f"model.path={random_model}"] if name == "generate_catalog" else []
+    assert job.main([CATALOG, "--output", str(tmp_path / "out"), "--dry-run", *words]) == 0
+    told = capsys.readouterr().out
+    wanted = (
+        "images wanted: 24, to make: 24, skipped (reconciled): 0" if words else "ads: 12, to screen: 12, reconciled: 0"
+    )
+    assert wanted in told
+    assert re.search(r"actors on this Ray: \w+ 1", told)
 
 
 def test_steps_that_are_left_out_are_the_models_and_ids_hold_their_number(tmp_path: Path) -> None:
