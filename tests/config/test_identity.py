@@ -178,7 +178,7 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
     of_sampling = [f"sampling.{name}" for name in ("scheduler", "guidance_interval", "reuse_steps", "batch_size")]
     of_quality = ["fusion_attempts", "stronger_fusion_scale", "product_pixels", "product_tone"]
     of_filters = ["watermarks", "max_lattice", "watermark_model", "watermark_labels", "max_watermark_score"]
-    of_filters += ["occluders", "max_hidden"]
+    of_filters += ["occluders", "max_hidden", "depth_model"]
     of_training = ["data.epoch_counts", "data.crop", "objective.authors_noise"]
     assert later == [
         *of_segmentation,
