@@ -56,7 +56,7 @@ class FilterConfig(Section, name="filter"):
     max_hidden: float = setting(0.03, Decides.TRIPLETS, least=0, most=1)
     """Share of the product's convex hull that such things may hide."""
     depth_model: str | None = setting(None, Decides.TRIPLETS, place=Place.MODEL)
-    """With `occluders`: Depth Anything, a folder or hub id of transformers, which tells what is nearer than the product.
+    """With `occluders`: Depth Anything, a folder or hub id of transformers, tells what is nearer than the product.
     None: colours alone decide."""
     unsafe_model: str | None = setting(None, _TRIPLETS, place=Place.MODEL)
     """Image classifier for unsafe content, a folder or hub id of transformers; None: no such filter."""
