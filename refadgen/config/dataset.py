@@ -55,6 +55,9 @@ class FilterConfig(Section, name="filter"):
     """Whether things in front are looked for in the gaps of the product's outline; needs no network."""
     max_hidden: float = setting(0.03, Decides.TRIPLETS, least=0, most=1)
     """Share of the product's convex hull that such things may hide."""
+    depth_model: str | None = setting(None, Decides.TRIPLETS, place=Place.MODEL)
+    """With `occluders`: Depth Anything, a folder or hub id of transformers, tells what is nearer than the product.
+    None: colours alone decide."""
     unsafe_model: str | None = setting(None, _TRIPLETS, place=Place.MODEL)
     """Image classifier for unsafe content, a folder or hub id of transformers; None: no such filter."""
     unsafe_labels: tuple[str, ...] = setting(("nsfw", "porn", "hentai", "sexy"), _TRIPLETS)
@@ -75,6 +78,8 @@ class FilterConfig(Section, name="filter"):
         require(ok, "filter.unsafe_labels", self.unsafe_labels, "labels of filter.unsafe_model")
         ok = self.watermark_model is None or any(label.strip() for label in self.watermark_labels)
         require(ok, "filter.watermark_labels", self.watermark_labels, "labels of filter.watermark_model")
+        if self.depth_model is not None and not self.occluders:
+            raise ValueError(f"filter.depth_model={self.depth_model!r}: is for filter.occluders=true")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from refadgen.dataset.watermarks import repeated_watermark, watermark_score
 from refadgen.errors import RowError
 
 if TYPE_CHECKING:
+    from refadgen.dataset.multi_view.depth import DepthAnything
     from refadgen.segmentation.grounded import FoundObject
     from refadgen.segmentation.networks import ObjectFinder
 
@@ -61,7 +62,7 @@ class ContentFilter:
     ) -> None:
         """objects: Grounding DINO or SAM 3; None: no search for people and products.
 
-        device, gpu_expected: of the classifier.
+        device, gpu_expected: of classifiers and depth network.
         Raises: ValueError naming the field whose package, weights or labels are missing.
         """
         self._config = config
@@ -71,6 +72,13 @@ class ContentFilter:
             None if address is None else PictureClassifier(config, kind, device, gpu_expected=gpu_expected)
             for kind, address in (("unsafe", config.unsafe_model), ("watermark", config.watermark_model))
         )
+        self._depth: DepthAnything | None = None
+        if config.depth_model is not None:
+            from refadgen.config.devices import resolve_device
+            from refadgen.dataset.multi_view import depth
+
+            place = resolve_device(device, gpu_expected=gpu_expected, field="segmentation.device")
+            self._depth = depth.DepthAnything(config.depth_model, place, field="filter.depth_model")
 
     def check(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> None:
         """Returns for an ad that passes all filters.
@@ -90,7 +98,8 @@ class ContentFilter:
         if config.watermarks:
             yield repeated_watermark(watermark_score(image_u8, mask), config)
         if config.occluders:
-            yield occluded(hidden_share(image_u8, mask), config)
+            nearness = None if self._depth is None else self._depth.nearness(image_u8)
+            yield occluded(hidden_share(image_u8, mask, nearness), config)
         if self._watermark is not None:
             yield classified_watermark(self._watermark.score(image_u8), config)
         people = [PERSON, HAND] if config.people else []

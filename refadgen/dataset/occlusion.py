@@ -1,7 +1,8 @@
 """Things in front of the product: what cuts a piece out of its silhouette and is not its background.
 
 A gap in the product's convex hull shows the background (a handle, the legs of a chair) or a thing in front. A gap is a
-thing in front where its colours are seen neither in the surroundings elsewhere nor in their shadow.
+thing in front where its colours are seen neither in the surroundings elsewhere nor in their shadow. With a network's
+depth it is one where it is nearer than the product beside it, and none where it is farther; colours decide in between.
 """
 
 import cv2
@@ -23,14 +24,17 @@ _FOREIGN = 10.0
 """Distance from all colours of the background, in CIE Lab units, above which a colour is foreign."""
 _SHADOWS = (1.0, 0.8, 0.6, 0.45, 0.3)
 """Light that shadows leave, as shares: what the product shades shows the background darker."""
+_DEPTH_NOISE = 0.03
+"""A difference of depth this small says nothing; a share of the surroundings' range of nearness. Not tuned: chosen."""
 
 
-def hidden_share(image_u8: np.ndarray, mask: np.ndarray) -> float:
-    """Returns the area of foreign things in the gaps of the product's hull, as a share of the hull, 0 to 1.
+def hidden_share(image_u8: np.ndarray, mask: np.ndarray, nearness: np.ndarray | None = None) -> float:
+    """Returns the area of things in front in the gaps of the product's hull, as a share of the hull, 0 to 1.
 
     image_u8: uint8 H×W×3, RGB. mask: uint8 H×W, above 127 on the product, not empty, without the thing in front.
+    nearness: float32 H×W, greater is nearer, of any scale and shift; None: colours alone decide.
     """
-    pixels, product = _surroundings(image_u8, mask)
+    pixels, product, near = _surroundings(image_u8, mask, nearness)
     radius = max(1, round(_SMALL * max(product.shape)))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     hull = np.zeros_like(product)
@@ -39,14 +43,18 @@ def hidden_share(image_u8: np.ndarray, mask: np.ndarray) -> float:
     gaps = cv2.morphologyEx(hull & (1 - rim), cv2.MORPH_OPEN, disk)
     background = 1 - cv2.dilate(hull, disk)
     near_px = _NEAR * np.ptp(np.nonzero(product), axis=1).max()
-    foreign = 0
+    hidden = 0
     number, labels = cv2.connectedComponents(gaps, connectivity=4)
     for label in range(1, number):
         gap = labels == label
         far = background & (cv2.distanceTransform((~gap).astype(np.uint8), cv2.DIST_L2, 3) > near_px + 2 * radius)
-        if far.any():
-            foreign += int(_foreign(pixels[gap], pixels[far > 0]).sum())
-    return foreign / int(hull.sum())
+        foreign = _foreign(pixels[gap], pixels[far > 0]) if far.any() else np.zeros(int(gap.sum()), bool)
+        if near is not None:
+            beside = (cv2.dilate(gap.astype(np.uint8), disk, iterations=3) & product) > 0
+            nearer = near[gap] - float(np.median(near[beside if beside.any() else product > 0]))
+            foreign = (nearer > _DEPTH_NOISE) | (foreign & (nearer >= -_DEPTH_NOISE))
+        hidden += int(foreign.sum())
+    return hidden / int(hull.sum())
 
 
 def occluded(share: float, config: FilterConfig) -> RowError | None:
@@ -60,8 +68,11 @@ def occluded(share: float, config: FilterConfig) -> RowError | None:
     )
 
 
-def _surroundings(image_u8: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the product with a margin, uint8 [h, w, 3], and its mask uint8 [h, w], 0 or 1."""
+def _surroundings(
+    image_u8: np.ndarray, mask: np.ndarray, nearness: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Returns the product with a margin, uint8 [h, w, 3], its mask uint8 [h, w], 0 or 1, and their nearness, float32
+    [h, w], divided by its range (the 5th to the 95th percentile)."""
     left, top, right, bottom = product_box(mask)
     margin = round(_MARGIN * max(right - left, bottom - top))
     part = np.s_[max(0, top - margin) : bottom + margin, max(0, left - margin) : right + margin]
@@ -70,7 +81,11 @@ def _surroundings(image_u8: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, n
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(image_u8[part], size, interpolation=cv2.INTER_AREA)
     product = cv2.resize(np.where(mask[part] > 127, 255, 0).astype(np.uint8), size, interpolation=cv2.INTER_AREA) > 127
-    return small, product.astype(np.uint8)
+    if nearness is None:
+        return small, product.astype(np.uint8), None
+    near = cv2.resize(nearness[part].astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    low, high = np.percentile(near, [5, 95])
+    return small, product.astype(np.uint8), near / max(float(high - low), 1e-6)
 
 
 def _foreign(colors: np.ndarray, background: np.ndarray) -> np.ndarray:

@@ -3,10 +3,16 @@
 Everything is drawn here, on any picture with a product's mask.
 """
 
+import functools
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -17,6 +23,7 @@ from refadgen.dataset.content import TextFinder, embedded_text
 from refadgen.dataset.occlusion import hidden_share, occluded
 from refadgen.dataset.watermarks import repeated_watermark, watermark_score
 
+R = TypeVar("R")
 KINDS = ("none", "letters", "logo", "tiled", "hand", "occluder")
 FILTERS = {"text": ("letters",), "watermarks": ("tiled",), "occluders": ("hand", "occluder")}
 """The kinds that each filter is there for."""
@@ -189,39 +196,71 @@ def _occluded(picture: Picture, thing: tuple[np.ndarray, np.ndarray], rng: np.ra
 
 
 def measure_all(num_ads: int, photographs: Path | None, renders: Path | None) -> None:
-    """Prints a table for the studio's ads, and one for the photographs; the last line is JSON."""
-    result = {"studio": measure(studio_pictures(min(num_ads, NUM_PICTURES), renders), num_ads)}
-    if photographs is not None:
-        result["photographs"] = measure(photographed(photographs), num_ads)
+    """Prints a table for the studio's ads, and one for the photographs; the last line is JSON. On all cores."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        seeds = range(FIRST_SEED, FIRST_SEED + min(num_ads, NUM_PICTURES))
+        pictures = list(_told("rendered", pool.map(partial(_studio_picture, folder=renders), seeds), len(seeds)))
+        result = {"studio": measure(pictures, num_ads, pool=pool)}
+        if photographs is not None:
+            result["photographs"] = measure(photographed(photographs), num_ads, pool=pool)
     print(json.dumps(result))
 
 
-def measure(pictures: Sequence[Picture], num_ads: int, *, with_text: bool = True) -> dict[str, object]:
-    """Plants a quarter of nothing and equal parts of each fault, and returns each filter's precision and recall."""
+def _one_thread() -> None:
+    cv2.setNumThreads(1)
+
+
+def _told(what: str, results: Iterable[R], total: int) -> Iterator[R]:
+    """The results, with a line on the standard error after each twenty."""
+    for number, result in enumerate(results, start=1):
+        if number % 20 == 0 or number == total:
+            print(f"{what} {number} of {total}", file=sys.stderr, flush=True)
+        yield result
+
+
+@functools.cache
+def _text_finder() -> TextFinder:
+    return TextFinder(FilterConfig())
+
+
+def _judged(kind: str, ad: Picture, with_text: bool) -> dict[str, bool]:
+    """What each filter says of an ad: whether it is rejected. Filters without an opinion that counts are left out."""
     config = FilterConfig()
-    text = TextFinder(config) if with_text else None
+    found = {
+        "watermarks": repeated_watermark(watermark_score(ad.image_u8, ad.mask), config),
+        "occluders": occluded(hidden_share(ad.image_u8, ad.mask), config),
+    }
+    if with_text and kind not in UNCOUNTED["text"]:  # reading takes a hundred times as long as the others
+        found["text"] = embedded_text(_text_finder().find(ad.image_u8, ad.mask), config)
+    return {name: problem is not None for name, problem in found.items()}
+
+
+def measure(
+    pictures: Sequence[Picture], num_ads: int, *, with_text: bool = True, pool: Executor | None = None
+) -> dict[str, object]:
+    """Plants a quarter of nothing and equal parts of each fault, and returns each filter's precision and recall."""
     num_clean = num_ads // 4
-    kinds = ["none"] * num_clean + [KINDS[1 + i % 5] for i in range(num_ads - num_clean)]
-    found: dict[str, dict[str, list[bool]]] = {name: {kind: [] for kind in KINDS} for name in FILTERS}
-    for number, kind in enumerate(kinds):
+    ads: list[tuple[str, Picture]] = []
+    for number, kind in enumerate(["none"] * num_clean + [KINDS[1 + i % 5] for i in range(num_ads - num_clean)]):
         place = number if kind == "none" else (number - num_clean) // 5
         picture, other = (pictures[each % len(pictures)] for each in (place, place + 1))
         ad = planted(kind, picture, other, np.random.default_rng([FIRST_SEED, place, KINDS.index(kind)]))
-        if not (ad.mask > 127).any():
-            continue
-        if text is not None:
-            found["text"][kind].append(embedded_text(text.find(ad.image_u8, ad.mask), config) is not None)
-        marked = repeated_watermark(watermark_score(ad.image_u8, ad.mask), config)
-        found["watermarks"][kind].append(marked is not None)
-        found["occluders"][kind].append(occluded(hidden_share(ad.image_u8, ad.mask), config) is not None)
+        if (ad.mask > 127).any():
+            ads.append((kind, ad))
+    kinds = [kind for kind, _ in ads]
+    judged = (pool.map if pool else map)(_judged, kinds, [ad for _, ad in ads], [with_text] * len(ads))
+    found: dict[str, dict[str, list[bool]]] = {name: {kind: [] for kind in KINDS} for name in FILTERS}
+    for kind, verdicts in zip(kinds, _told("judged", judged, len(ads)) if pool else judged, strict=True):
+        for name, rejected in verdicts.items():
+            found[name][kind].append(rejected)
     result: dict[str, object] = {"ads": num_ads, "pictures": len(pictures)}
     for name, by_kind in found.items():
-        if name == "text" and text is None:
+        if name == "text" and not with_text:
             continue
         right = [each for kind in FILTERS[name] for each in by_kind[kind]]
         others = [kind for kind in KINDS if kind not in FILTERS[name] + UNCOUNTED[name]]
         wrong = sum(sum(by_kind[kind]) for kind in others)
-        rates = {kind: round(sum(each) / max(1, len(each)), 3) for kind, each in by_kind.items()}
+        rates = {kind: round(sum(each) / len(each), 3) for kind, each in by_kind.items() if each}
         figures = {
             "precision": round(sum(right) / max(1, sum(right) + wrong), 3),
             "recall": round(sum(right) / max(1, len(right)), 3),
@@ -232,26 +271,22 @@ def measure(pictures: Sequence[Picture], num_ads: int, *, with_text: bool = True
     return result
 
 
-def studio_pictures(count: int, folder: Path | None) -> list[Picture]:
-    """Renders ads of 256×320 px; those in `folder` are read."""
+def _studio_picture(seed: int, folder: Path | None) -> Picture:
+    """An ad of 256×320 px by its seed, rendered or read from `folder`."""
     from refadgen.studio.camera import sample_view
     from refadgen.studio.render import render_ad, sample_product
     from refadgen.studio.scenes import sample_scene
 
-    pictures = []
-    for seed in range(FIRST_SEED, FIRST_SEED + count):
-        kept = folder / f"{seed}.npz" if folder else None
-        if kept is not None and kept.exists():
-            arrays = np.load(kept)
-            rgb, mask = arrays["rgb"], arrays["mask"]
-        else:
-            scene, view = sample_scene(seed, held_out=None), sample_view(seed)
-            rgb, mask = render_ad(sample_product(seed), scene, view, width_px=256, height_px=320, spp=6)
-            if kept is not None:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                np.savez(kept, rgb=rgb, mask=mask)
-        pictures.append(Picture(image_u8=rgb, mask=mask))
-    return pictures
+    kept = folder / f"{seed}.npz" if folder else None
+    if kept is not None and kept.exists():
+        arrays = np.load(kept)
+        return Picture(image_u8=arrays["rgb"], mask=arrays["mask"])
+    scene, view = sample_scene(seed, held_out=None), sample_view(seed)
+    rgb, mask = render_ad(sample_product(seed), scene, view, width_px=256, height_px=320, spp=6)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(kept, rgb=rgb, mask=mask)
+    return Picture(image_u8=rgb, mask=mask)
 
 
 def photographed(folder: Path) -> list[Picture]:

@@ -83,6 +83,31 @@ def test_a_thing_before_the_product_hides_it_and_a_handle_does_not() -> None:
     assert "filter.max_hidden" in problem.detail
 
 
+def test_depth_tells_things_in_front_from_things_behind() -> None:
+    """A thing of the wall's colour in front counts, and one of a colour of its own behind the product does not."""
+    image, mask = _scene()
+    nearness = np.where(mask > 0, 1.0, np.linspace(0, 0.8, 320)[:, None]).astype(np.float32)  # the floor comes nearer
+    assert hidden_share(image, mask, nearness) == 0
+    thing = np.s_[140:190, 60:130]
+    foreign, hidden = image.copy(), mask.copy()
+    foreign[thing], hidden[thing] = (40, 80, 220), 0
+    in_front, behind, level = (np.array(nearness) for _ in range(3))
+    in_front[thing], behind[thing], level[thing] = 1.3, 0.2, 1.0
+    by_color = hidden_share(foreign, hidden)
+    assert by_color > 0.05
+    camouflaged = image.copy()
+    camouflaged[thing] = (150, 170, 160)
+    assert hidden_share(camouflaged, hidden) < CONFIG.max_hidden
+    assert hidden_share(camouflaged, hidden, 50 * in_front - 7) == pytest.approx(by_color, abs=0.02)  # scale and shift
+    assert hidden_share(foreign, hidden, behind) == 0
+    assert hidden_share(foreign, hidden, level) == pytest.approx(by_color, abs=0.02)
+
+
+def test_a_depth_model_is_for_occluders() -> None:
+    with pytest.raises(ValueError, match=r"^filter\.depth_model='anything': is for filter\.occluders=true"):
+        FilterConfig(depth_model="anything")
+
+
 def test_the_filters_run_where_they_are_set() -> None:
     image, mask = _scene()
     marked = _tiled(image, (60, 50), 0.3)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from refadgen.config import MultiViewConfig
+from refadgen.config import FilterConfig, MultiViewConfig
+from refadgen.dataset.content import ContentFilter
 from refadgen.dataset.multi_view import NovelView, NovelViews, depth, gaussians, novel_views, rasterizer
 from refadgen.dataset.multi_view.depth import InflatedDepth, Relief, inflate, read_base
 from refadgen.dataset.multi_view.gaussians import Gaussians, lift, quaternions
@@ -749,6 +750,17 @@ def test_a_damaged_depth_model_is_named(
     damage(tmp_path)
     with pytest.raises(ValueError, match=rf"(?s)^multi_view\.depth_model=.*{message}"):
         NovelViews(MultiViewConfig(depth_model=str(tmp_path), device="cpu"))
+
+
+def test_the_filter_of_occluders_asks_the_network(depth_anything: str, tmp_path: Path) -> None:
+    image, mask = np.full((64, 48, 3), 200, np.uint8), np.zeros((64, 48), np.uint8)
+    mask[20:50, 10:40] = 255
+    mask[30:40, 10:30] = 0
+    ContentFilter(FilterConfig(occluders=True, max_hidden=1.0, depth_model=depth_anything), None, "cpu").check(
+        image, mask, None
+    )
+    with pytest.raises(ValueError, match=r"^filter\.depth_model=.*cannot be loaded"):
+        ContentFilter(FilterConfig(occluders=True, depth_model=str(tmp_path / "nothing")), None, "cpu")
 
 
 def test_a_depth_model_that_is_not_there_is_named(tmp_path: Path) -> None:

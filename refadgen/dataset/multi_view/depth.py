@@ -169,21 +169,25 @@ class DepthAnything:
     silhouette: the product's depth is about that of `InflatedDepth`, its form is the network's.
     """
 
-    def __init__(self, address: str, device: torch.device) -> None:
-        """address: folder or hub id. Raises: ValueError naming `multi_view.depth_model`."""
+    def __init__(self, address: str, device: torch.device, *, field: str = "multi_view.depth_model") -> None:
+        """address: folder or hub id. field: the setting that names it. Raises: ValueError naming the setting."""
         self._device = device
-        self._processor, self._model = _load(address)
+        self._processor, self._model = _load(f"{field}={address!r}", address)
         self._model.to(device).eval()
 
     def relief(self, image_u8: np.ndarray, mask: np.ndarray, distance: float) -> Relief:
         """See `DepthModel`."""
+        return fitted_relief(self.nearness(image_u8), mask, InflatedDepth().relief(image_u8, mask, distance))
+
+    def nearness(self, image_u8: np.ndarray) -> np.ndarray:
+        """Returns relative inverse depths, float32 [H, W], greater is nearer. image_u8: uint8 [H, W, 3]."""
         # A copy: torch warns of read-only arrays.
         inputs = self._processor(images=image_u8.copy(), return_tensors="pt").to(self._device)
         with torch.inference_mode():
             outputs = self._model(**inputs)
             found = self._processor.post_process_depth_estimation(outputs, target_sizes=[image_u8.shape[:2]])
-            nearness = found[0]["predicted_depth"].float().cpu().numpy()
-        return fitted_relief(nearness, mask, InflatedDepth().relief(image_u8, mask, distance))
+            nearness: np.ndarray = found[0]["predicted_depth"].float().cpu().numpy()
+        return nearness
 
 
 def fitted_relief(nearness: np.ndarray, mask: np.ndarray, inflated: Relief) -> Relief:
@@ -203,11 +207,10 @@ def fitted_relief(nearness: np.ndarray, mask: np.ndarray, inflated: Relief) -> R
     return Relief(front=front, back=np.minimum(inflated.back, front))
 
 
-def _load(address: str) -> tuple[Any, Any]:
-    """Loads image processor and model. Raises: ValueError, also where a single weight is missing."""
+def _load(field: str, address: str) -> tuple[Any, Any]:
+    """Loads image processor and model. field: setting and value. Raises: ValueError, also for a missing weight."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForDepthEstimation
 
-    field = f"multi_view.depth_model={address!r}"
     try:
         config = AutoConfig.from_pretrained(address)
         if config.model_type != "depth_anything":
