@@ -86,5 +86,5 @@ SCHEMA = schema_of(AdLedgerRow)
 class AdLedger(Ledger):
     """The ledger of one output folder."""
 
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(storage, AdLedgerRow)
+    def __init__(self, storage: Storage, writer: str = "") -> None:
+        super().__init__(storage, AdLedgerRow, writer=writer)

@@ -15,6 +15,7 @@ from refadgen.batch.ledger import Keys, are_reconciled, short_keys
 from refadgen.batch.planning import inline_digest
 from refadgen.batch.row_stage import RowFailure
 from refadgen.batch.rows import repeated_column, schema_of
+from refadgen.batch.shards import Shard
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
 from refadgen.catalog.scenes import NounSource, Scenes, load_scenes
@@ -28,6 +29,7 @@ _SCHEMA = schema_of(PlannedProduct)
 _WANTED = _SCHEMA.get_field_index("wanted")
 _ROWS_AT_ONCE = 1024
 _NO_LAYOUT = LayoutConfig()
+_WHOLE = Shard()
 
 _scenes = functools.lru_cache(maxsize=1)(load_scenes)  # once in a worker, which lives as long as its job
 
@@ -103,6 +105,7 @@ class CatalogPlanner:
     """Plans one fragment of a catalogue at a time; travels to Ray tasks.
 
     first_rows: as in CatalogScan. reconciled: sorted short keys of image ids. decided: decisions of a person by sku.
+    shard: whose products are planned.
     """
 
     config: GenerateConfig
@@ -110,6 +113,7 @@ class CatalogPlanner:
     first_rows: Mapping[str, int]
     reconciled: Keys
     decided: Mapping[str, Decided] = field(default_factory=dict)
+    shard: Shard = _WHOLE
 
     def __call__(self, fragment: Fragment) -> tuple[pa.Table, ImageCounts]:
         """The planned products of a fragment, and its counts. Raises: ValueError naming a damaged file."""
@@ -122,7 +126,9 @@ class CatalogPlanner:
             _unusable(number, values, row, found)
             if isinstance(row, RowError)
             else self._product(row, wanted, found, scenes)
-            for number, values, row in parsed_rows(fragment, self.first_rows)
+            for number, values, row in parsed_rows(
+                fragment, self.first_rows, chosen=self.shard.holds if self.shard.label else None
+            )
         )
         while piece := list(islice(products, _ROWS_AT_ONCE)):
             table, counted = _open_products(_table(piece), self.reconciled)
