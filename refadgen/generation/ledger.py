@@ -78,6 +78,9 @@ class AdLedgerRow:
     the image; empty unless done."""
     as_photographed: bool | None = None
     """Whether the product stands where its photograph has it (`layout.as_photographed`)."""
+    cost: Float32 | None = None
+    """Of the image's `generate_s` on its actor's GPUs, at `cost.per_gpu_hour`; None: no price was set, or none was drawn.
+    Starts, waiting and other stages are in the run's cost (`run.json`) only."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

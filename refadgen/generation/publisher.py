@@ -154,4 +154,9 @@ class AdPublisher:
             rung=image.rung,
             digital_source_type=digital_source_type(image.rung) if published.uri else "",
             as_photographed=product.as_photographed,
+            cost=self._cost(image.generate_s),
         )
+
+    def _cost(self, generate_s: float | None) -> float | None:
+        price = self._config.cost.per_gpu_hour * self._config.stages.generate.num_gpus
+        return generate_s / 3600 * price if price and generate_s is not None else None

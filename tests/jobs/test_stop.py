@@ -1,4 +1,4 @@
-"""SIGTERM, as `ray job stop` and Kubernetes send it: the ledger is written within Ray's three seconds, and a rerun goes on."""
+"""SIGTERM, as `ray job stop` and Kubernetes send it: the ledger is written within Ray's three seconds."""
 
 import json
 import signal
