@@ -79,8 +79,8 @@ class AdLedgerRow:
     as_photographed: bool | None = None
     """Whether the product stands where its photograph has it (`layout.as_photographed`)."""
     cost: Float32 | None = None
-    """Of the image's `generate_s` on its actor's GPUs, at `cost.per_gpu_hour`; None: no price was set, or none was drawn.
-    Starts, waiting and other stages are in the run's cost (`run.json`) only."""
+    """Of the image's `generate_s` on its actor's GPUs, at `cost.per_gpu_hour`; None: no price was set, or none was
+    drawn. Starts, waiting and other stages are in the run's cost (`run.json`) only."""
 
 
 SCHEMA = schema_of(AdLedgerRow)
