@@ -121,7 +121,7 @@ class CatalogPlanner:
         scenes = _scenes(self.config.catalog.scenes_file, self.config.catalog.taxonomy_file)
         wanted = WantedImages(scenes, self.config, self.settings)
         # In pieces: a row group may hold a million products, and only those with images to make become a table.
-        pieces, counts = [_SCHEMA.empty_table()], ImageCounts(rows=found)
+        pieces, counts = [_SCHEMA.empty_table()], ImageCounts()
         products = (
             _unusable(number, values, row, found)
             if isinstance(row, RowError)
@@ -135,7 +135,7 @@ class CatalogPlanner:
             counts += counted
             if len(table):
                 pieces.append(table)
-        return pa.concat_tables(pieces), counts
+        return pa.concat_tables(pieces), replace(counts, rows=found)
 
     def _product(self, row: CatalogRow, wanted: WantedImages, findings: RowFindings, scenes: Scenes) -> _Product:
         by = self.decided.get(row.sku)

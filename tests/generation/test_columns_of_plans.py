@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
     assert [product.row for product in products] == list(range(len(values)))
     first_rows = scan_catalog(str(catalog)).first_rows
     assert first_rows
-    num_read = 0
+    num_read = num_prompts = 0
     for product, given in zip(products, values, strict=True):
         row = read_alone(product.row, given)
         images = [tuple(getattr(image, each.name) for each in dataclasses.fields(image)) for image in product.wanted]
@@ -190,6 +191,7 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
             assert product.error.reason == "duplicate_sku"
             continue
         num_read += 1
+        num_prompts += bool(row.prompts)
         by = decided.get(row.sku)
         if product.row < 150 or by or product.row % 50 == 0:  # scenes are loaded anew for each
             assert images == planned_alone(row, by.digest if by else "")
@@ -199,6 +201,10 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
         assert product.layout == merged_layout(CONFIG.layout, row.placement)
         assert (product.image_bytes, product.mask_bytes, product.inline) == (b"", b"", "")
     assert num_read > 1100
+    findings = sum(counts, ImageCounts()).rows
+    assert findings.nouns.total() + findings.refused.total() + num_prompts == len(values)
+    refused = Counter(product.error.reason for product in products if product.error)
+    assert findings.refused == refused - Counter(refused_by_review=1)
 
 
 def test_what_is_reconciled_leaves_the_plan_image_by_image(catalog: Path) -> None:
