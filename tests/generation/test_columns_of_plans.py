@@ -172,9 +172,8 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
     values = pq.read_table(catalog).to_pylist()
     decided = {"s0": Decided("d" * 64, ""), "s1": Decided("", " by A")}
     planned = planner(catalog, NOTHING, decided)
-    products = [
-        row for part in scan_catalog(str(catalog)).fragments for row in from_table(planned(part)[0], PlannedProduct)
-    ]
+    tables, counts = zip(*map(planned, scan_catalog(str(catalog)).fragments), strict=True)
+    products = [row for table in tables for row in from_table(table, PlannedProduct)]
     assert [product.row for product in products] == list(range(len(values)))
     first_rows = scan_catalog(str(catalog)).first_rows
     assert first_rows
