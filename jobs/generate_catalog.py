@@ -40,6 +40,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--budget", help="start no image after this: a time (8h, 90m), or a cost (see cost.per_gpu_hour)"
     )
     parser.add_argument("--deadline", help="start no image after this date and time, such as 2027-01-31T18:00 (UTC)")
+    parser.add_argument("--shard", metavar="3/16", help="make the third of sixteen shares; a driver each, one output")
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -52,8 +53,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         config = load_config(GenerateConfig, arguments.config, [*model, *arguments.settings])
 
+        from refadgen.batch.lease import OutputInUseError
         from refadgen.batch.limits import Limits
         from refadgen.batch.ray_connection import submitted
+        from refadgen.batch.shards import Shard
         from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
         catalog_job = job.CatalogJob(
@@ -65,6 +68,7 @@ def main(words: list[str] | None = None) -> int:
             check_inputs=arguments.check_inputs,
             review=arguments.review,
             limits=Limits.parse(arguments.budget, arguments.deadline),
+            shard=Shard.parse(arguments.shard),
         )
         if not arguments.dry_run or arguments.check_inputs or submitted():
             job.connect_ray(config)
@@ -75,7 +79,11 @@ def main(words: list[str] | None = None) -> int:
         return 2
     if not catalog_job.num_rows:
         print(f"{arguments.catalog}: the catalogue has no rows")
-    print(catalog_job.describe() if arguments.dry_run else catalog_job.run())
+    try:
+        print(catalog_job.describe() if arguments.dry_run else catalog_job.run())
+    except OutputInUseError as error:
+        print(f"generate_catalog: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -53,12 +53,15 @@ class Ledger:
         folder: str = "ledger",
         *,
         retried: Sequence[str] = retried_reasons(),
+        writer: str = "",
     ) -> None:
         """row_type: a row type (see `rows`). Its first field is the id: hexadecimal text of 16 digits or more. It has
         `recorded_at`, `status` and `reason`.
 
-        retried: rejections that `--retry-failed` retries together with what failed.
+        retried: rejections that `--retry-failed` retries together with what failed. writer: which of several drivers
+        writes here, for names of parts: each folds its own; "": the only one, which folds all.
         """
+        self._writer = f"-{writer}" if writer else ""
         self._retried = frozenset(retried)
         self._storage = storage
         self.row_type = row_type
@@ -67,7 +70,7 @@ class Ledger:
         self._folder = folder
 
     def parts(self) -> list[str]:
-        """Keys of all parts, oldest first: their names start with their time."""
+        """Keys of all parts, oldest first: their names start with their time. Of all drivers."""
         return list(self._storage.keys(self._folder, ".parquet"))
 
     def _read(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -94,13 +97,15 @@ class Ledger:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self._storage.write(
-            f"{self._folder}/part-{written}-{level}-{uuid.uuid4().hex[:8]}.parquet", sink.getvalue().to_pybytes()
+            f"{self._folder}/part-{written}-{level}-{uuid.uuid4().hex[:8]}{self._writer}.parquet",
+            sink.getvalue().to_pybytes(),
         )
 
     def compact(self) -> None:
         """Folds parts where a level has many. A crash in between leaves rows twice, which changes nothing."""
         for level in range(_LEVELS - 1):
-            parts = [key for key in self.parts() if key.split("-")[2] == str(level)]
+            own = [key for key in self.parts() if key.endswith(f"{self._writer}.parquet")]
+            parts = [key for key in own if key.split("-")[2] == str(level)]
             for start in range(0, len(parts) - _FOLD + 1, _FOLD):
                 folded = parts[start : start + _FOLD]
                 # The name keeps the place in time: of rows with equal times the later part counts.

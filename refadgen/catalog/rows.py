@@ -5,7 +5,6 @@ value is read by `parse_row`. Both give the same rows.
 """
 
 import decimal
-import itertools
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -86,12 +85,12 @@ def parse_row(row_number: int, values: Mapping[str, object]) -> CatalogRow:
     )
 
 
-def parse_rows(first_row: int, columns: Mapping[str, Sequence[Any]]) -> list[CatalogRow | RowError]:
+def parse_rows(numbers: Sequence[int], columns: Mapping[str, Sequence[Any]]) -> list[CatalogRow | RowError]:
     """Reads rows from the lists of their values by our column names, `sku` among them.
 
-    Returns what `parse_row` returns or raises for each of them; the first has the number `first_row`.
+    numbers: of the rows in the catalogue. Returns what `parse_row` returns or raises for each of them.
     """
-    num_rows = len(columns["sku"])
+    num_rows = len(numbers)
     unread: set[int] = set()
     parsed: list[Sequence[Any]] = []
     for name, parse in _PLAIN.items():
@@ -100,10 +99,10 @@ def parse_rows(first_row: int, columns: Mapping[str, Sequence[Any]]) -> list[Cat
         if _ODD in values:
             unread.update(index for index, value in enumerate(values) if value is _ODD)
         parsed.append(values)
-    rows: list[CatalogRow | RowError] = list(map(CatalogRow, itertools.count(first_row), *parsed))
+    rows: list[CatalogRow | RowError] = list(map(CatalogRow, numbers, *parsed))
     for index in unread:
         try:
-            rows[index] = _read(first_row + index, {name: values[index] for name, values in columns.items()})
+            rows[index] = _read(numbers[index], {name: values[index] for name, values in columns.items()})
         except RowError as error:
             rows[index] = error
     return rows

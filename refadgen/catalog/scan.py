@@ -7,7 +7,7 @@ keeps a repeated sku, so that this does not depend on the order in which workers
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -180,15 +180,23 @@ def _values(
 
 
 def parsed_rows(
-    fragment: Fragment, first_rows: Mapping[str, int], columns: tuple[Column, ...] = COLUMNS
+    fragment: Fragment,
+    first_rows: Mapping[str, int],
+    columns: tuple[Column, ...] = COLUMNS,
+    chosen: Callable[[npt.NDArray[np.uint64], int], npt.NDArray[np.bool_]] | None = None,
 ) -> Iterator[tuple[int, Mapping[str, Any], CatalogRow | RowError]]:
     """Yields (row number, values by our column names, parsed row or RowError); no values where the row is parsed.
 
-    first_rows: see CatalogScan. Raises: ValueError naming the file if it is damaged.
+    first_rows: see CatalogScan. chosen: which rows, by the keys of their skus and the number of the first; None: all.
+    Raises: ValueError naming the file if it is damaged.
     """
     for first_row, values in _values(fragment, columns):
-        for index, row in enumerate(parse_rows(first_row, values)):
-            number = first_row + index
+        numbers: Sequence[int] = range(first_row, first_row + len(values["sku"]))
+        if chosen is not None:
+            places = np.flatnonzero(chosen(sku_keys(row_skus(values["sku"])), first_row)).tolist()
+            numbers = [numbers[place] for place in places]
+            values = {name: [each[place] for place in places] for name, each in values.items()}
+        for index, (number, row) in enumerate(zip(numbers, parse_rows(numbers, values), strict=True)):
             if not isinstance(row, RowError):
                 first = first_rows.get(row.sku, number)
                 if first == number:

@@ -18,11 +18,13 @@ from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
+from refadgen.batch.lease import held
 from refadgen.batch.ledger import Keys, LedgerWriter
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
 from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
+from refadgen.batch.shards import Shard
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
 from refadgen.config import GenerateConfig, as_dict, to_yaml
@@ -101,7 +103,7 @@ class RunSummary:
         )
 
 
-_NO_LIMITS = Limits()
+_NO_LIMITS, _WHOLE = Limits(), Shard()
 
 
 class CatalogJob:
@@ -118,10 +120,12 @@ class CatalogJob:
         check_inputs: bool = False,
         review: Sequence[str] = (),
         limits: Limits = _NO_LIMITS,
+        shard: Shard = _WHOLE,
     ) -> None:
         """limit: only the catalogue's first rows. retry_failed: retries images that failed before. check_inputs:
         fetches the product images of reconciled images again, and makes those anew whose bytes have changed. review:
         files of a person's decisions about masks. limits: when the run stops starting images.
+        shard: whose products are made.
 
         Raises: ValueError naming what is wrong with catalogue, output, model, a setting or a decision.
         """
@@ -144,7 +148,8 @@ class CatalogJob:
             )
         ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
-        self._ledger = AdLedger(self._storage)
+        self._shard = shard
+        self._ledger = AdLedger(self._storage, shard.label)
 
     # Planning.
 
@@ -174,6 +179,7 @@ class CatalogJob:
             first_rows=self._scan.first_rows,
             reconciled=reconciled,
             decided=self._decisions.decided,
+            shard=self._shard,
         )
 
     def _counts(self) -> ImageCounts:
@@ -207,6 +213,7 @@ class CatalogJob:
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
                 *self._not_read,
                 f"output: {self._storage.uri}",
+                *([f"shard: {self._shard.label} of the catalogue's products"] if self._shard.label else []),
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
                 *refusal_lines(counts.rows.refused, counts.rows.details),
                 *noun_lines(counts.rows.nouns),
@@ -235,17 +242,22 @@ class CatalogJob:
     # Running.
 
     def run(self) -> RunSummary:
-        """Makes the images that are not reconciled, and writes images, ledger, run.json and report.html. Needs Ray."""
+        """Makes the images that are not reconciled, and writes images, ledger, run.json and report.html. Needs Ray.
+
+        Raises: OutputInUseError where another driver is at work on the same products.
+        """
         record = RunRecord(
             self._storage,
             _PACKAGES,
+            self._shard.record_key,
+            shard=self._shard.label,
             catalog=redact_address(self._catalog_uri),
             model=self._model.label,
             not_read=self._not_read,
             config=as_dict(self._config),
             actors={name: str(size) for name, size in self._sizes.items()},
         )
-        with record.ending():
+        with held(self._storage, self._shard, record.run_id), record.ending():
             return self._run(record)
 
     def _run(self, record: RunRecord) -> RunSummary:

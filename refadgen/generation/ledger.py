@@ -82,6 +82,9 @@ class AdLedgerRow:
     """Inside the mask, where the ad differs most from the placed product after its light is taken out, 0 to 1."""
     hue_similarity: Float32 | None = None
     """1 − the mean turn of the product's hue / 30°, after the light is taken out."""
+    cost: Float32 | None = None
+    """Of the image's `generate_s` on its actor's GPUs, at `cost.per_gpu_hour`; None: no price was set, or none was
+    drawn. Starts, waiting and other stages are in the run's cost (`run.json`) only."""
 
 
 SCHEMA = schema_of(AdLedgerRow)
@@ -90,5 +93,5 @@ SCHEMA = schema_of(AdLedgerRow)
 class AdLedger(Ledger):
     """The ledger of one output folder."""
 
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(storage, AdLedgerRow)
+    def __init__(self, storage: Storage, writer: str = "") -> None:
+        super().__init__(storage, AdLedgerRow, writer=writer)

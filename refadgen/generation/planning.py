@@ -15,6 +15,7 @@ from refadgen.batch.ledger import Keys, are_reconciled, short_keys
 from refadgen.batch.planning import inline_digest
 from refadgen.batch.row_stage import RowFailure
 from refadgen.batch.rows import repeated_column, schema_of
+from refadgen.batch.shards import Shard
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scan import Fragment, parsed_rows, unusable_row_id
 from refadgen.catalog.scenes import NounSource, Scenes, load_scenes
@@ -28,6 +29,7 @@ _SCHEMA = schema_of(PlannedProduct)
 _WANTED = _SCHEMA.get_field_index("wanted")
 _ROWS_AT_ONCE = 1024
 _NO_LAYOUT = LayoutConfig()
+_WHOLE = Shard()
 
 _scenes = functools.lru_cache(maxsize=1)(load_scenes)  # once in a worker, which lives as long as its job
 
@@ -103,6 +105,7 @@ class CatalogPlanner:
     """Plans one fragment of a catalogue at a time; travels to Ray tasks.
 
     first_rows: as in CatalogScan. reconciled: sorted short keys of image ids. decided: decisions of a person by sku.
+    shard: whose products are planned.
     """
 
     config: GenerateConfig
@@ -110,6 +113,7 @@ class CatalogPlanner:
     first_rows: Mapping[str, int]
     reconciled: Keys
     decided: Mapping[str, Decided] = field(default_factory=dict)
+    shard: Shard = _WHOLE
 
     def __call__(self, fragment: Fragment) -> tuple[pa.Table, ImageCounts]:
         """The planned products of a fragment, and its counts. Raises: ValueError naming a damaged file."""
@@ -117,19 +121,21 @@ class CatalogPlanner:
         scenes = _scenes(self.config.catalog.scenes_file, self.config.catalog.taxonomy_file)
         wanted = WantedImages(scenes, self.config, self.settings)
         # In pieces: a row group may hold a million products, and only those with images to make become a table.
-        pieces, counts = [_SCHEMA.empty_table()], ImageCounts(rows=found)
+        pieces, counts = [_SCHEMA.empty_table()], ImageCounts()
         products = (
             _unusable(number, values, row, found)
             if isinstance(row, RowError)
             else self._product(row, wanted, found, scenes)
-            for number, values, row in parsed_rows(fragment, self.first_rows)
+            for number, values, row in parsed_rows(
+                fragment, self.first_rows, chosen=self.shard.holds if self.shard.label else None
+            )
         )
         while piece := list(islice(products, _ROWS_AT_ONCE)):
             table, counted = _open_products(_table(piece), self.reconciled)
             counts += counted
             if len(table):
                 pieces.append(table)
-        return pa.concat_tables(pieces), counts
+        return pa.concat_tables(pieces), replace(counts, rows=found)
 
     def _product(self, row: CatalogRow, wanted: WantedImages, findings: RowFindings, scenes: Scenes) -> _Product:
         by = self.decided.get(row.sku)

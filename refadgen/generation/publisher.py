@@ -158,4 +158,9 @@ class AdPublisher:
             as_photographed=product.as_photographed,
             local_similarity=scores.local_similarity if scores else None,
             hue_similarity=scores.hue_similarity if scores else None,
+            cost=self._cost(image.generate_s),
         )
+
+    def _cost(self, generate_s: float | None) -> float | None:
+        price = self._config.cost.per_gpu_hour * self._config.stages.generate.num_gpus
+        return generate_s / 3600 * price if price and generate_s is not None else None

@@ -220,3 +220,47 @@ def test_a_table_without_rows_makes_no_part(ledger: Ledger) -> None:
     with LedgerWriter(ledger) as writer:
         writer.add(table([]))
     assert ledger.parts() == []
+
+
+def test_drivers_fold_their_own_parts_of_one_ledger(tmp_path: Path) -> None:
+    third, thirteenth = (AdLedger(Storage(str(tmp_path)), writer) for writer in ("3-of-16", "13-of-16"))
+    for number in range(66):
+        third.append(table([entry(number * 2**64, "done")]))
+    for number in range(66, 70):
+        thirteenth.append(table([entry(number * 2**64, "failed")]))
+    thirteenth.compact()
+    assert len(third.parts()) == 70
+    third.compact()
+    assert len(third.parts()) == 7
+    whole = AdLedger(Storage(str(tmp_path)))
+    assert whole.latest(["status"])["status"].to_pylist() == ["done"] * 66 + ["failed"] * 4
+    assert whole.outcomes().counts() == {("done", ""): 66, ("failed", "because"): 4}
+    for number in range(70, 132):
+        whole.append(table([entry(number * 2**64, "done")]))
+    whole.compact()  # the only driver of an output folds what shards have left
+    assert len(whole.parts()) < 10
+    assert len(whole.latest(["status"])) == 132
+
+
+def test_a_part_that_another_driver_folds_meanwhile_is_read_in_its_new_place(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(64):
+        ledger.append(table([entry(number * 2**64, "done")]))
+    read, folded = Ledger._read, []
+
+    def late(self: Ledger, key: str, columns: Any = None) -> pa.Table:
+        if not folded:
+            folded.append(key)
+            ledger.compact()
+        return read(self, key, columns)
+
+    monkeypatch.setattr(Ledger, "_read", late)
+    assert len(ledger.outcomes().keys) == 64
+
+
+def test_the_pace_of_a_run_is_its_rows_by_second(ledger: Ledger) -> None:
+    ledger.append(table([entry(n, "done", minute=n % 2, run_id="a") for n in range(4)]))
+    ledger.append(table([entry(9, "done", minute=1, run_id="b")]))
+    first = int(START.timestamp())
+    assert ledger.pace(["a", "c"]) == {"a": {first: 2, first + 60: 2}, "c": {}}

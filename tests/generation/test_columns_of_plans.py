@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from refadgen.batch.ledger import short_key
 from refadgen.batch.rows import from_table
+from refadgen.batch.shards import Shard
 from refadgen.catalog.columns import COLUMNS
 from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.parts import BadText
@@ -97,7 +99,7 @@ def read_alone(number: int, values: dict[str, Any]) -> CatalogRow | tuple[str, s
 def test_rows_that_are_read_together_are_those_that_are_read_alone() -> None:
     names = [column.name for column in COLUMNS]
     rows = [{name: row.get(name) for name in names} for row in odd_rows()]
-    together = parse_rows(5, {name: [row[name] for row in rows] for name in names})
+    together = parse_rows(range(5, 5 + len(rows)), {name: [row[name] for row in rows] for name in names})
     found = [(row.reason, row.problem) if isinstance(row, RowError) else row for row in together]
     assert found == [read_alone(number, row) for number, row in enumerate(rows, start=5)]
     refused = {row[0] for row in found if not isinstance(row, CatalogRow)}
@@ -170,13 +172,12 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
     values = pq.read_table(catalog).to_pylist()
     decided = {"s0": Decided("d" * 64, ""), "s1": Decided("", " by A")}
     planned = planner(catalog, NOTHING, decided)
-    products = [
-        row for part in scan_catalog(str(catalog)).fragments for row in from_table(planned(part)[0], PlannedProduct)
-    ]
+    tables, counts = zip(*map(planned, scan_catalog(str(catalog)).fragments), strict=True)
+    products = [row for table in tables for row in from_table(table, PlannedProduct)]
     assert [product.row for product in products] == list(range(len(values)))
     first_rows = scan_catalog(str(catalog)).first_rows
     assert first_rows
-    num_read = 0
+    num_read = num_prompts = 0
     for product, given in zip(products, values, strict=True):
         row = read_alone(product.row, given)
         images = [tuple(getattr(image, each.name) for each in dataclasses.fields(image)) for image in product.wanted]
@@ -189,6 +190,7 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
             assert product.error.reason == "duplicate_sku"
             continue
         num_read += 1
+        num_prompts += bool(row.prompts)
         by = decided.get(row.sku)
         if product.row < 150 or by or product.row % 50 == 0:  # scenes are loaded anew for each
             assert images == planned_alone(row, by.digest if by else "")
@@ -198,6 +200,10 @@ def test_the_plan_of_columns_is_the_plan_of_single_rows(catalog: Path) -> None:
         assert product.layout == merged_layout(CONFIG.layout, row.placement)
         assert (product.image_bytes, product.mask_bytes, product.inline) == (b"", b"", "")
     assert num_read > 1100
+    findings = sum(counts, ImageCounts()).rows
+    assert findings.nouns.total() + findings.refused.total() + num_prompts == len(values)
+    refused = Counter(product.error.reason for product in products if product.error)
+    assert findings.refused == refused - Counter(refused_by_review=1)
 
 
 def test_what_is_reconciled_leaves_the_plan_image_by_image(catalog: Path) -> None:
@@ -222,3 +228,27 @@ def test_what_is_reconciled_leaves_the_plan_image_by_image(catalog: Path) -> Non
     every = np.unique(np.array([short_key(image_id) for image_id in ids], np.uint64))
     nothing, counted = planner(catalog, every, {})(fragments[0])
     assert (len(nothing), counted.to_make) == (0, 0)
+
+
+def test_shards_share_a_catalogue_out(catalog: Path) -> None:
+    fragments = scan_catalog(str(catalog)).fragments
+    whole = planner(catalog, NOTHING, {})
+
+    def rows(shard: Shard) -> list[PlannedProduct]:
+        tables = [dataclasses.replace(whole, shard=shard)(fragment)[0] for fragment in fragments]
+        return [row for table in tables for row in from_table(table, PlannedProduct)]
+
+    shares = [rows(Shard(number, 3)) for number in (1, 2, 3)]
+    assert sorted((row for share in shares for row in share), key=lambda row: row.row) == rows(Shard())
+    assert all(350 < len(share) < 500 for share in shares)
+    of_sku: dict[str, set[int]] = {}
+    for number, share in enumerate(shares):
+        for row in share:
+            of_sku.setdefault(row.sku, set()).add(number)
+    assert all(len(numbers) == 1 for sku, numbers in of_sku.items() if sku.strip())  # all rows of a sku in one
+
+
+@pytest.mark.parametrize("text", ["3", "0/4", "5/4", "1/0", "a/b", "-1/4", "1/4/2"])
+def test_a_shard_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=f"--shard {text}: "):
+        Shard.parse(text)

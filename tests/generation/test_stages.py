@@ -13,6 +13,7 @@ from PIL import Image
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig, LayoutConfig, load_config
+from refadgen.config.generate import CostConfig
 from refadgen.generation.encoding import read_record
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
@@ -203,6 +204,20 @@ def test_images_are_the_same_whatever_the_company(config: GenerateConfig) -> Non
 
     together = ads(planned(0), planned(1, 2))
     assert together == ads(planned(1, 2)) | ads(planned(0))
+
+
+def test_an_image_costs_its_share_of_the_device(config: GenerateConfig, tmp_path: Path) -> None:
+    (row,) = generated(config, planned(0))
+    row = dataclasses.replace(row, images=(dataclasses.replace(row.images[0], generate_s=36.0),))
+    stages = dataclasses.replace(config.stages, generate=dataclasses.replace(config.stages.generate, num_gpus=2))
+
+    def cost(per_gpu_hour: float) -> float | None:
+        priced = dataclasses.replace(config, stages=stages, cost=CostConfig(per_gpu_hour=per_gpu_hour))
+        table = AdPublisher(priced, "run-1", str(tmp_path), MODEL)(to_table([row], GeneratedProduct))
+        return from_table(table, AdLedgerRow)[0].cost
+
+    assert cost(3.0) == pytest.approx(36 / 3600 * 2 * 3.0)
+    assert cost(0.0) is None  # not nothing: it is not known
 
 
 def test_as_photographed_the_ad_has_the_photographs_ratio(config: GenerateConfig, tmp_path: Path) -> None:
