@@ -16,7 +16,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[studio,ocr,onnx,heic,quantized,dev]'
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[studio,ocr,onnx,heic,quantized,evaluate,dev]'
 	touch $@
 
 demo: setup

@@ -105,7 +105,7 @@ def _groups(
 def _picture(run: str, key: str, side_px: int) -> str:
     """A picture of a run, made small, as a data URI."""
     try:
-        image = Image.open(io.BytesIO(Storage(run).read(key)))
+        image: Image.Image = Image.open(io.BytesIO(Storage(run).read(key)))
         image.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     except (*STORE_ERRORS, ValueError, Image.DecompressionBombError):
         return _LOST

@@ -1,6 +1,7 @@
 """Measures without a network: where the product stands in the ad, and which product of the run it looks like."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def registered(picture: AdPicture) -> tuple[float, float] | None:
     if not mask.any():
         return None
     reach = round(_SEARCH * _SIDE_PX)
-    ad_edges = cv2.copyMakeBorder(_edges(ad), *[2 * reach] * 4, cv2.BORDER_CONSTANT, value=0)
+    ad_edges = np.pad(_edges(ad), 2 * reach)
     # The contour's own edge, against white, is not in the ad.
     weight = cv2.erode(mask, np.ones((5, 5), np.uint8)).astype(np.float32)
     if weight.sum() < 50:
@@ -78,7 +79,7 @@ def registered(picture: AdPicture) -> tuple[float, float] | None:
     return None if best[0] < _LEAST_MATCH else best[1:]
 
 
-def correlation(window: Floats, template: Floats, weight: Floats) -> Floats:
+def correlation(window: Floats, template: Floats, weight: npt.NDArray[Any]) -> Floats:
     """The weighted correlation coefficient of the template with every place of the window, −1 to 1."""
     total = float(weight.sum())
     mean = float((weight * template).sum()) / total
@@ -94,7 +95,7 @@ def correlation(window: Floats, template: Floats, weight: Floats) -> Floats:
     return np.asarray(np.clip(found, -1, 1), np.float32)
 
 
-def _edges(image_u8: ImageU8) -> Floats:
+def _edges(image_u8: npt.NDArray[Any]) -> Floats:
     """Strength of the edges of all colours, H×W; blurred, so that a place between two pixels is found too."""
     blurred = cv2.GaussianBlur(image_u8.astype(np.float32), (0, 0), 1.0)
     across, down = (cv2.Sobel(blurred, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
@@ -115,8 +116,8 @@ def signature(image_u8: ImageU8, mask_u8: ImageU8) -> Floats:
     weight = inside[box].astype(np.float32)
     planes = np.dstack([lab * weight[..., None], weight])
     cells = cv2.resize(planes, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).reshape(-1, 4)
-    cells[:, :3] /= np.maximum(cells[:, 3:], 1e-6)
-    return np.asarray(cells, np.float32)
+    share = cells[:, 3:]
+    return np.asarray(np.hstack([cells[:, :3] / np.maximum(share, 1e-6), share]), np.float32)
 
 
 def signature_distances(signed: Floats, candidates: Floats) -> Floats:
