@@ -63,7 +63,6 @@ def generated(
     product = encode_product(held.photo, held.mask, (width, height))
     images = []
     for scene, (prompt, seed, ad) in enumerate(zip(prompts, seeds, ads, strict=True)):
-        scores = score_fidelity(ad, held.photo, held.mask)
         name = hashlib.sha256(f"{method} {number} {scene}".encode()).hexdigest()[:32]
         images.append(
             GeneratedImage(
@@ -74,8 +73,7 @@ def generated(
                 attempts=1,
                 rung="product_pixels" if method == "pixel-paste" else "first",
                 fusion_scale=1.0 if method == "ours" else 0.0,
-                color_similarity=scores.color_similarity,
-                structure_similarity=scores.structure_similarity,
+                scores=score_fidelity(ad, held.photo, held.mask),
             )
         )
     return GeneratedProduct(

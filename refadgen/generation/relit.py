@@ -94,7 +94,7 @@ def _light(seen: Floats, given: Floats, weight: Floats) -> tuple[Floats, Floats]
 def _local(difference: Floats, weight: Floats) -> float:
     """difference: H×W×3, CIELAB."""
     around = np.maximum(_blur(weight, _BROAD_CELLS), 1e-4)[..., None]
-    fine = difference - _blur(difference * weight[..., None], _BROAD_CELLS) / around
+    fine = np.asarray(difference - _blur(difference * weight[..., None], _BROAD_CELLS) / around, np.float32)
     worst = max(
         _largest(fine, weight, _FINE_CELLS),
         _BROAD_SHARE * _largest(difference, weight, _BROAD_CELLS),
