@@ -18,9 +18,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """ControlNet from a tiny random checkpoint."""
     import tiny_checkpoints
 
-    name = "edges:ControlNet"
-    settings = tiny_checkpoints.write_all(tmp_path_factory.mktemp("checkpoints"))[name]
-    return (*tiny_checkpoints.words(name, settings), *RUN)
+    folder = tmp_path_factory.mktemp("checkpoints")
+    base = tiny_checkpoints.tiny_models.write_base(folder / "base")
+    controlnet = tiny_checkpoints.write_controlnet(folder / "controlnet")
+    settings = [f"method.settings.base={base}", f"method.settings.controlnet={controlnet}"]
+    return (*tiny_checkpoints.words("edges:ControlNet", settings), *RUN)
 
 
 def test_a_killed_run_of_a_method_resumes(words: tuple[str, ...], tmp_path: Path) -> None:

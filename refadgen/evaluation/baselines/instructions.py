@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 _INSTRUCTION = "{prompt}"
 _INSTRUCTION_RULE: dict[str, Any] = {"pattern": r"(?s).*\{prompt\}.*", "rule": "a text with {prompt} in it"}
-_GIVEN = ("image", "prompt", "negative_prompt", "width", "height", "num_inference_steps", "generator", "output_type")
+_GIVEN = (
+    "image",
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "max_area",
+    "num_inference_steps",
+    "generator",
+    "output_type",
+)
 """Arguments of the pipeline that do not come from `arguments`."""
 
 
@@ -112,6 +122,7 @@ class InstructionEditor(AdMethod):
             "negative_prompt": request.negative_prompt,
             "width": width_px,
             "height": height_px,
+            "max_area": width_px * height_px,  # FLUX Kontext scales width and height to it
             "num_inference_steps": self.settings.num_inference_steps,
         }
         return {
