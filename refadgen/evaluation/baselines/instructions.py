@@ -160,7 +160,7 @@ def _models(folder: "Path", dtype: "torch.dtype") -> dict[str, Any]:
         if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
             continue
         try:
-            model, report = cls.from_pretrained(
+            model, report = cls.from_pretrained(  # type: ignore[attr-defined] # of either library's models
                 folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, RuntimeError, ValueError) as error:
