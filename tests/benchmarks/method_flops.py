@@ -102,9 +102,16 @@ def count(cls: type[StableDiffusionMethod], settings: StableDiffusionSettings, *
         with parts_at_hand(**models):
             method.pipeline = ip_adapter_pipeline(parts) if cls is IPAdapter else method.make_pipeline(parts)
     method.pipeline.set_progress_bar_config(disable=True)
+    one, two = (_count_steps(method, num_steps) for num_steps in (1, 2))
+    return one + (STEPS - 1) * (two - one) + count_decoder(parts["vae"])
+
+
+def _count_steps(method: StableDiffusionMethod, num_steps: int) -> float:
+    """TFLOP of all before the decoder, with so many steps. All steps are alike."""
+    arguments = method.arguments(request()) | {"num_inference_steps": num_steps}
     with Tflop() as tflop, torch.no_grad():
-        method.pipeline(**method.arguments(request()), generator=torch.Generator(), output_type="latent")
-    return tflop.value + count_decoder(parts["vae"])
+        method.pipeline(**arguments, generator=torch.Generator(), output_type="latent")
+    return tflop.value
 
 
 @torch.no_grad()

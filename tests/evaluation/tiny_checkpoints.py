@@ -129,9 +129,11 @@ def write_kontext(folder: Path) -> Path:
     letters = [(letter, -2.0) for letter in "▁abcdefghijklmnopqrstuvwxyz"]
     tokenizer_2 = T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters], extra_ids=0)
     config = T5Config(vocab_size=len(tokenizer_2), d_model=32, d_ff=32, d_kv=8, num_heads=2, num_layers=1)
+    vae = tiny_models.make_vae()
+    vae.register_to_config(shift_factor=0.1)
     pipeline = FluxKontextPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=tiny_models.make_vae(),
+        vae=vae,
         text_encoder=tiny_models.make_text_encoder(tokenizer),
         tokenizer=tokenizer,
         text_encoder_2=T5EncoderModel(config).eval(),

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 _INSTRUCTION = "{prompt}"
 _INSTRUCTION_RULE: dict[str, Any] = {"pattern": r"(?s).*\{prompt\}.*", "rule": "a text with {prompt} in it"}
-_GIVEN = ("image", "prompt", "negative_prompt", "width", "height", "num_inference_steps", "generator", "output_type")
+_GIVEN = (
+    "image",
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "max_area",
+    "num_inference_steps",
+    "generator",
+    "output_type",
+)
 """Arguments of the pipeline that do not come from `arguments`."""
 
 
@@ -112,6 +122,7 @@ class InstructionEditor(AdMethod):
             "negative_prompt": request.negative_prompt,
             "width": width_px,
             "height": height_px,
+            "max_area": width_px * height_px,  # FLUX Kontext scales width and height to it
             "num_inference_steps": self.settings.num_inference_steps,
         }
         return {
@@ -149,8 +160,7 @@ def _models(folder: "Path", dtype: "torch.dtype") -> dict[str, Any]:
         if not (isinstance(cls, type) and issubclass(cls, diffusers.ModelMixin | transformers.PreTrainedModel)):
             continue
         try:
-            component: Any = cls
-            model, report = component.from_pretrained(
+            model, report = cls.from_pretrained(  # type: ignore[attr-defined] # of either library's models
                 folder / name, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         except (OSError, RuntimeError, ValueError) as error:
