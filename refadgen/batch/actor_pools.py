@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import ray
 import ray._private.state
+from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.data import ActorPoolStrategy, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators import actor_pool_map_operator
@@ -19,7 +20,6 @@ from tqdm import tqdm
 
 from refadgen.batch.pool_sizes import PLANNING_CPUS, NodeSize, PoolSize, fewest, pools_of
 from refadgen.config import StageConfig
-from refadgen.config.devices import num_gpus
 
 _log = logging.getLogger("refadgen.batch")
 _TASK_RETRIES = 10
@@ -93,7 +93,7 @@ def nodes_of_ray(cores: int) -> list[NodeSize]:
     cores: of this machine. They bound the CPUs of a Ray of one node, which may have been told of any number.
     """
     if not ray.is_initialized():
-        return [NodeSize(cores + BESIDE_CORES, num_gpus())]
+        return [NodeSize(cores + BESIDE_CORES, _gpus_here())]
     nodes = [NodeSize(node.get("CPU", 0), node.get("GPU", 0)) for node in _nodes()]
     if len(nodes) == 1:
         nodes = [NodeSize(min(nodes[0].cpus, cores + BESIDE_CORES), nodes[0].gpus)]
@@ -105,6 +105,14 @@ def nodes_of_ray(cores: int) -> list[NodeSize]:
 
 def _nodes() -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _gpus_here() -> int:
+    """The GPUs that a local Ray would find. Unlike torch, Ray knows them at once."""
+    manager = get_accelerator_manager_for_resource("GPU")
+    visible = manager.get_current_process_visible_accelerator_ids()
+    found: int = manager.get_current_node_num_accelerators()
+    return found if visible is None else min(found, len(visible))
 
 
 def _node_groups() -> list[Any]:

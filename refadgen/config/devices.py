@@ -23,13 +23,6 @@ def num_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return cores if quota == "max" else min(cores, math.ceil(int(quota) / int(period)))
 
 
-def num_gpus() -> int:
-    """CUDA devices that this process may use."""
-    import torch
-
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
 def resolve_device(name: str, *, gpu_expected: bool, field: str) -> "torch.device":
     """The device of a setting; `auto` is CUDA where there is a GPU, else the CPU.
 
@@ -39,21 +32,21 @@ def resolve_device(name: str, *, gpu_expected: bool, field: str) -> "torch.devic
     """
     import torch
 
-    gpus = num_gpus()
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         # A silent fallback would leave a paid GPU idle and make the run many times slower.
-        if gpu_expected and not gpus:
+        if gpu_expected and not num_gpus:
             raise ValueError(
                 f"{field}=auto: num_gpus asks for a GPU, but PyTorch sees none; set {field}=cpu or num_gpus=0"
             )
-        return torch.device("cuda" if gpus else "cpu")
+        return torch.device("cuda" if num_gpus else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"{field}={name!r}: must be auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= gpus:
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
         # Ray hides the GPUs of other actors: inside an actor with one GPU only cuda and cuda:0 are there.
-        raise ValueError(f"{field}={name!r}: PyTorch sees {gpus or 'no'} GPU{'s' * (gpus > 1)} here")
+        raise ValueError(f"{field}={name!r}: PyTorch sees {num_gpus or 'no'} GPU{'s' * (num_gpus > 1)} here")
     return device
 
 

@@ -137,19 +137,16 @@ _SIGNING_FOLDERS = re.compile(
 
 
 def _without_signing_folders(head: str) -> str:
-    head = _SIGNING_FOLDER.sub("", head)
     found = _SIGNING_FOLDERS.match(head)
-    return f"{found[1]}{head[found.end() :]}" if found else head
+    return f"{found[1]}{head[found.end() :]}" if found else _SIGNING_FOLDER.sub("", head) if "=" in head else head
 
 
 def unsigned_address(address: str) -> str:
     """`address` without what signs it for a limited time, as stores and image hosts do that `_SIGNING` names."""
-    if "?" not in address and "=" not in address:
-        return address
-    head, mark, query = address.partition("?")
+    if "?" not in address:
+        return _without_signing_folders(address)
+    head, _, query = address.partition("?")
     head = _without_signing_folders(head)
-    if not mark:
-        return head
     query, hash_mark, fragment = query.partition("#")
     parts = query.split("&")
     values = {part.partition("=")[0].lower(): unquote(part.partition("=")[2]) for part in parts}

@@ -1,7 +1,7 @@
 """Catalogues written by the tools themselves, not in their manner: each test is skipped where its tool is missing.
 
-DuckDB, polars, delta-rs and PyIceberg take 400 MB and are no dependencies: `.venv/bin/python` finds them in a folder of
-`PYTHONPATH`, where `pip install --target FOLDER deltalake duckdb polars "pyiceberg[sql-sqlite]"` puts them.
+DuckDB, polars, delta-rs and PyIceberg take 400 MB and are no dependencies. Python finds them in a folder of PYTHONPATH:
+`pip install --constraint constraints.txt --target FOLDER deltalake duckdb polars "pyiceberg[sql-sqlite]"`.
 """
 
 import decimal
