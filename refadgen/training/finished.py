@@ -195,6 +195,7 @@ def model_card(
             f"* steps: {checkpoint.step}; mean loss of the last 100: {loss:.4f}",
             f"* data: {data}",
             f"* code: {commit}",
+            "* seeds: each image has noise of its own; the paper's authors draw a batch from one seed",
             "",
             "```",
             trained,

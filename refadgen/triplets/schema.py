@@ -23,6 +23,8 @@ from refadgen.storage.pictures import to_png
 from refadgen.storage.store import Storage, split_uri
 
 SPLITS = ("train", "test")
+MAX_ASPECT = 100
+"""Longest shape of an ad: resized to cover a canvas, a longer strip would take gigabytes."""
 
 SCHEMA = pa.schema(
     [
@@ -134,13 +136,15 @@ def decode(row: TripletRow) -> Triplet:
 
     Masks are cut at half brightness and captions without text are dropped.
     Raises: ValueError naming the row and the field, for a row without captions or variants, an image that cannot be
-    decoded or has another size than the ad, an unknown kind, and an empty mask.
+    decoded or has another size than the ad, a strip for an ad, an unknown kind, and an empty mask.
     """
     name = f"row {row['row_id']!r}"
     captions = [text for text in row["captions"] or [] if text and text.strip()]
     if not captions:
         raise ValueError(f"{name}: captions: no text")
     ad_image = _pixels(row["ad_image"], "RGB", f"{name}: ad_image")
+    if max(ad_image.shape[:2]) > MAX_ASPECT * min(ad_image.shape[:2]):
+        raise ValueError(f"{name}: ad_image: {_size(ad_image)} px is longer than {MAX_ASPECT} to 1; leave the row out")
     variants = []
     for index, entry in enumerate(row["variants"] or []):
         field = f"{name}: variants[{index}]"

@@ -151,6 +151,10 @@ CUT = png_bytes(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np
         (_row(ad_image=b""), "row 'a': ad_image: no bytes"),
         (_row(ad_image=b"GIF89 no"), "row 'a': ad_image: cannot be decoded: "),
         (_row(ad_image=CUT), "row 'a': ad_image: cannot be decoded: "),
+        (
+            _row(ad_image=png_bytes(np.zeros((4, 404, 3), np.uint8))),
+            "row 'a': ad_image: 404×4 px is longer than 100 to 1; leave the row out",
+        ),
         (_row(ad_image=BIG), "row 'a': variants[0].image: 16×20 px, but ad_image is 17×20 px"),
         (_row(variants=[]), "row 'a': variants: none"),
         (_row(variants=None), "row 'a': variants: none"),
