@@ -2,10 +2,11 @@
 
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from refadgen.batch.limits import Limits
+from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,16 @@ def test_the_earlier_of_budget_and_deadline_counts() -> None:
 
 def test_without_a_limit_a_run_has_no_end() -> None:
     assert not Limits.parse().end(cost_per_hour=0).is_over
+
+
+@pytest.mark.parametrize(("at", "left"), [(0.0, [[], [], [], ["block"]]), (time.time() + 3600, 4 * [["block"]])])
+def test_at_the_end_only_blocks_that_nobody_has_begun_are_taken_out(at: float, left: list[list[str]]) -> None:
+    names = ("Repartition", "MapBatches(ProductFetcher)", "MapBatches(AdGenerator)", "MapBatches(AdPublisher)")
+    queues = [["block"] for _ in names]
+    topology = [
+        (SimpleNamespace(name=name), SimpleNamespace(input_queues=[queue]))
+        for name, queue in zip(names, queues, strict=True)
+    ]
+    executor = SimpleNamespace(_topology=SimpleNamespace(items=lambda: topology))
+    stops_in_time(EndOfRun(at), "AdGenerator")().on_execution_step(executor)
+    assert queues == left
