@@ -65,7 +65,7 @@ def _cells(image_u8: ImageU8, canvas_u8: ImageU8, inside: npt.NDArray[np.bool_])
         cut = cv2.bitwise_and(pixels_u8[box], pixels_u8[box], mask=mask[box])
         mean = cv2.resize(cut, size, interpolation=cv2.INTER_AREA) / (255 * np.maximum(share, 1e-3))[..., None]
         value = np.minimum(mean, 1)
-        return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
+        return np.asarray(np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4), np.float32)
 
     return np.where(share > 0.5, share, 0).astype(np.float32), linear(image_u8), linear(canvas_u8)
 
@@ -92,7 +92,7 @@ def _light(seen: Floats, given: Floats, weight: Floats) -> tuple[Floats, Floats]
 def _local(difference: Floats, weight: Floats) -> float:
     """difference: H×W×3, CIELAB."""
     around = np.maximum(_blur(weight, _BROAD_CELLS), 1e-4)[..., None]
-    fine = difference - _blur(difference * weight[..., None], _BROAD_CELLS) / around
+    fine = np.asarray(difference - _blur(difference * weight[..., None], _BROAD_CELLS) / around, np.float32)
     worst = max(
         _largest(fine, weight, _FINE_CELLS),
         _BROAD_SHARE * _largest(difference, weight, _BROAD_CELLS),
