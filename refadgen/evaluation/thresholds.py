@@ -16,6 +16,8 @@ Flags = npt.NDArray[np.bool_]
 
 _MOST_TRIED = 200
 """Numbers of false alarms that are tried for one set of scores."""
+_LEAST_GAIN = 0.01
+"""Recall that a further score must bring, for it brings false alarms of its own."""
 _DRAWS = 2000
 """Of the bootstrap."""
 
@@ -49,14 +51,16 @@ def find_thresholds(scores: Floats, good: Flags, precision: float) -> Floats | N
     """
     # As they are written down: the good image itself still passes.
     of_good = np.floor(np.sort(scores[good], axis=0) * 1e4) / 1e4
-    best, found = (0, 0), None
+    best, found = (0.0, 0), None
+    num_bad = int((~good).sum())
     for used in itertools.product((False, True), repeat=scores.shape[1]):
-        for number in _tried(len(of_good), int((~good).sum()), precision):
+        for number in _tried(len(of_good), num_bad, precision):
             thresholds = np.where(used, of_good[number], 0.0)
             stopped = caught(scores, thresholds)
             hits, alarms = int((stopped & ~good).sum()), int((stopped & good).sum())
-            if hits >= precision * (hits + alarms + 1) and (hits, -alarms) > best:
-                best, found = (hits, -alarms), thresholds
+            worth = (hits - _LEAST_GAIN * num_bad * sum(used), -alarms)
+            if hits >= precision * (hits + alarms + 1) and worth > best:
+                best, found = worth, thresholds
     return found
 
 

@@ -5,8 +5,6 @@ broad light (shade, exposure) and one tint for the whole product, mostly along t
 are estimated robustly, so that a changed part does not count as light.
 """
 
-import functools
-
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -61,13 +59,13 @@ def _cells(image_u8: ImageU8, canvas_u8: ImageU8, inside: npt.NDArray[np.bool_])
     left, top, width, height = cv2.boundingRect(mask)
     box, scale = (slice(top, top + height), slice(left, left + width)), _DIAGONAL / float(np.hypot(width, height))
     size = (max(4, round(width * scale)), max(4, round(height * scale)))
-    part = mask[box].astype(np.float32)
-    share = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(mask[box].astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
     def linear(pixels_u8: ImageU8) -> Floats:
-        light = cv2.LUT(pixels_u8[box], _linear_values()) * part[..., None]
-        mean = cv2.resize(light, size, interpolation=cv2.INTER_AREA) / np.maximum(share, 1e-3)[..., None]
-        return np.asarray(mean, np.float32)
+        cut = cv2.bitwise_and(pixels_u8[box], pixels_u8[box], mask=mask[box])
+        mean = cv2.resize(cut, size, interpolation=cv2.INTER_AREA) / (255 * np.maximum(share, 1e-3))[..., None]
+        value = np.minimum(mean, 1)
+        return np.asarray(np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4), np.float32)
 
     return np.where(share > 0.5, share, 0).astype(np.float32), linear(image_u8), linear(canvas_u8)
 
@@ -125,13 +123,6 @@ def _smooth(values: Floats, weight: Floats, sigma: float) -> Floats:
 
 def _blur(values: Floats, sigma: float) -> Floats:
     return np.asarray(cv2.GaussianBlur(values.astype(np.float32, copy=False), (0, 0), sigma), np.float32)
-
-
-@functools.cache
-def _linear_values() -> Floats:
-    """Linear light of the 256 values of sRGB."""
-    value = np.arange(256) / 255
-    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def _lab(linear: Floats) -> Floats:

@@ -32,9 +32,9 @@ def test_no_other_thresholds_that_stop_as_many_good_images_catch_more() -> None:
         stopped = caught(scores, values * used)
         hits, alarms = (stopped & ~good).sum(), (stopped & good).sum()
         if hits >= 0.9 * (hits + alarms + 1):
-            best = max(best, hits)
+            best = max(best, hits - 0.01 * (~good).sum() * sum(used))
     assert best > 20
-    assert (caught(scores, found) & ~good).sum() == best
+    assert (caught(scores, found) & ~good).sum() - 0.01 * (~good).sum() * (found > 0).sum() == pytest.approx(best)
 
 
 def test_a_score_that_says_nothing_is_left_off() -> None:
