@@ -25,7 +25,9 @@ def product(label: str = LABEL, *, hue: float = 0.0, other: bool = False) -> tup
     cv2.rectangle(canvas, (66, 140), (190, 200), (245, 245, 240), -1)
     if label:
         (text_width, _), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.8, 2)
-        cv2.putText(canvas, label, (128 - text_width // 2, 178), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (20, 20, 60), 2, cv2.LINE_AA)
+        cv2.putText(
+            canvas, label, (128 - text_width // 2, 178), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (20, 20, 60), 2, cv2.LINE_AA
+        )
     if hue:
         hsv = cv2.cvtColor(canvas, cv2.COLOR_RGB2HSV)
         hsv[..., 0] = (hsv[..., 0].astype(int) + round(hue / 2)) % 180
@@ -81,4 +83,6 @@ def changes() -> dict[str, np.ndarray]:
 
 def pictures(ads: dict[str, np.ndarray], prompt: str = "a bottle on a table") -> list[AdPicture]:
     canvas, mask = product()
-    return [AdPicture(ad_u8=ad, canvas_u8=canvas, mask_u8=mask, prompt=prompt, run="r", sku="own") for ad in ads.values()]
+    return [
+        AdPicture(ad_u8=ad, canvas_u8=canvas, mask_u8=mask, prompt=prompt, run="r", sku="own") for ad in ads.values()
+    ]
