@@ -17,7 +17,7 @@ def run_at(folder: Path, name: str = "a") -> Run:
 
 def test_a_run_is_named_or_bears_its_folders_name(tmp_path: Path):
     first, second = make_run(tmp_path / "one"), make_run(tmp_path / "two")
-    assert [run.name for run in parse_runs([str(first), f"λ=0.5={second}"])][0] == "one"
+    assert [run.name for run in parse_runs([str(first), f"λ=0.5={second}"])] == ["one", "λ=0.5"]
     assert parse_runs([f"0.5={second}"])[0] == Run("0.5", str(second))
 
 
