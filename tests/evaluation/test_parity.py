@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from measure_cases import changes, pictures
+from random_inception import random_inception
 
 import refadgen
 from refadgen.evaluation.measures.frechet import FeatureStatistics, frechet_distance
@@ -41,20 +42,7 @@ def distance(alexnet: Path) -> PerceptualDistance:
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of torch-fidelity's InceptionV3."""
-    from torch_fidelity import feature_extractor_inceptionv3 as inception
-
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch_context:
-        patch_context.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        patch_context.setattr(inception.torch, "load", lambda *_, **__: {})
-        model = inception.FeatureExtractorInceptionV3("i", ["2048"], feature_extractor_weights_path="none")
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):  # as wide at its end as at its start: rounding stays small
-            torch.nn.init.kaiming_normal_(module.weight)
-    file = tmp_path_factory.mktemp("inception") / "inception.pth"
-    torch.save(model.state_dict(), file)
-    return file
+    return random_inception(tmp_path_factory.mktemp("inception"))
 
 
 def images(count: int, seed: int) -> list[np.ndarray]:
