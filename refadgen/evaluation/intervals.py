@@ -1,6 +1,5 @@
 """Means with 95 % intervals over products: images of one product are not independent of each other."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +39,7 @@ def interval(means: Floats, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_of(values: Floats, products: Sequence[str] | npt.NDArray[np.object_]) -> Mean | None:
+def mean_of(values: Floats, products: npt.ArrayLike) -> Mean | None:
     """The mean over products of values n, NaN left out; None: there is none."""
     there = np.isfinite(values)
     if not there.any():

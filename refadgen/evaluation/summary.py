@@ -137,7 +137,8 @@ def summarize(
     each run; empty: there is none.
     """
     lines = []
-    products = np.asarray(tables[0]["sku"].to_pylist(), dtype=object)
+    # Numbers in place of names: they are sorted for every cell of the table.
+    products = tables[0]["sku"].combine_chunks().dictionary_encode().indices.to_numpy()
     for measure in MEASURES:
         network = networks.get(measure.name, _NO_NETWORK)
         if measure.name in ("color_similarity", "structure_similarity"):
