@@ -65,7 +65,7 @@ def main() -> None:
                 }
             )
     print(
-        "| images a run | runs | seconds | of them the table | page, MB | shown | scores, MB | memory more, MB | peak, MB |"
+        "| images a run | runs | seconds | table alone | page, MB | shown | scores, MB | memory more, MB | peak, MB |"
     )
     print("|---" * 9 + "|")
     for each in measured:

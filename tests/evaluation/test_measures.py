@@ -136,3 +136,6 @@ def test_a_mean_leaves_out_what_has_no_value_and_counts_products_once():
     assert found is not None
     assert (found.mean, found.count) == (0.5, 3)
     assert mean_of(np.array([np.nan]), ["a"]) is None
+    alone = mean_of(np.array([0.5, 0.7]), ["a", "a"])
+    assert alone is not None
+    assert (alone.low, alone.high, alone.count) == (None, None, 2)
