@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 export SAM2_BUILD_CUDA = 0
 
-.PHONY: setup demo dataset-demo serve test test-long gpu-proof lint cluster-lint structure mini mask-network clean
+.PHONY: setup demo dataset-demo evaluate-demo serve test test-long gpu-proof lint cluster-lint structure mini mask-network clean
 
 setup: $(VENV)/.installed
 
@@ -24,6 +24,13 @@ demo: setup
 
 dataset-demo: setup
 	$(BIN)/python jobs/build_dataset.py catalogs/ads.parquet --output out/dataset triplet.rows_per_file=8
+
+# The built-in model on held-out products beside text alone and pasted pixels: out/evaluate-demo/evaluation.html.
+evaluate-demo: setup
+	rm -rf out/evaluate-demo
+	$(BIN)/python -m refadgen.evaluation.demo --output out/evaluate-demo/runs
+	$(BIN)/python jobs/evaluate.py ours=out/evaluate-demo/runs/ours text-only=out/evaluate-demo/runs/text-only \
+		pixel-paste=out/evaluate-demo/runs/pixel-paste --output out/evaluate-demo
 
 PORT ?= 8000
 serve: setup

@@ -73,12 +73,13 @@ def statistics_of_ads(uri: str, groups: Sequence[Group], config: EvaluateConfig)
     workers = int(ray.cluster_resources().get("GPU", 1) if pool.num_gpus else ray.cluster_resources()["CPU"])
     workers = max(1, min(workers if pool.num_actors == "auto" else pool.num_actors, len(groups)))
     cuts = [round(len(groups) * part / workers) for part in range(workers + 1)]
-    task: Any = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(_of_ads)
+    task: Any = ray.remote(num_cpus=pool.num_cpus, num_gpus=pool.num_gpus)(features_of_ads)
     chunks = [groups[start:end] for start, end in itertools.pairwise(cuts)]
     return merged(results_of([task.remote(uri, chunk, config) for chunk in chunks]))
 
 
-def _of_ads(uri: str, groups: Sequence[Group], config: EvaluateConfig) -> FeatureStatistics:
+def features_of_ads(uri: str, groups: Sequence[Group], config: EvaluateConfig) -> FeatureStatistics:
+    """The statistics of a data set's ads in this process. Raises: ValueError naming a row that is no picture."""
     device = resolve_device(config.score.device, gpu_expected=config.stages.score.num_gpus > 0, field="score.device")
     network = InceptionFeatures(str(config.fid.weights), config.score.batch_size, device)
     storage, _ = schema.dataset_files(uri)

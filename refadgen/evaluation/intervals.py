@@ -1,6 +1,5 @@
 """Means with 95 % intervals over products: images of one product are not independent of each other."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +15,14 @@ _MANY = 1000
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over products with its 95 % interval; count: of the images that it is of."""
+    """A mean over products."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    """Of its 95 % interval; None: of one product there is none."""
+    high: float | None
     count: int
+    """Images that it is of."""
 
 
 def product_means(values: Floats, products: npt.ArrayLike) -> Floats:
@@ -40,10 +41,11 @@ def interval(means: Floats, seed: int = 0) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_of(values: Floats, products: Sequence[str] | npt.NDArray[np.object_]) -> Mean | None:
+def mean_of(values: Floats, products: npt.ArrayLike) -> Mean | None:
     """The mean over products of values n, NaN left out; None: there is none."""
     there = np.isfinite(values)
     if not there.any():
         return None
     means = product_means(values[there], np.asarray(products)[there])
-    return Mean(float(means.mean()), *interval(means), int(there.sum()))
+    low, high = interval(means) if len(means) > 1 else (None, None)
+    return Mean(float(means.mean()), low, high, int(there.sum()))

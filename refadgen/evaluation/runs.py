@@ -25,7 +25,7 @@ from refadgen.storage.store import Storage
 KEY = ("sku", "scene", "variant")
 """What makes images of several runs comparable."""
 _MAX_RUNS = 12
-_NAMED = re.compile(r"([^=/]+)=(.+)")
+_NAMED = re.compile(r"([^/]+)=(.+)")
 _CANDIDATES = 256
 """Products at most that an ad's own product is told from."""
 

@@ -112,7 +112,7 @@ class Summary:
 def _shown(cell: Cell | None, digits: int, sign: str = "") -> str:
     if cell is None:
         return "no value (0 images)"
-    value, count = f"{cell.value:{sign}.{digits}f}", f"{cell.count} images"
+    value, count = f"{cell.value:{sign}.{digits}f}", f"{cell.count} image{'s' * (cell.count != 1)}"
     if cell.low is None or cell.high is None:
         return f"{value} ({count})"
     return f"{value} [{cell.low:{sign}.{digits}f}, {cell.high:{sign}.{digits}f}] ({count})"
@@ -137,9 +137,10 @@ def summarize(
     each run; empty: there is none.
     """
     lines = []
-    products = np.asarray(tables[0]["sku"].to_pylist(), dtype=object)
+    # Numbers in place of names: they are sorted for every cell of the table.
+    products = tables[0]["sku"].combine_chunks().dictionary_encode().indices.to_numpy()
     for measure in MEASURES:
-        network = networks.get(measure.name, _NO_NETWORK)
+        network = networks.get(measure.name) or _NO_NETWORK
         if measure.name in ("color_similarity", "structure_similarity"):
             network = _FROM_LEDGER
         cells: list[Cell | None] = [None] * len(runs)

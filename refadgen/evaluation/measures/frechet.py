@@ -44,7 +44,9 @@ class FeatureStatistics:
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
     """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½), 0 for equal statistics."""
     sigma, other = first.covariance, second.covariance
-    # The eigenvalues of Σ₁Σ₂ are real and not negative; what rounding adds is cut off.
-    roots = np.sqrt(np.linalg.eigvals(sigma @ other).astype(np.complex128)).real
+    # Σ₁Σ₂ has the eigenvalues of Σ₁^½ Σ₂ Σ₁^½, which is symmetric: faster, and they are real and not negative.
+    values, vectors = np.linalg.eigh(sigma)
+    half = vectors * np.sqrt(np.maximum(values, 0))
+    roots = np.sqrt(np.maximum(np.linalg.eigvalsh(half.T @ other @ half), 0))
     step = first.mean - second.mean
     return float(step @ step + np.trace(sigma) + np.trace(other) - 2 * roots.sum())

@@ -40,7 +40,7 @@ class PerceptualDistance:
             warnings.simplefilter("ignore")  # it asks torchvision in an old way
             model: Any = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
         state = read_state("lpips.backbone", backbone)
-        own = {name: name.split(".", 2)[2] for name in model.net.state_dict()}  # slice2.3.weight is features.3.weight
+        own = {name: name.split(".", 1)[1] for name in model.net.state_dict()}  # slice2.3.weight is features.3.weight
         try:
             model.net.load_state_dict({name: state[f"features.{rest}"] for name, rest in own.items()})
         except KeyError as error:

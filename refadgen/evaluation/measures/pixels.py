@@ -142,7 +142,7 @@ class NearestProduct:
 
     def __init__(self, candidates: Candidates) -> None:
         self._candidates = {
-            run: (np.array(list(found), dtype=object), np.stack(list(found.values())))
+            run: (np.array(list(found), dtype=object), np.reshape(list(found.values()), (-1, _CELLS**2, 4)))
             for run, found in candidates.items()
         }
         sizes = sorted({len(found) for found in candidates.values()})
