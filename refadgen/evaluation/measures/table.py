@@ -105,7 +105,7 @@ MEASURES = (
         name="mask_iou",
         title="overlap of M′ and found mask",
         better="more",
-        blind="everything inside the outline, such as another label; the network errs, too, above all on noisy pictures",
+        blind="everything inside the outline, such as another label; the network errs, too, most on noisy pictures",
     ),
     Measure(
         name="object_expansion",
