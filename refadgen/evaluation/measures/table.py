@@ -105,7 +105,7 @@ MEASURES = (
         name="mask_iou",
         title="overlap of M′ and found mask",
         better="more",
-        blind="everything inside the outline: another label, another colour; the network errs, too",
+        blind="everything inside the outline, such as another label; the network errs, too, most on noisy pictures",
     ),
     Measure(
         name="object_expansion",
@@ -125,7 +125,7 @@ MEASURES = (
         title="scale error of the product",
         better="less",
         digits=4,
-        blind="colour and label as long as edges agree; less than 1 %, more than 12 %",
+        blind="colour and label as long as edges agree; less than 1 % (its steps are 2 %), more than 12 %",
     ),
 )
 
