@@ -173,6 +173,7 @@ def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None
         def __init__(self, max_count: int, **resources: float) -> None:
             self.max_count, self.resources = max_count, resources
 
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 8}, {"CPU": 16, "GPU": 1}])
     monkeypatch.setattr(actor_pools, "_node_groups", lambda: [Group(3, CPU=16, GPU=1)])
     assert [node.gpus for node in nodes_of_ray(cores=2)] == [0, 1, 1, 1]

@@ -3,12 +3,15 @@
 import device_busy
 import pytest
 
-import refadgen.model.inference
+from refadgen.engine import denoiser
+from refadgen.model import inference
 
 
 def test_the_actor_makes_every_image_on_the_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refadgen.model.inference, "load_for_inference", None)  # so that the stand-in leaves again
-    photos = device_busy.PROJECT / "catalogs" / "images"
-    figures = device_busy._measure("mixed", 12, 5.0, photos)
+    monkeypatch.setattr(inference, "load_for_inference", None)  # so that the stand-in leaves again
+    monkeypatch.setattr(
+        denoiser, "load_for_inference", lambda *given, **named: inference.load_for_inference(*given, **named)
+    )
+    figures = device_busy._measure("mixed", 12, 5.0, device_busy.PROJECT / "catalogs" / "images")
     assert figures["busy"] > 0
     assert 0 <= figures["padding"] < 1

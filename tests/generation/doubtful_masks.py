@@ -52,7 +52,7 @@ def keep(storage: Storage, sku: str, *, score: float | None = 0.4, size: tuple[i
 def ledger_row(number: int, sku: str, **values: Any) -> dict[str, Any]:
     return {
         **dict.fromkeys(SCHEMA.names),
-        "image_id": f"{number:032x}",
+        "image_id": f"{number:016x}{0:016x}",  # the first half is the short key
         "run_id": "r1",
         "recorded_at": datetime(2026, 3, 1, 0, 0, number, tzinfo=UTC),
         "row": number,

@@ -56,7 +56,7 @@ def test_a_method_makes_the_images_in_full_batches() -> None:
         for image in row.images:
             assert np.array_equal(from_png(image.ad), expected)
             assert (image.rung, image.attempts, image.batch_size) == ("first", 1, 4)
-            assert 0 < image.color_similarity < 1
+            assert 0 < image.scores.color_similarity < 1
 
 
 def test_a_method_without_batches_gets_one_request_at_a_time() -> None:

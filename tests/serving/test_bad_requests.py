@@ -321,7 +321,7 @@ PART = b'--X\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na cup\r\n'
         ("multipart/form-data; boundary=X", b"--X\r\nno header\r\n\r\nx\r\n--X--\r\n", 400),
         ("multipart/form-data; boundary=X", PART * 151 + b"--X--\r\n", 400),
         ("multipart/form-data; boundary=X", PART.replace(b"a cup", b"x" * 1_000_001) + b"--X--\r\n", 400),
-        ("multipart/form-data; boundary=X", PART.replace(b'"prompt"', b'"f"; filename="f"') * 9 + b"--X--\r\n", 400),
+        ("multipart/form-data; boundary=X", PART.replace(b'"prompt"', b'"f"; filename="f"') * 21 + b"--X--\r\n", 400),
         ("multipart/form-data; boundary=X; charset=utf-7", PART + b"--X--\r\n", 415),
         ("multipart/form-data; boundary=X; charset=punycode", PART + b"--X--\r\n", 415),
         ("multipart/form-data; boundary=X; charset=utf-16", PART + b"--X--\r\n", 415),
