@@ -21,7 +21,10 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     folder = tmp_path_factory.mktemp("checkpoints")
     base = tiny_checkpoints.tiny_models.write_base(folder / "base")
     controlnet = tiny_checkpoints.write_controlnet(folder / "controlnet")
+    scenes = folder / "scenes.yaml"  # the tiny tokenizer takes 24 letters
+    scenes.write_text("default:\n  scenes:\n    sun: a {category}, sun\n    rain: a {category}, rain\n")
     settings = [f"method.settings.base={base}", f"method.settings.controlnet={controlnet}"]
+    settings.append(f"catalog.scenes_file={scenes}")
     return (*tiny_checkpoints.words("edges:ControlNet", settings), *RUN)
 
 
