@@ -14,9 +14,11 @@ setup: $(VENV)/.installed
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet --disable-pip-version-check uv
 
+# Compiled now, once: every job starts several Pythons, and not each machine keeps what it compiles at import.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[studio,ocr,onnx,heic,quantized,evaluate,dev]'
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
+		--editable '.[studio,ocr,onnx,heic,quantized,evaluate,dev]'
 	touch $@
 
 demo: setup
