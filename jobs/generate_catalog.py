@@ -17,7 +17,7 @@ from refadgen.config import GenerateConfig, load_config
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line. Exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(description="Make ad images of every product of a catalogue.")
-    parser.add_argument("catalog", help="parquet file or folder of them; a path or s3://")
+    parser.add_argument("catalog", help="parquet, a shop's feed or export, a table; a path or s3://")
     parser.add_argument("--output", help="folder for the results, a path or s3:// (default: out/NAME of the catalogue)")
     parser.add_argument("--model", help="mini (built in), a folder, or a hub id; short for model.path=…")
     parser.add_argument("--config", help="YAML file of settings")
@@ -59,6 +59,7 @@ def main(words: list[str] | None = None) -> int:
         from refadgen.batch.shards import Shard
         from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
+        uses_ray = not arguments.dry_run or arguments.check_inputs or submitted()
         catalog_job = job.CatalogJob(
             config,
             arguments.catalog,
@@ -69,8 +70,10 @@ def main(words: list[str] | None = None) -> int:
             review=arguments.review,
             limits=Limits.parse(arguments.budget, arguments.deadline),
             shard=Shard.parse(arguments.shard),
+            local=not uses_ray,
         )
-        if not arguments.dry_run or arguments.check_inputs or submitted():
+        print(catalog_job.read_as)
+        if uses_ray:
             job.connect_ray(config)
         if not arguments.dry_run:
             catalog_job.require_resources()

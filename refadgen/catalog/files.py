@@ -38,6 +38,17 @@ _PART_OF_DATE = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A parquet file that stands for a feed (`feeds/staging.py`). shown: the feed's address for people.
+
+    columns: those that hold anything, all of them texts; None: columns keep the types of the table they come from.
+    """
+
+    shown: str
+    columns: frozenset[str] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class CatalogFile:
     """One parquet file of a catalogue.
 
@@ -48,6 +59,7 @@ class CatalogFile:
     uri: str
     partitions: tuple[tuple[str, str | None], ...] = ()
     day: str = ""
+    staged: Staged | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ names.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -23,12 +24,17 @@ from refadgen.catalog.columns import (
     unwrapped,
 )
 from refadgen.catalog.exports import images_of, several_rows_message, shopify_handle
+from refadgen.catalog.files import Staged
 from refadgen.catalog.taxonomy import is_number
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.store import split_uri
 
 _IMAGE_ROWS, _TEXT_ROWS, _SKU_ROWS = 64, 1024, 8192
 """Rows decoded at once: where they may hold the encoded images themselves, of texts, and of skus alone."""
+
+
+_NUMBERS = frozenset({"num_variants", "seed"})
+_WHOLE = re.compile(r"\s*-?[0-9]{1,40}\s*")
 
 
 class BadText(str):
@@ -40,9 +46,12 @@ class BadText(str):
 class Part:
     """An opened parquet file. partitions: columns that its folders' names give, each with its text or None."""
 
-    def __init__(self, uri: str, partitions: tuple[tuple[str, str | None], ...] = ()) -> None:
-        """Raises: ValueError naming a file that cannot be read."""
-        self._shown = redact_address(uri)
+    def __init__(
+        self, uri: str, partitions: tuple[tuple[str, str | None], ...] = (), staged: Staged | None = None
+    ) -> None:
+        """staged: None: the file is a catalogue's own. Raises: ValueError naming a file that cannot be read."""
+        self._shown = redact_address(uri) if staged is None else staged.shown
+        self._filled = None if staged is None else staged.columns
         storage, name = split_uri(uri)
         try:
             self._parquet = pq.ParquetFile(storage.arrow().open_input_file(storage.path(name)))
@@ -63,7 +72,7 @@ class Part:
     @property
     def names(self) -> list[str]:
         """The names of the file's own columns."""
-        return list(self._parquet.schema_arrow.names)
+        return [name for name in self._parquet.schema_arrow.names if self._filled is None or name in self._filled]
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -71,6 +80,7 @@ class Part:
         fields = [
             pa.field(field.name, pa.string()) if field.name in self._labels else field
             for field in self._parquet.schema_arrow
+            if self._filled is None or field.name in self._filled
         ]
         return pa.schema([*fields, *(pa.field(name, pa.string()) for name in self._partitions)])
 
@@ -132,6 +142,8 @@ class Part:
                 values = {ours: lists[theirs] for ours, theirs in found.items()}
                 if "image" in values:
                     values["image"] = images_of(found["image"], values["image"])
+                if self._filled is not None:
+                    values |= {name: [_number(value) for value in values[name]] for name in _NUMBERS & values.keys()}
                 if kinds:
                     values["category"] = _categories({name: lists[name] for name in kinds})
                 yield values
@@ -142,6 +154,8 @@ class Part:
         """What a column of an unfit type really holds. Reads it whole: it is numbers, or hardly ever needed."""
         if name in self._partitions:  # text that a folder's name gives, where only numbers fit
             return Holds.OTHER
+        if self._filled is not None:  # numbers of a feed are text, and checked row by row
+            return Holds.WHOLE_NUMBERS
         nothing, whole = True, True
         kind = unwrapped(self.schema.field(name).type)
         numbers = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
@@ -154,6 +168,13 @@ class Part:
             if not (nothing or whole):
                 return Holds.OTHER
         return Holds.NOTHING if nothing else Holds.WHOLE_NUMBERS
+
+
+def _number(text: Any) -> Any:
+    """A whole number that a feed gives as text; any other text as it is, to be refused with its row."""
+    if not isinstance(text, str):
+        return text
+    return int(text) if _WHOLE.fullmatch(text) else text if text.strip() else None
 
 
 def _remedy(shown: str) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refadgen.catalog.columns import COLUMNS, Column
-from refadgen.catalog.files import OWN_OUTPUT, CatalogFile, catalog_files
+from refadgen.catalog.columns import COLUMNS, Column, category_columns
+from refadgen.catalog.files import OWN_OUTPUT, CatalogFile, CatalogFiles, catalog_files
 from refadgen.catalog.parts import Part
 from refadgen.catalog.rows import CatalogRow, parse_rows, row_images, row_skus
 from refadgen.errors import RowError
@@ -50,6 +50,10 @@ class CatalogScan:
     """For each sku that occurs more than once, the number of the row that keeps it."""
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Keys of the files of the catalogue's folder that are not read, by why."""
+    read: Mapping[str, str] = field(default_factory=dict)
+    """The files' columns that are read, each with our name."""
+    unused: tuple[str, ...] = ()
+    """The files' columns that are not read."""
 
 
 def scan_catalog(
@@ -58,14 +62,17 @@ def scan_catalog(
     *,
     columns: tuple[Column, ...] = COLUMNS,
     ignored: Set[str] = frozenset(),
+    listed: CatalogFiles | None = None,
 ) -> CatalogScan:
     """Scans a catalogue: a parquet file, or a folder of them, in the order of their names.
 
     limit: scan only this many rows; None: all. ignored: files with all of these columns are skipped: outputs of a job
-    that writes into the catalogue's folder.
+    that writes into the catalogue's folder. listed: its files, where they are known; None: those at `uri`.
     Raises: ValueError naming the file and the problem.
     """
-    listed = catalog_files(uri)
+    listed = listed or catalog_files(uri)
+    read: dict[str, str] = {}
+    unused: dict[str, None] = {}
     fragments: list[Fragment] = []
     outputs: list[str] = []
     first_row = 0
@@ -81,7 +88,11 @@ def scan_catalog(
             empty = empty or part
             continue
         part.require_row_a_product()
-        inline = part.holds_images(part.columns(columns))
+        found = part.columns(columns)
+        inline = part.holds_images(found)
+        read |= {theirs: ours for ours, theirs in found.items()}
+        read |= dict.fromkeys(set(category_columns(part.schema)).difference(read), "category")
+        unused |= dict.fromkeys(part.schema.names)
         for group, rows_of_group in enumerate(groups):
             num_rows = rows_of_group if limit is None else min(rows_of_group, limit - first_row)
             if num_rows > 0:
@@ -94,12 +105,17 @@ def scan_catalog(
         empty.columns(columns)  # a catalogue without rows needs its columns all the same
     left_out = {**listed.left_out, **({OWN_OUTPUT: tuple(outputs)} if outputs else {})}
     return CatalogScan(
-        fragments=tuple(fragments), num_rows=first_row, first_rows=_repeated_skus(fragments), left_out=left_out
+        fragments=tuple(fragments),
+        num_rows=first_row,
+        first_rows=_repeated_skus(fragments),
+        left_out=left_out,
+        read=read,
+        unused=tuple(name for name in unused if name not in read),
     )
 
 
 def _open(file: CatalogFile) -> Part:
-    return Part(file.uri, file.partitions)
+    return Part(file.uri, file.partitions, file.staged)
 
 
 def _repeated_skus(fragments: list[Fragment]) -> dict[str, int]:

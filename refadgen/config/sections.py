@@ -1,5 +1,6 @@
 """The sections that several jobs share: catalogue, fetching, layout, segmentation, model, sampling, quality, output."""
 
+import typing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,21 @@ _RUN = Decides.RUN
 Anchor = Literal["top", "center", "bottom", "left", "right", "bottom-left", "bottom-right", "top-left", "top-right"]
 ImageFormat = Literal["jpeg", "png", "webp"]
 SchedulerName = Literal["model", "ddim", "euler", "dpm++", "unipc"]
+FeedFormat = Literal[
+    "auto",
+    "parquet",
+    "csv",
+    "tsv",
+    "jsonl",
+    "merchant-xml",
+    "shopify",
+    "woocommerce",
+    "magento",
+    "images",
+    "delta",
+    "iceberg",
+]
+LeaveOut = Literal["virtual", "draft", "out-of-stock"]
 SaliencyNormalization = Literal["imagenet", "centered", "none"]
 ONNX_SUFFIX = ".onnx"
 DEFAULT_STEPS = 20
@@ -33,8 +49,17 @@ class CatalogConfig(Section, name="catalog"):
     """Scene templates taken for a product without prompts of its own."""
     num_variants: int = setting(1, _IMAGE, least=1, most=100)
     """Images of each scene, where the row does not say."""
+    format: FeedFormat = setting("auto", _RUN)
+    """What the catalogue is, where its content does not tell; auto: found, and said in the first line."""
+    leave_out: tuple[str, ...] = setting(("virtual", "draft", "out-of-stock"), _IMAGE)
+    """States of products that are not wanted: `virtual`, `draft`, `out-of-stock`. Only feeds tell them, not parquet."""
     rows_per_block: int = setting(4, _RUN, least=1, most=4096)
     """Catalogue rows in one block of the stream; work in an unwritten block is lost in a crash."""
+
+    def check(self) -> None:
+        for name in self.leave_out:
+            known = typing.get_args(LeaveOut)
+            require(name in known, "catalog.leave_out", name, f"some of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)

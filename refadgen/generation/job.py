@@ -25,8 +25,9 @@ from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.batch.shards import Shard
+from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
 from refadgen.catalog.files import left_out_lines
-from refadgen.catalog.scan import CatalogScan, scan_catalog, unknown_skus
+from refadgen.catalog.scan import CatalogScan, unknown_skus
 from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
 from refadgen.config.paths import absolute_paths
@@ -121,11 +122,12 @@ class CatalogJob:
         review: Sequence[str] = (),
         limits: Limits = _NO_LIMITS,
         shard: Shard = _WHOLE,
+        local: bool = False,
     ) -> None:
         """limit: only the catalogue's first rows. retry_failed: retries images that failed before. check_inputs:
         fetches the product images of reconciled images again, and makes those anew whose bytes have changed. review:
         files of a person's decisions about masks. limits: when the run stops starting images.
-        shard: whose products are made.
+        shard: whose products are made. local: only this process reads the catalogue: a dry run without Ray.
 
         Raises: ValueError naming what is wrong with catalogue, output, model, a setting or a decision.
         """
@@ -139,17 +141,38 @@ class CatalogJob:
         self._config, self._model = with_settings(config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
-        self._scan: CatalogScan = scan_catalog(catalog_uri, limit, ignored=frozenset(LEDGER_SCHEMA.names))
-        self._not_read = tuple(left_out_lines(self._scan.left_out))
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
-        if limit is None and (unknown := unknown_skus(self._scan, self._decisions.decided.keys())):
-            raise ValueError(
-                f"--review: the catalogue has no sku {unknown[0]!r} ({len(unknown)} such decisions); remove them"
-            )
-        ray_connection.require_lasting(self._storage)
-        self._storage.check_writable("--output")
         self._shard = shard
+        self._catalog: OpenCatalog = open_catalog(
+            catalog_uri,
+            config.catalog,
+            limit,
+            ignored=frozenset(LEDGER_SCHEMA.names),
+            output=self._storage,
+            label=shard.label,
+            in_output=not local,
+        )
+        try:
+            if limit is None and (unknown := unknown_skus(self._scan, self._decisions.decided.keys())):
+                raise ValueError(
+                    f"--review: the catalogue has no sku {unknown[0]!r} ({len(unknown)} such decisions); remove them"
+                )
+            ray_connection.require_lasting(self._storage)
+            self._storage.check_writable("--output")
+        except ValueError:
+            self._catalog.discard()
+            raise
+        self._not_read = tuple(left_out_lines(self._scan.left_out))
         self._ledger = AdLedger(self._storage, shard.label)
+
+    @property
+    def read_as(self) -> str:
+        """What the catalogue is read as, for the first line that a job says."""
+        return self._catalog.read_as
+
+    @property
+    def _scan(self) -> CatalogScan:
+        return self._catalog.scan
 
     # Planning.
 
@@ -205,12 +228,16 @@ class CatalogJob:
 
         Needs Ray for `check_inputs` alone.
         """
-        counts = self._counts()
+        try:
+            counts, catalog_lines = self._counts(), self._catalog.lines()
+        finally:
+            self._catalog.discard()
         return "\n".join(
             [
                 to_yaml(self._config),
                 f"model: {self._model.label}{self._number_format()}",
                 f"catalogue: {redact_address(self._catalog_uri)}, {self._scan.num_rows} rows",
+                *catalog_lines,
                 *self._not_read,
                 f"output: {self._storage.uri}",
                 *([f"shard: {self._shard.label} of the catalogue's products"] if self._shard.label else []),
@@ -254,11 +281,16 @@ class CatalogJob:
             catalog=redact_address(self._catalog_uri),
             model=self._model.label,
             not_read=self._not_read,
+            **self._catalog.facts(),
             config=as_dict(self._config),
             actors={name: str(size) for name, size in self._sizes.items()},
         )
-        with held(self._storage, self._shard, record.run_id), record.ending():
-            return self._run(record)
+        try:
+            with held(self._storage, self._shard, record.run_id), record.ending():
+                self._catalog.discard(others=True)
+                return self._run(record)
+        finally:
+            self._catalog.discard()
 
     def _run(self, record: RunRecord) -> RunSummary:
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.

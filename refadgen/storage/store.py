@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import fsspec
 import pyarrow.fs
@@ -80,6 +80,10 @@ class Storage:
         """The bytes of `key`. Raises: FileNotFoundError, OSError."""
         data: bytes = self._fs.cat_file(self.path(key))
         return data
+
+    def open(self, key: str = "") -> BinaryIO:
+        """Opens `key` for reading, from its beginning. Raises: FileNotFoundError, OSError."""
+        return cast(BinaryIO, self._fs.open(self.path(key), "rb"))
 
     def write(self, key: str, data: bytes) -> None:
         """Writes `data` to `key`, atomically. Raises: OSError."""
