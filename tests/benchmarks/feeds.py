@@ -119,7 +119,7 @@ def _products() -> Iterator[tuple[str, ...]]:
         yield (
             f"{number:08}",
             f"{noun} No. {number}",
-            f"A fine product of the kind {noun}, number {number}. " * 6,
+            f"A fine product of the kind {noun}, number {number}. " * 3,
             f"https://shop.example/products/{number}",
             f"https://cdn.shop.example/images/{number}.jpg",
             f"https://cdn.shop.example/images/{number}-b.jpg",

@@ -1,7 +1,7 @@
 """Catalogues written by the tools themselves, not in their manner: each test is skipped where its tool is missing.
 
-DuckDB, polars, delta-rs and PyIceberg take 400 MB and are no dependencies. Python finds them in a folder of PYTHONPATH:
-`pip install --constraint constraints.txt --target FOLDER deltalake duckdb polars "pyiceberg[sql-sqlite]"`.
+DuckDB and polars are no dependencies; delta-rs and PyIceberg are extras. Python finds them in a folder of PYTHONPATH:
+`pip install --constraint constraints.txt --target FOLDER duckdb polars`.
 """
 
 import decimal

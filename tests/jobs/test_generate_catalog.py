@@ -56,6 +56,32 @@ def test_the_same_command_again_does_nothing(whole_run: Path, random_model: Path
     assert len(job_runs.ledger_rows(whole_run)) == len(before)
 
 
+def test_the_same_products_in_a_feed_are_the_same_images(
+    whole_run: Path, random_model: Path, shared_ray: None, tmp_path: Path
+) -> None:
+    products = [row for row in pq.read_table(job_runs.CATALOG).to_pylist() if len(row["prompt"] or []) < 2]
+    lines = [
+        "\t".join((value if isinstance(value, str) else "".join(value or [])) for value in row.values())
+        for row in products
+    ]
+    feed = tmp_path / "feed.tsv"
+    feed.write_text("\n".join(["\t".join(products[0]), *lines]) + "\n")
+    before = len(job_runs.ledger_rows(whole_run))
+    again = job_runs.run_here(feed, whole_run, random_model, *job_runs.QUICK)
+    assert again.stdout.startswith(f"{feed}: read as table of text, separated by tabs, UTF-8\n")
+    wanted = [row for row in job_runs.latest(whole_run).values() if row["sku"] in {row["sku"] for row in products}]
+    assert f"done 0, failed 0, rejected 0, skipped {len(wanted)} " in again.stdout
+    assert len(job_runs.ledger_rows(whole_run)) == before
+
+    # And made from the feed, they are the same too; pictures lie beside the feed.
+    (tmp_path / "images").symlink_to(job_runs.CATALOG.parent / "images")
+    words = [*job_runs.QUICK, "--limit", "1", f"fetch.file_roots=[{job_runs.CATALOG.parent}]"]
+    assert "done 2" in job_runs.run_here(feed, tmp_path / "out", random_model, *words).stdout
+    assert job_runs.images(tmp_path / "out").items() <= job_runs.images(whole_run).items()
+    assert job_runs.facts(tmp_path / "out")["feed"]["products"] == 1
+    assert list((tmp_path / "out" / "feed").iterdir()) == []
+
+
 def test_a_fault_in_a_stage_is_logged_once_with_its_row_and_the_job_goes_on(random_model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from refadgen.catalog.columns import COLUMNS
 from refadgen.catalog.feeds.report import NOT_TEXT, FeedReport
@@ -39,7 +40,8 @@ def batches_of(records: Iterable[Record], report: FeedReport) -> Iterator[pa.Rec
     """Products as batches. Of a list in a column of single values the first counts."""
     iterator = iter(records)
     while block := list(islice(iterator, ROWS_AT_ONCE)):
-        columns = {name: [record.get(name) for record in block] for name in _CARRIED}
+        given = set().union(*block)
+        columns = {name: [record.get(name) for record in block] for name in _CARRIED if name in given}
         yield text_batch({name: values for name, values in columns.items() if any(values)}, len(block), report)
 
 
@@ -63,7 +65,11 @@ def text_batch(columns: Mapping[str, Sequence[Any]], num_rows: int, report: Feed
 def _array(name: str, values: Sequence[Any]) -> pa.Array:
     if name in _LISTS:
         return pa.array([_texts(value) for value in values], pa.list_(pa.string()))
-    return pa.array([_text(value) if value else None for value in values], pa.string())
+    try:
+        texts = pa.array(values, pa.string())
+    except pa.ArrowException:  # lists among them
+        texts = pa.array([_text(value) for value in values], pa.string())
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
 def _texts(value: Any) -> list[str] | None:
@@ -75,7 +81,7 @@ def _texts(value: Any) -> list[str] | None:
 def _text(value: Any) -> str | None:
     if isinstance(value, list):
         return next((str(item) for item in value if item), None)
-    return str(value)
+    return None if value is None else str(value)
 
 
 def _is_text(value: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 
 MOST_COLUMNS = 10_000
-_MOST_SHOWN = 40
+_MOST_SHOWN = 500
 
 OTHER_WIDTH = "another number of cells than the header"
 HEADER_AGAIN = "repeats the header"

@@ -150,10 +150,10 @@ def test_a_quote_that_is_none_swallows_no_rows(opened: Open) -> None:
 
 
 def test_very_many_columns(opened: Open) -> None:
-    wide = ",".join(["sku", "image", *(f"c{number}" for number in range(500))])
-    catalog = opened("feed.csv", f"{wide}\n1,a.jpg{',' * 500}\n")
+    wide = ",".join(["sku", "image", *(f"c{number}" for number in range(600))])
+    catalog = opened("feed.csv", f"{wide}\n1,a.jpg{',' * 600}\n")
     assert [row.sku for row in rows_of(catalog)] == ["1"]
-    assert "c39 and 460 more" in catalog.lines()[1]
+    assert "c499 and 100 more" in catalog.lines()[1]
     wider = ",".join(["sku", "image", *(f"c{number}" for number in range(10_001))])
     with pytest.raises(ValueError, match="more than 10,000 columns"):
         opened("feed.csv", f"{wider}\n1,a.jpg{',' * 10_001}\n")

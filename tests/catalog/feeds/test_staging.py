@@ -121,3 +121,17 @@ def test_a_feed_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
 )
 def test_titles_of_html(title: str, plain: str) -> None:
     assert plain_title(title) == plain
+
+
+def test_a_feed_in_s3_is_staged_in_s3(s3: str) -> None:
+    shop = Storage(f"s3://{s3}/feeds")
+    shop.write("feed.tsv", b"\xef\xbb\xbfsku\timage\n007\tred.jpg\n")
+    output = Storage(f"s3://{s3}/out-of-feeds")
+    catalog = open_catalog(
+        f"s3://{s3}/feeds/feed.tsv", settings(), None, ignored=frozenset(), output=output, label="", in_output=True
+    )
+    assert catalog.read_as.endswith("separated by tabs, UTF-8")
+    assert len(list(output.keys("feed"))) == 1
+    assert [row.sku for row in rows_of(catalog)] == ["007"]
+    catalog.discard()
+    assert list(output.keys("feed")) == []
