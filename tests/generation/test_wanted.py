@@ -91,6 +91,8 @@ MACHINE_SETTINGS = [
     "model.compile=true",
     "fetch.timeout_s=1",
     "catalog.rows_per_block=1",
+    "catalog.format=parquet",
+    "catalog.leave_out=[draft]",
     "segmentation.device=cpu",
 ]
 

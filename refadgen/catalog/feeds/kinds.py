@@ -18,7 +18,7 @@ from refadgen.catalog.feeds.woocommerce import WooCommerceReader, is_woocommerce
 from refadgen.catalog.files import is_hidden, parquet_keys
 from refadgen.config import CatalogConfig
 from refadgen.storage.addresses import redact_address
-from refadgen.storage.store import Storage
+from refadgen.storage.store import Storage, split_uri
 
 _PARQUET_SUFFIXES = (".parquet", ".parq", ".pq")
 _PARQUET = b"PAR1"
@@ -47,6 +47,9 @@ def feed_of(uri: str, config: CatalogConfig, output: Storage | None = None) -> F
         return None
     storage = Storage(uri)
     kind = storage.root_kind(f"{redact_address(uri)}: the catalogue")
+    if kind == "file" and config.format in ("auto", "iceberg") and uri.endswith(".metadata.json"):
+        table, name = split_uri(storage.uri)
+        return Feed(readers=(iceberg_reader(table, [name]),), not_read={})
     if kind == "file":
         reader = _file_reader(storage.uri, config)
         return None if reader is None else Feed(readers=(reader,), not_read={})

@@ -77,10 +77,11 @@ def iceberg_reader(storage: Storage, metadata_keys: list[str]) -> TableReader:
     except ImportError as error:
         raise ValueError(_missing(shown, "an Iceberg table", "iceberg")) from error
     try:
-        # Without a catalogue the newest metadata file is the current one: their names count up.
-        table = StaticTable.from_metadata(storage.uri_of(max(metadata_keys, key=_number)))
+        table = StaticTable.from_metadata(storage.uri_of(_newest(metadata_keys, shown)))
         scan = table.scan()
         schema = scan.projection().as_arrow()
+    except _AmbiguousError:
+        raise
     except Exception as error:  # its own, and those of object stores
         raise ValueError(
             f"{shown}: this Iceberg table cannot be read by pyiceberg {pyiceberg.__version__} "
@@ -93,10 +94,25 @@ def iceberg_reader(storage: Storage, metadata_keys: list[str]) -> TableReader:
     )
 
 
-def _number(key: str) -> tuple[int, str]:
+class _AmbiguousError(ValueError):
+    """Which snapshot is the current one, only the table's catalogue knows."""
+
+
+def _newest(keys: list[str], shown: str) -> str:
+    """The newest metadata file: their names count up. Raises: ValueError naming two of one number."""
+    *_, before, newest = sorted(["", *keys], key=lambda key: (_number(key), key))
+    if before and _number(before) == _number(newest):
+        raise _AmbiguousError(
+            f"{shown}: has two metadata files of one version, {before} and {newest}: give the one that the table's "
+            "catalogue names as CATALOG"
+        )
+    return newest
+
+
+def _number(key: str) -> int:
     """The version in the name of a metadata file: `00012-….metadata.json`, `v12.metadata.json`."""
     digits = key.rpartition("/")[2].lstrip("v").partition("-")[0].partition(".")[0]
-    return (int(digits) if digits.isdecimal() else -1), key
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _missing(shown: str, kind: str, extra: str) -> str:

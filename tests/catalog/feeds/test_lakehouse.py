@@ -84,6 +84,12 @@ def test_iceberg(tmp_path: Path) -> None:
     assert told(found) == [("b", "b.png", None, "Bottle"), ("c", "c.png", None, None)]
     assert "columns not used: photo" in found.lines()
 
+    newest = max(folder.glob("metadata/*.metadata.json"))
+    assert told(open_here(newest)) == told(found)
+    newest.with_name(f"{newest.name.partition('-')[0]}-other.metadata.json").write_bytes(newest.read_bytes())
+    with pytest.raises(ValueError, match=r"products: has two metadata files of one version, metadata/.*: give the one"):
+        open_here(folder)
+
 
 @pytest.mark.parametrize(
     ("module", "file", "extra"),
