@@ -9,7 +9,7 @@ the first actor starts, so the same command again resumes.
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from refadgen.batch.shards import Shard
 from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, unknown_skus
+from refadgen.channels.feeds import FOLDER, LEDGER_COLUMNS, write_feeds
 from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
 from refadgen.config.paths import absolute_paths
@@ -75,6 +76,8 @@ class RunSummary:
     """That budget or deadline, as the user gave it."""
     cost: float | None = None
     """Of the GPUs that the run held; None: no price is set."""
+    feeds: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the channels' feeds, by file."""
 
     def costs(self, num_products: int) -> dict[str, Any]:
         """`cost` of run.json: of the run, a done image and a product. num_products: that had images to make."""
@@ -99,6 +102,7 @@ class RunSummary:
                 *overruled,
                 *self.not_read,
                 *self.review.lines(self.output),
+                *(f"{self.output}/{FOLDER}/{file}: {rows} rows" for file, rows in self.feeds.items()),
                 f"look at {self.output}/report.html; images and ledger/ lie beside it",
             ]
         )
@@ -340,6 +344,11 @@ class CatalogJob:
             review=as_dict(review),
         )
         write_report(self._storage, self._ledger, facts)
+        if self._config.output.public_url:
+            feeds = ray_connection.run_in_task(
+                _write_feeds, self._storage, self._ledger, self._config.output.public_url
+            )
+            summary = replace(summary, feeds=feeds)
         return summary
 
     def _generate(self, plan: Plan, run_id: str, end: EndOfRun) -> Dataset:
@@ -390,6 +399,10 @@ class CatalogJob:
         """
         require_resources(self._config.stages, self._sizes)
         self._limits.end(self._cost_per_hour)
+
+
+def _write_feeds(storage: Storage, ledger: AdLedger, public_url: str) -> dict[str, int]:
+    return write_feeds(storage, ledger.latest([name for name in LEDGER_COLUMNS if name != "image_id"]), public_url)
 
 
 def connect_ray(config: GenerateConfig) -> None:

@@ -30,7 +30,7 @@ LAYERS = (
     ("evaluation", "mini", "mask_training"),
     ("serving",),
     ("generation", "dataset", "training", "studio"),
-    ("batch", "engine"),
+    ("batch", "channels", "engine"),
     ("segmentation", "catalog", "triplets", "model"),
     ("config", "storage"),
     ("errors",),

@@ -91,6 +91,7 @@ MACHINE_SETTINGS = [
     "model.compile=true",
     "fetch.timeout_s=1",
     "catalog.rows_per_block=1",
+    "output.public_url=https://cdn.example/{uri}",
     "catalog.format=parquet",
     "catalog.leave_out=[draft]",
     "segmentation.device=cpu",

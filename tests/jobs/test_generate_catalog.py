@@ -76,10 +76,14 @@ def test_the_same_products_in_a_feed_are_the_same_images(
     # And made from the feed, they are the same too; pictures lie beside the feed.
     (tmp_path / "images").symlink_to(job_runs.CATALOG.parent / "images")
     words = [*job_runs.QUICK, "--limit", "1", f"fetch.file_roots=[{job_runs.CATALOG.parent}]"]
+    words.append("output.public_url=https://cdn.example/{uri}")
     assert "done 2" in job_runs.run_here(feed, tmp_path / "out", random_model, *words).stdout
     assert job_runs.images(tmp_path / "out").items() <= job_runs.images(whole_run).items()
     assert job_runs.facts(tmp_path / "out")["feed"]["products"] == 1
     assert list((tmp_path / "out" / "feed").iterdir()) == []
+    told = (tmp_path / "out" / "channels" / "merchant.tsv").read_text().splitlines()
+    assert told[0] == "id\tlifestyle_image_link"
+    assert [line.partition("\thttps://cdn.example/images/")[0] for line in told[1:]] == [products[0]["sku"]]
 
 
 def test_a_fault_in_a_stage_is_logged_once_with_its_row_and_the_job_goes_on(random_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What advertising channels take: feeds that name the ads."""
