@@ -38,7 +38,7 @@ class DelimitedFile:
                     f"({lines[1][:80]!r}): remove the first line"
                 )
         with file.text() as text:
-            self.header = next(csv.reader(_Lines(text, file.shown), delimiter=self._separator))
+            self.header = self._read_header(_Lines(text, file.shown))
         if len(self.header) > MOST_COLUMNS:
             raise ValueError(too_many_columns(file.shown))
 
@@ -64,7 +64,7 @@ class DelimitedFile:
         width, bad, short_at = len(self.header), 0, 0
         with self._file.text() as text:
             lines = _Lines(text, self._file.shown)
-            next(csv.reader(lines, delimiter=self._separator))
+            self._read_header(lines)
             reader = self._strict(lines)
             while True:
                 line, broken = lines.next_number(), False
@@ -94,6 +94,10 @@ class DelimitedFile:
             if short_at and not lines.ended_whole:
                 raise self._cut(short_at)
         self._require_few(report, bad)
+
+    def _read_header(self, lines: "_Lines") -> list[str]:
+        """The first row that is not blank."""
+        return next(row for row in csv.reader(lines, delimiter=self._separator) if any(map(str.strip, row)))
 
     def _strict(self, lines: "_Lines") -> Iterator[list[str]]:
         """A reader that raises where a quote is none."""

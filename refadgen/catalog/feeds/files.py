@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, TextIO, cast
 
 from refadgen.storage.addresses import redact_address
-from refadgen.storage.store import split_uri
+from refadgen.storage.store import STORE_ERRORS, split_uri
 
 _HEAD_BYTES = 1 << 18
 _BUFFER_BYTES = 1 << 20
@@ -75,16 +75,7 @@ class FeedFile:
 def open_feed(uri: str) -> FeedFile:
     """Looks into a file. Raises: ValueError naming a file that is no text."""
     shown = redact_address(uri)
-    storage, name = split_uri(uri)
-    with storage.open(name) as raw:
-        head = raw.read(_HEAD_BYTES)
-    gzipped = head.startswith(_GZIP)
-    if gzipped:
-        with storage.open(name) as raw:
-            try:
-                head = gzip.GzipFile(fileobj=raw).read(_HEAD_BYTES)
-            except (EOFError, OSError, zlib.error) as error:
-                raise ValueError(f"{shown}: is cut or damaged gzip ({error}): export it again") from error
+    gzipped, head = _head(uri, shown)
     for magic, words in _OTHER_KINDS:
         if head.startswith(magic):
             raise ValueError(f"{shown}: is {words}")
@@ -93,6 +84,22 @@ def open_feed(uri: str) -> FeedFile:
         raise ValueError(f"{shown}: is neither parquet nor text")
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     return FeedFile(uri=uri, gzipped=gzipped, encoding=encoding, head=decoder.decode(head))
+
+
+def _head(uri: str, shown: str) -> tuple[bool, bytes]:
+    """Whether a file is packed, and how it begins, unpacked. Raises: ValueError naming a file that cannot be read."""
+    storage, name = split_uri(uri)
+    try:
+        with storage.open(name) as raw:
+            head = raw.read(_HEAD_BYTES)
+        if not head.startswith(_GZIP):
+            return False, head
+        with storage.open(name) as raw:
+            return True, gzip.GzipFile(fileobj=raw).read(_HEAD_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{shown}: is cut or damaged gzip ({error}): export it again") from error
+    except STORE_ERRORS as error:
+        raise ValueError(f"{shown}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _encoding(head: bytes) -> str | None:

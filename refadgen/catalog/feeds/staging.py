@@ -55,7 +55,7 @@ class Stage:
                 for table in _groups(_products(readers, report, left_out, limit, text), schema):
                     filled |= {name for name in schema.names if table[name].null_count < len(table)}
                     file.write_table(table, row_group_size=len(table))
-        except OSError as error:
+        except STORE_ERRORS as error:
             raise ValueError(
                 f"{report.shown}: cannot be read, or not be staged in {self._storage.uri}: {error}"
             ) from error

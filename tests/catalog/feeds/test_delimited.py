@@ -40,7 +40,7 @@ def test_what_is_out_of_stock_is_left_out_and_counted(opened: Open) -> None:
 def test_separators_quotes_and_lines_in_cells(separator: str, line_end: str, opened: Open) -> None:
     header = separator.join(["SKU", "Image Link", "Title", "Description"])
     text = f'"a{separator}1"{separator}x.jpg{separator}"The ""Big"" Cup"{separator}"two{line_end}lines"'
-    catalog = opened("feed", line_end.join([header, text, "", ""]))
+    catalog = opened("feed", line_end.join(["", " ", header, text, "", ""]))
     assert told(catalog) == [(f"a{separator}1", "x.jpg", 'The "Big" Cup', None)]
     assert report_of(catalog).rows == 1
 
