@@ -91,6 +91,31 @@ def test_a_dry_run_starts_no_ray(
     assert re.search(r"actors on this Ray: \w+ 1", told)
 
 
+def test_a_dry_run_of_a_feed_tells_how_it_is_understood(random_model: Path, tmp_path: Path) -> None:
+    feed = tmp_path / "feed.tsv"
+    feed.write_text(
+        "id\ttitle\timage_link\tproduct_type\tavailability\tgtin\n"
+        "00123\tTea Cup\thttps://h.example/1.jpg?signature=secret\tCups\tin_stock\t00012345678905\n"
+        "7\tPot\thttps://h.example/2.jpg\tPots\tout_of_stock\t\n"
+        "8\tMug\t\tMugs\tin_stock\t\n"
+    )
+    for local in (True, False):
+        job = CatalogJob(config(f"model.path={random_model}"), str(feed), str(tmp_path / "out"), local=local)
+        assert job.read_as == f"{feed}: read as Google Merchant text feed, separated by tabs, UTF-8"
+        assert (tmp_path / "out" / "feed").is_dir() is not local
+        told = job.describe()
+        assert (
+            "rows in the feed: 3, products: 2, left out: 1\n"
+            "        1 out-of-stock (catalog.leave_out); the first: 7\n"
+            "columns not used: gtin\n"
+            "the first 2 rows as understood:\n"
+            "  sku '00123', image 'https://h.example/1.jpg', title 'Tea Cup', category 'Cups'\n"
+            "  missing_image: row 1: image is empty; give a path, an address or an encoded image\n"
+        ) in told
+        assert "images wanted: 3, to make: 3" in told
+        assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
 def test_steps_that_are_left_out_are_the_models_and_ids_hold_their_number(tmp_path: Path) -> None:
     index = {"guidance_scale": 2.0, "reference_in_uncond": False, "width_px": 128, "height_px": 160}
 
