@@ -19,7 +19,7 @@ from ray.data import Dataset
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.lease import held
-from refadgen.batch.ledger import Keys, LedgerWriter
+from refadgen.batch.ledger import Keys, LedgerWriter, mean_of
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
 from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
@@ -228,10 +228,9 @@ class CatalogJob:
         return f", {dtype} on GPUs, as it recommends" if dtype and self._config.model.dtype == "auto" else ""
 
     def _estimate(self, to_make: int) -> str:
-        seconds = [s for s in self._ledger.latest(["generate_s"])["generate_s"].to_pylist() if s]
-        if not seconds:
+        mean, num_actors = mean_of(self._ledger, "generate_s"), self._sizes["generate"].least
+        if not mean:
             return "no estimate: nothing was made in this output yet (--limit 20 makes a few)"
-        mean, num_actors = sum(seconds) / len(seconds), self._sizes["generate"].least
         total = mean * to_make / num_actors
         cost = f", {total / 3600 * self._cost_per_hour:.2f} for the GPUs" if self._cost_per_hour else ""
         return (
