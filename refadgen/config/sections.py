@@ -284,6 +284,15 @@ class ReviewConfig(Section, name="review"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig(Section, name="log"):
+    """What driver and actors write into their logs."""
+
+    format: Literal["text", "json"] = setting("text", _RUN)
+    """json: one object a line, with run id, stage and sku; those of actors only in Ray's log files on their nodes. Each
+    image that fails or is rejected has one, and the progress bar is a line every half minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig(Section, name="stages.*"):
     """The size of one stage's actor pool."""
 

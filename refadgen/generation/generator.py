@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from refadgen.batch.actor_pools import restart_actor
 from refadgen.batch.limits import EndOfRun
+from refadgen.batch.metrics import count_step
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
@@ -100,7 +101,7 @@ class AdGenerator:
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
         self._most_in_hand = 2 * config.sampling.images_in_flight
-        self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31)
+        self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31, observe=count_step)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
 
     def _make_denoiser(self) -> "Denoiser[AdOrder, Any, npt.NDArray[np.uint8]]":
@@ -136,6 +137,8 @@ class AdGenerator:
                     assert in_hand, f"row {product.row} twice in a block"
                     task, image = self._next(done)
                     in_hand.discard(task)
+                    if image.error not in (None, task.product.error, _NOT_BEGUN):
+                        self._errors.tell(task.product, image.error)
                     finished[task.product.row, task.wanted] = image
                 images = tuple(image for image in map(finished.pop, keys) if image.error is not _NOT_BEGUN)
                 if images:

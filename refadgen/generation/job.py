@@ -23,6 +23,7 @@ from refadgen.batch.ledger import Keys, LedgerWriter, mean_of
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
 from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
+from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.batch.shards import Shard
 from refadgen.catalog.files import left_out_lines
@@ -273,10 +274,15 @@ class CatalogJob:
                     writer,
                     total=counts.to_make,
                     unit="image",
+                    job="generate_catalog",
+                    run_id=record.run_id,
+                    cost_per_hour=self._cost_per_hour,
                     callbacks=[stops_in_time(end, AdGenerator.__name__)],
                 )
         left = max(0, counts.to_make - writer.counts.total())
-        review = write_review(
+        # In tasks, like all that reads complete ledgers: the driver holds 8 bytes per image, not its row.
+        review = run_in_task(
+            write_review,
             self._storage,
             self._ledger,
             redact_address(self._catalog_uri),
@@ -306,7 +312,7 @@ class CatalogJob:
             images_per_s=round(summary.done / max(summary.seconds, 1e-9), 3),
             review=as_dict(review),
         )
-        write_report(self._storage, self._ledger, facts)
+        run_in_task(write_report, self._storage, self._ledger, facts)
         return summary
 
     def _generate(self, plan: Plan, run_id: str, end: EndOfRun) -> Dataset:
@@ -361,4 +367,4 @@ class CatalogJob:
 
 def connect_ray(config: GenerateConfig) -> None:
     """Joins or starts a Ray with room for all actors."""
-    ray_connection.connect(num_cpus(config.stages, num_cores()))
+    ray_connection.connect(num_cpus(config.stages, num_cores()), log_format=config.log.format)

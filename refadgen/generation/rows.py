@@ -7,6 +7,7 @@ its images.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from refadgen.batch.planning import PlannedRow
 from refadgen.batch.row_stage import RowFailure
@@ -37,6 +38,10 @@ class ProductRow:
     @property
     def label(self) -> str:
         return f"row {self.row}, sku {self.sku!r}"
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        return {"row": self.row, "sku": self.sku}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +151,10 @@ class GeneratedProduct:
     @property
     def label(self) -> str:
         return f"row {self.row}, sku {self.sku!r}"
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        return {"row": self.row, "sku": self.sku}
 
     @classmethod
     def of(cls, product: PlacedProduct, images: tuple[GeneratedImage, ...]) -> "GeneratedProduct":

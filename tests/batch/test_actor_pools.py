@@ -58,7 +58,7 @@ def rows_through(stage: type, size: PoolSize, calls_at_once: int = 1) -> list[in
     rows = ray.data.from_arrow(pa.table({"n": list(range(NUM_ROWS))})).repartition(NUM_ROWS)
     writer = Recorded()
     stream = with_stage(rows, stage, StageConfig(), size, 1, calls_at_once=calls_at_once)
-    record_rows(stream, writer, total=NUM_ROWS, unit="row")
+    record_rows(stream, writer, total=NUM_ROWS, unit="row", job="test", run_id="r1")
     return writer.rows
 
 
@@ -129,7 +129,9 @@ def test_an_idle_actor_that_cannot_start_again_ends_the_run(local_ray: None, tmp
     rows = ray.data.from_arrow(pa.table({"n": [0, 1, 2]})).repartition(3)
     fed = with_stage(rows, Feeder, StageConfig(), ONE, 1)
     with pytest.raises(RuntimeError, match=r"MapBatches\(Stage\).*: an actor ended while it had no work"):
-        record_rows(with_stage(fed, Stage, StageConfig(), ONE, 1), Recorded(), total=3, unit="row")
+        record_rows(
+            with_stage(fed, Stage, StageConfig(), ONE, 1), Recorded(), total=3, unit="row", job="test", run_id="r1"
+        )
 
 
 @pytest.mark.slow
