@@ -79,19 +79,6 @@ def _bounds(ledger: Ledger, parts: Sequence[str], key: Key, key_columns: Sequenc
     return sorted({samples[len(samples) * number // num_buckets] for number in range(1, num_buckets)})
 
 
-class _Texts(Sequence[str]):
-    """An Arrow array of text as a sequence, for `bisect`."""
-
-    def __init__(self, texts: pa.Array) -> None:
-        self._texts = texts
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, place):  # type: ignore[no-untyped-def] # only ever an int here
-        return self._texts[place].as_py()
-
-
 def _fill(ledger: Ledger, parts: Sequence[str], key: Key, bounds: Sequence[str], files: Sequence[Path]) -> None:
     """Writes all rows to the files of their buckets, with `_key` and `_order`."""
     with contextlib.ExitStack() as stack:
@@ -103,8 +90,9 @@ def _fill(ledger: Ledger, parts: Sequence[str], key: Key, bounds: Sequence[str],
             table = table.append_column("_order", pa.array(np.arange(num_rows, num_rows + len(piece))))
             num_rows += len(piece)
             table = table.take(pc.sort_indices(keys))
-            in_order = _Texts(table[KEY].combine_chunks())
-            starts = [0, *(bisect.bisect_left(in_order, bound) for bound in bounds), len(table)]
+            in_order, rows = table[KEY].combine_chunks(), range(len(table))
+            found = (bisect.bisect_left(rows, bound, key=lambda row: in_order[row].as_py()) for bound in bounds)
+            starts = [0, *found, len(table)]
             for number, (start, end) in enumerate(itertools.pairwise(starts)):
                 if start == end:
                     continue
