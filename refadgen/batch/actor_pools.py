@@ -45,7 +45,7 @@ def with_stage(
     batch_size: rows in one call; Ray Data's default of 1,024 would be far too many images. calls_at_once: calls that
     one actor works on at the same time, each in a thread of its own.
     """
-    return dataset.map_batches(
+    mapped = dataset.map_batches(
         stage,
         fn_constructor_args=arguments,
         batch_size=batch_size,
@@ -58,13 +58,27 @@ def with_stage(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        # The only way that Ray 2.60 offers to bound the retries of an actor's task, and its restarts.
-        ray_remote_args_fn=_actor_options,
     )
+    use_callbacks(mapped)
+    return mapped
 
 
-def _actor_options() -> dict[str, Any]:
-    return {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
+class BoundedRetries(ExecutionCallback):  # type: ignore[misc] # Ray is Any to mypy
+    """Bounds the retries of an actor's task, and its restarts.
+
+    No named argument of Ray's transforms takes them, and those that do are removed in Ray 2.64.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Sets the options of the actors that the run will start."""
+        for operator in executor._topology:
+            if isinstance(operator, ActorPoolMapOperator):
+                operator._ray_remote_args |= {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
+
+
+def use_callbacks(dataset: Dataset, *callbacks: type[ExecutionCallback]) -> None:
+    """Has a run of `dataset` call these, and those that each run of a pool needs."""
+    dataset.context.custom_execution_callback_classes = [BoundedRetries, IdleActors, *callbacks]
 
 
 def restart_actor(problem: Exception) -> NoReturn:

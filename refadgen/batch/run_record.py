@@ -15,7 +15,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayActorError
 from tqdm import tqdm
 
-from refadgen.batch.actor_pools import IdleActors, growth_shown
+from refadgen.batch.actor_pools import growth_shown, use_callbacks
 from refadgen.batch.ledger import LedgerWriter, now
 from refadgen.batch.metrics import count_rows, watches_pools
 from refadgen.storage.store import STORE_ERRORS, Storage
@@ -108,8 +108,7 @@ def record_rows(
     Raises: RuntimeError where an actor's process ends on the same rows whenever they are retried, or cannot start
     again.
     """
-    watching = watches_pools(job, cost_per_hour)
-    dataset.context.custom_execution_callback_classes = [IdleActors, watching, *callbacks]
+    use_callbacks(dataset, watches_pools(job, cost_per_hour), *callbacks)
     in_lines = _log.isEnabledFor(logging.INFO)
     bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True, disable=in_lines)
     told_at = time.monotonic()
