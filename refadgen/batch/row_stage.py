@@ -34,7 +34,15 @@ class RowFailure:
         return cls(error.status, error.reason, error.detail)
 
 
-class StageRow(Protocol):
+class LoggedRow(Protocol):
+    """A row that a log line can name."""
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        """Its number in the input and its product's id, as fields."""
+
+
+class StageRow(LoggedRow, Protocol):
     """The fields of every row between stages."""
 
     @property
@@ -44,10 +52,6 @@ class StageRow(Protocol):
     @property
     def label(self) -> str:
         """The row for people: its number in the input and its product's id."""
-
-    @property
-    def log_facts(self) -> dict[str, Any]:
-        """The same as fields of a log line."""
 
 
 class UnexpectedErrors:
@@ -75,7 +79,7 @@ class UnexpectedErrors:
             )
         return RowFailure.of(RowError(reason, f"{label}: {type(error).__name__}: {str(error)[:200]}"))
 
-    def tell(self, row: StageRow, failure: RowFailure) -> None:
+    def tell(self, row: LoggedRow, failure: RowFailure) -> None:
         """Logs a row that ends in this stage. Only JSON logs show it (`log.format`): the ledger says the same."""
         facts = {"run_id": self._run_id, "stage": self._stage, **row.log_facts}
         _log.info("%s: %s", failure.status, failure.reason, extra=facts | {"detail": failure.detail})
