@@ -41,6 +41,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--deadline", help="start no image after this date and time, such as 2027-01-31T18:00 (UTC)")
     parser.add_argument("--shard", metavar="3/16", help="make the third of sixteen shares; a driver each, one output")
+    parser.add_argument(
+        "--same-device", action="store_true", help="refuse to mix images of several kinds of device in one output"
+    )
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -69,6 +72,7 @@ def main(words: list[str] | None = None) -> int:
             review=arguments.review,
             limits=Limits.parse(arguments.budget, arguments.deadline),
             shard=Shard.parse(arguments.shard),
+            same_device=arguments.same_device,
         )
         if not arguments.dry_run or arguments.check_inputs or submitted():
             job.connect_ray(config)

@@ -1,5 +1,6 @@
 """The sections that several jobs share: catalogue, fetching, layout, segmentation, model, sampling, quality, output."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ Anchor = Literal["top", "center", "bottom", "left", "right", "bottom-left", "bot
 ImageFormat = Literal["jpeg", "png", "webp"]
 SchedulerName = Literal["model", "ddim", "euler", "dpm++", "unipc"]
 SaliencyNormalization = Literal["imagenet", "centered", "none"]
+_CONDITION = r"\s*[\w.-]+(/[\w.-]+)?\s*=\s*!?([\w.-]+|in\(\s*[\w.-]+(\s*,\s*[\w.-]+)*\s*\))\s*"
 ONNX_SUFFIX = ".onnx"
 DEFAULT_STEPS = 20
 """Denoising steps where neither the user nor the model says (Fig. 9: about 20 suffice)."""
@@ -303,7 +305,14 @@ class StageConfig(Section, name="stages.*"):
     """Logical CPUs of one actor."""
     num_gpus: float = setting(0.0, _RUN, least=0)
     """GPUs of one actor: a share of one, or a whole number."""
+    label_selector: tuple[str, ...] = setting((), _RUN)
+    """Nodes that its actors may run on, such as `ray.io/accelerator-type=H100`: conditions on labels in Ray's words
+    (`name=value`, `=!value`, `=in(a, b)`; several joined by `&`). Of several such texts the first that a node fulfils
+    counts; the others are what Ray falls back on."""
 
     def check(self) -> None:
+        for text in self.label_selector:
+            fine = all(re.fullmatch(_CONDITION, condition) for condition in text.split("&"))
+            require(fine, "stages.*.label_selector", text, "name=value, =!value or =in(a, b), joined by &")
         whole = self.num_gpus <= 1 or float(self.num_gpus).is_integer()
         require(whole, "stages.*.num_gpus", self.num_gpus, "a whole number above 1, for so Ray shares GPUs out")

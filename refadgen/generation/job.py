@@ -44,6 +44,7 @@ from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.review import ReviewPages, write_review
 from refadgen.generation.rows import PlannedProduct
+from refadgen.generation.same_device import device_choice
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.addresses import redact_address
@@ -122,11 +123,12 @@ class CatalogJob:
         review: Sequence[str] = (),
         limits: Limits = _NO_LIMITS,
         shard: Shard = _WHOLE,
+        same_device: bool = False,
     ) -> None:
         """limit: only the catalogue's first rows. retry_failed: retries images that failed before. check_inputs:
         fetches the product images of reconciled images again, and makes those anew whose bytes have changed. review:
         files of a person's decisions about masks. limits: when the run stops starting images.
-        shard: whose products are made.
+        shard: whose products are made. same_device: whether all images of the output must come from one kind of device.
 
         Raises: ValueError naming what is wrong with catalogue, output, model, a setting or a decision.
         """
@@ -135,7 +137,7 @@ class CatalogJob:
         self._catalog_uri = Storage(catalog_uri).uri  # absolute: actors work in other folders than this process
         self._storage = Storage(output_uri)
         self._retry_failed, self._limits = retry_failed, limits
-        self._check_inputs = check_inputs
+        self._check_inputs, self._same_device = check_inputs, same_device
         with_settings = with_model_settings if config.method.class_ is None else with_method_settings
         self._config, self._model = with_settings(config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
@@ -150,6 +152,7 @@ class CatalogJob:
         ray_connection.require_lasting(self._storage)
         self._storage.check_writable("--output")
         self._shard = shard
+        self._same_device_choice: Any = None
         self._ledger = AdLedger(self._storage, shard.label)
 
     # Planning.
@@ -324,7 +327,8 @@ class CatalogJob:
         dataset = self._through(dataset, ProductSegmenter, "segment", run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
         calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
-        dataset = self._through(dataset, AdGenerator, "generate", run_id, end, calls_at_once=calls_at_once)
+        bound = self._same_device_choice
+        dataset = self._through(dataset, AdGenerator, "generate", run_id, end, bound, calls_at_once=calls_at_once)
         return self._through(dataset, AdPublisher, "publish", run_id, self._storage.uri, self._model)
 
     def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, calls_at_once: int = 1) -> Dataset:
@@ -359,10 +363,12 @@ class CatalogJob:
 
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever; and for a
-        budget in money where nothing has a price.
+        budget in money where nothing has a price, or an output that mixes devices where it may not.
         """
         require_resources(self._config.stages, self._sizes)
         self._limits.end(self._cost_per_hour)
+        if self._same_device:
+            self._same_device_choice = device_choice(self._ledger)
 
 
 def connect_ray(config: GenerateConfig) -> None:

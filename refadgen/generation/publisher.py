@@ -161,6 +161,7 @@ class AdPublisher:
             local_similarity=scores.local_similarity if scores else None,
             hue_similarity=scores.hue_similarity if scores else None,
             cost=self._cost(image.generate_s),
+            device=image.device,
         )
 
     def _cost(self, generate_s: float | None) -> float | None:

@@ -122,6 +122,8 @@ class GeneratedImage:
     generate_s: Float32 | None = None
     batch_size: Int32 | None = None
     """Of the batches that the image was made in; None where none was drawn."""
+    device: str | None = None
+    """The kind of device that drew it (`config/devices.device_kind`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import ray
 from refadgen.batch import actor_pools, ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, restart_actor, with_stage
 from refadgen.batch.ledger import LedgerWriter
-from refadgen.batch.pool_sizes import PoolSize
+from refadgen.batch.pool_sizes import NodeSize, PoolSize
 from refadgen.batch.run_record import record_rows
 from refadgen.config import GenerateConfig, load_config
 from refadgen.config.sections import StageConfig
@@ -176,7 +176,7 @@ def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None
             self.max_count, self.resources = max_count, resources
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 8}, {"CPU": 16, "GPU": 1}])
+    monkeypatch.setattr(actor_pools, "_live_nodes", lambda: [NodeSize(8), NodeSize(16, 1)])
     monkeypatch.setattr(actor_pools, "_node_groups", lambda: [Group(3, CPU=16, GPU=1)])
     assert [node.gpus for node in nodes_of_ray(cores=2)] == [0, 1, 1, 1]
     stages = load_config(GenerateConfig, None, ["stages.generate.num_gpus=1"]).stages
@@ -190,7 +190,7 @@ def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_node_must_have_both_the_cpus_and_the_gpus_of_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would wait for ever, though the Ray has enough of each."""
-    monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 64}, {"CPU": 4, "GPU": 1}])
+    monkeypatch.setattr(actor_pools, "_live_nodes", lambda: [NodeSize(64), NodeSize(4, 1)])
     monkeypatch.setattr(actor_pools, "_node_groups", list)
     sizes = dict.fromkeys(("fetch", "segment", "generate", "publish"), ONE)
     words = ["stages.generate.num_gpus=1", "stages.generate.num_cpus=8"]

@@ -1,10 +1,12 @@
 """Metrics of jobs: what is counted, with which tags, and that a run that is over has no queues."""
 
+import time
 from collections import defaultdict
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 
 from refadgen.batch import metrics
 
@@ -59,7 +61,7 @@ def test_a_step_is_counted_by_its_seconds(told: Told) -> None:
     assert told["device_busy"] == {(): 0.25}
 
 
-class Pool(metrics.ActorPoolMapOperator):  # type: ignore[misc] # Ray is Any to mypy
+class Pool(ActorPoolMapOperator):  # type: ignore[misc] # Ray is Any to mypy
     name = "MapBatches(AdGenerator)"
 
     def __init__(self, num_actors: int) -> None:
@@ -77,7 +79,7 @@ def test_pools_and_cost_are_told_every_five_seconds_and_end_at_zero(
     told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(metrics.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     waiting = SimpleNamespace(total_enqueued_input_blocks=lambda: 7)
     executor = SimpleNamespace(_topology={Read(): waiting, Pool(3): waiting})
     watching = metrics.watches_pools("generate_catalog", cost_per_hour=36.0)()
