@@ -54,7 +54,7 @@ def write_report(storage: Storage, ledger: Ledger, facts: Mapping[str, Any], *, 
         whole.add(ledger.latest())
         overview = _bounded_overview(storage.uri, whole)
         _remove_parts(storage, _earlier(storage), "")
-    storage.write(KEY, filled_page(KEY, plain_json({**overview, "facts": plain(facts)})))
+    storage.write(KEY, filled_page(KEY, _with(overview, "facts", plain(facts))))
     return KEY
 
 
@@ -64,7 +64,12 @@ def _has_more(ledger: Ledger, parts: Sequence[str], max_rows: int) -> bool:
     return any((num_rows := num_rows + len(piece)) > max_rows for piece in ledger.pieces(parts, ["status"]))
 
 
-def _with_parts(storage: Storage, ledger: Ledger, max_rows: int) -> dict[str, Any]:
+def _with(document: bytes, name: str, value: Any) -> bytes:
+    """A JSON object with one entry more. value: of JSON's own types."""
+    return document[:-1] + b',"%b":%b}' % (name.encode(), plain_json(value))
+
+
+def _with_parts(storage: Storage, ledger: Ledger, max_rows: int) -> bytes:
     """The page's data for a ledger that does not fit on it, after writing the parts where they are not there yet."""
     earlier = _earlier(storage)
     for attempt in range(_TRIES):
@@ -73,16 +78,16 @@ def _with_parts(storage: Storage, ledger: Ledger, max_rows: int) -> dict[str, An
         told = "\n".join([_VERSION, storage.uri, str(max_rows), *parts])
         folder = f"report/{hashlib.sha256(told.encode()).hexdigest()[:12]}"
         if earlier.get("parts", {}).get("folder") == folder:
-            return earlier
+            return storage.read(OVERVIEW_KEY)
         try:
             whole = write_parts(storage, ledger, parts, folder, max_rows)
             break
         except FileNotFoundError:
             if attempt == _TRIES - 1:
                 raise
-    overview = _bounded_overview(storage.uri, whole)
-    overview["parts"] = {"folder": folder, "kinds": [list(kind) for kind in whole.totals], **whole.index}
-    storage.write(OVERVIEW_KEY, plain_json(overview))
+    index = {"folder": folder, "kinds": [list(kind) for kind in whole.totals], **whole.index}
+    overview = _with(_bounded_overview(storage.uri, whole), "parts", index)
+    storage.write(OVERVIEW_KEY, overview)
     _remove_parts(storage, earlier, folder)
     return overview
 
@@ -108,35 +113,29 @@ def _remove_parts(storage: Storage, earlier: Mapping[str, Any], kept: str) -> No
         storage.delete([OVERVIEW_KEY])
 
 
-def _bounded_overview(root: str, whole: WholeLedger) -> dict[str, Any]:
+def _bounded_overview(root: str, whole: WholeLedger) -> bytes:
     """The page's data without facts, of fewer rows where their texts are very long."""
     shown = whole.selection
-    while True:
-        overview = report_data(root, shown, whole)
-        size = len(plain_json(overview))
-        if size <= _MAX_DATA_BYTES or len(shown) <= 1:
-            return overview
-        shown = select_rows(shown, max(1, len(shown) * _MAX_DATA_BYTES // (size * 11 // 10)))
+    while len(overview := report_data(root, shown, whole)) > _MAX_DATA_BYTES and len(shown) > 1:
+        shown = select_rows(shown, max(1, len(shown) * _MAX_DATA_BYTES // (len(overview) * 11 // 10)))
+    return overview
 
 
-def report_data(root: str, shown: pa.Table, whole: WholeLedger) -> dict[str, Any]:
-    """The page's data without facts.
+def report_data(root: str, shown: pa.Table, whole: WholeLedger) -> bytes:
+    """The page's data without facts, as a JSON object.
 
     `columns` holds SCHEMA's columns of the rows in `shown` (`page_columns`). `totals` as `[status, reason, images]`,
     `images` and `products` are of the complete ledger; so is `images_of_sku`, in the order of the column's values.
     root: the output's address.
     """
     rows = shown.sort_by([("row", "ascending"), ("sku", "ascending"), ("variant", "ascending")])
-    columns = page_columns(rows, root)
-    skus = columns["sku"]
-    assert isinstance(skus, dict)
-    return {
-        "columns": columns,
+    told = {
         "totals": [[*kind, number] for kind, number in whole.totals.items()],
         "images": whole.images,
-        "images_of_sku": images_of_skus(rows, skus["values"]),
+        "images_of_sku": images_of_skus(rows),
         "products": whole.products,
     }
+    return b'{"columns":%b,%b' % (page_columns(rows, root), plain_json(told)[1:])
 
 
 def main() -> None:

@@ -111,10 +111,15 @@ def part_key(folder: str, number: int) -> str:
     return f"{folder}/{number}.js"
 
 
-def images_of_skus(rows: pa.Table, skus: Sequence[str | None]) -> list[int | None]:
-    """How many images each sku has in all, of rows that know it."""
-    known = dict(zip(rows["sku"].to_pylist(), rows[_IMAGES_OF_SKU].to_pylist(), strict=True))
-    return [known.get(sku) for sku in skus]
+def images_of_skus(rows: pa.Table) -> list[int]:
+    """How many images each sku has in all, in the order in which skus first come.
+
+    rows: as `WholeLedger.add` gave them.
+    """
+    skus = rows["sku"].combine_chunks()
+    first = pc.index_in(pc.unique(skus), value_set=skus, skip_nulls=False)
+    numbers: list[int] = rows[_IMAGES_OF_SKU].take(first).to_pylist()
+    return numbers
 
 
 def _kinds(rows: pa.Table) -> Counter[Kind]:
@@ -131,10 +136,7 @@ def _with_images_of_sku(piece: pa.Table) -> pa.Table:
 
 def _bounded(rows: pa.Table, root: str) -> Iterator[tuple[pa.Table, bytes]]:
     """The rows and their JSON; in halves where it is too long for one part."""
-    columns = page_columns(rows, root)
-    skus = columns["sku"]
-    assert isinstance(skus, dict)
-    data = plain_json({"columns": columns, "images_of_sku": images_of_skus(rows, skus["values"])})
+    data = b'{"columns":%b,"images_of_sku":%b}' % (page_columns(rows, root), plain_json(images_of_skus(rows)))
     if len(data) <= _MAX_PART_BYTES or len(rows) == 1:
         yield rows, data
         return
