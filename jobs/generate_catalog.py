@@ -61,6 +61,7 @@ def main(words: list[str] | None = None) -> int:
         from refadgen.batch.ray_connection import submitted
         from refadgen.batch.shards import Shard
         from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
+        from refadgen.generation.same_device import MixedDevicesError
 
         catalog_job = job.CatalogJob(
             config,
@@ -85,7 +86,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"{arguments.catalog}: the catalogue has no rows")
     try:
         print(catalog_job.describe() if arguments.dry_run else catalog_job.run())
-    except OutputInUseError as error:
+    except (OutputInUseError, MixedDevicesError) as error:
         print(f"generate_catalog: {error}", file=sys.stderr)
         return 2
     return 0

@@ -44,7 +44,7 @@ from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.review import ReviewPages, write_review
 from refadgen.generation.rows import PlannedProduct
-from refadgen.generation.same_device import device_choice
+from refadgen.generation.same_device import device_choice, mixing_named
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.addresses import redact_address
@@ -270,7 +270,7 @@ class CatalogJob:
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
         plan, counts = self.plan(record.run_id)
         record.start(wanted=counts.wanted, to_make=counts.to_make)
-        with LedgerWriter(self._ledger) as writer:
+        with LedgerWriter(self._ledger) as writer, mixing_named(self._same_device_choice):
             if counts.to_make:
                 record_rows(
                     self._generate(plan, record.run_id, end),

@@ -1,6 +1,7 @@
 """`--same-device`: all images of an output come from one kind of device, since their bytes depend on it."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -19,12 +20,23 @@ class DeviceChoice:
 
     def __init__(self, kind: str | None) -> None:
         self._kind = kind
+        self._problem = ""
 
     def choose(self, kind: str) -> str:
-        """The run's kind. kind: of the actor that asks."""
+        """What speaks against an actor; empty: nothing. kind: of its device."""
         if self._kind is None:
             self._kind = kind
-        return self._kind
+        if kind != self._kind:
+            self._problem = (
+                f"--same-device: the images of this output come from {self._kind!r}, and an actor has {kind!r}; choose "
+                "its nodes by stages.generate.label_selector, or leave --same-device out"
+            )
+            return self._problem
+        return ""
+
+    def problem(self) -> str:
+        """What spoke against the last actor that was refused; empty: none was."""
+        return self._problem
 
 
 def device_choice(ledger: Ledger) -> Any:
@@ -47,9 +59,16 @@ def recorded_devices(ledger: Ledger) -> list[str]:
 
 def require_same_device(choice: Any, kind: str) -> None:
     """choice: as `device_choice` made it; None: kinds may mix. Raises: MixedDevicesError."""
-    wanted = kind if choice is None else ray.get(choice.choose.remote(kind))
-    if wanted != kind:
-        raise MixedDevicesError(
-            f"--same-device: the images of this output come from {wanted!r}, and an actor has {kind!r}; choose its "
-            "nodes by stages.generate.label_selector, or leave --same-device out"
-        )
+    if choice is not None and (problem := ray.get(choice.choose.remote(kind))):
+        raise MixedDevicesError(problem)
+
+
+@contextmanager
+def mixing_named(choice: Any) -> Iterator[None]:
+    """Raises: MixedDevicesError in the place of what Ray makes of an actor that was refused."""
+    try:
+        yield
+    except Exception as error:
+        if choice is not None and (problem := ray.get(choice.problem.remote())):
+            raise MixedDevicesError(problem) from error
+        raise

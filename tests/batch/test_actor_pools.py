@@ -54,8 +54,13 @@ def recorded(folder: Path, *, heals: bool) -> list[int]:
     return rows_through(Stage, ONE, calls_at_once=3)
 
 
+def numbered(count: int) -> pa.Table:
+    """Rows as a ledger has them, as far as a run looks at them."""
+    return pa.table({"n": list(range(count)), "status": ["done"] * count, "reason": [""] * count})
+
+
 def rows_through(stage: type, size: PoolSize, calls_at_once: int = 1) -> list[int]:
-    rows = ray.data.from_arrow(pa.table({"n": list(range(NUM_ROWS))})).repartition(NUM_ROWS)
+    rows = ray.data.from_arrow(numbered(NUM_ROWS)).repartition(NUM_ROWS)
     writer = Recorded()
     stream = with_stage(rows, stage, StageConfig(), size, 1, calls_at_once=calls_at_once)
     record_rows(stream, writer, total=NUM_ROWS, unit="row", job="test", run_id="r1")
@@ -126,7 +131,7 @@ def test_an_idle_actor_that_cannot_start_again_ends_the_run(local_ray: None, tmp
             lost.touch()
             os._exit(1)
 
-    rows = ray.data.from_arrow(pa.table({"n": [0, 1, 2]})).repartition(3)
+    rows = ray.data.from_arrow(numbered(3)).repartition(3)
     fed = with_stage(rows, Feeder, StageConfig(), ONE, 1)
     with pytest.raises(RuntimeError, match=r"MapBatches\(Stage\).*: an actor ended while it had no work"):
         record_rows(
@@ -149,6 +154,23 @@ def test_a_pool_grows_while_its_blocks_pile_up(
     assert sorted(rows_through(Stage, PoolSize(1, 2))) == list(range(NUM_ROWS))
     assert len(list(tmp_path.iterdir())) == 2
     assert capsys.readouterr().err.count("Stage: 1 more, for its blocks pile up") == 1
+
+
+@pytest.mark.slow
+def test_a_pool_falls_back_on_the_labels_that_a_node_has(local_ray: None) -> None:
+    class Stage:
+        def __call__(self, table: pa.Table) -> pa.Table:
+            return table
+
+    here = f"ray.io/node-id={ray.nodes()[0]['NodeID']}"
+    pool = StageConfig(label_selector=("zone=nowhere", here))
+    writer = Recorded()
+    stream = with_stage(ray.data.from_arrow(numbered(3)).repartition(3), Stage, pool, ONE, 1)
+    record_rows(stream, writer, total=3, unit="row", job="test", run_id="r1")
+    assert sorted(writer.rows) == [0, 1, 2]
+    stages = load_config(GenerateConfig, None, ["stages.publish.label_selector=zone=nowhere"]).stages
+    with pytest.raises(ValueError, match=r"stages\.publish\.label_selector=\['zone=nowhere'\]: no node of this Ray"):
+        require_resources(stages, dict.fromkeys(("fetch", "segment", "generate", "publish"), ONE))
 
 
 @pytest.mark.slow

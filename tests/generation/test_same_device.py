@@ -15,6 +15,7 @@ from refadgen.generation.same_device import (
     DeviceChoice,
     MixedDevicesError,
     device_choice,
+    mixing_named,
     recorded_devices,
     require_same_device,
 )
@@ -41,7 +42,7 @@ def local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remote(choice: DeviceChoice) -> Any:
-    return SimpleNamespace(choose=SimpleNamespace(remote=choice.choose))
+    return SimpleNamespace(choose=SimpleNamespace(remote=choice.choose), problem=SimpleNamespace(remote=choice.problem))
 
 
 def test_devices_of_done_images_are_read(tmp_path: Path) -> None:
@@ -70,6 +71,18 @@ def test_the_first_actor_of_a_new_output_binds_the_others(tmp_path: Path, monkey
 def test_an_output_that_mixes_already_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--same-device: the output holds images of A and B already"):
         device_choice(ledger_of(tmp_path, ("done", "B"), ("done", "A")))
+
+
+def test_the_runs_error_says_which_devices_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local(monkeypatch)
+    choice = device_choice(ledger_of(tmp_path, ("done", "NVIDIA L4")))
+    with pytest.raises(RuntimeError, match="another fault"), mixing_named(choice):
+        raise RuntimeError("another fault")
+    with pytest.raises(MixedDevicesError):
+        require_same_device(choice, "cpu x")
+    named = r"come from 'NVIDIA L4', and an actor has 'cpu x'"
+    with pytest.raises(MixedDevicesError, match=named), mixing_named(choice):
+        raise RuntimeError("an actor died")  # which is what Ray tells of it
 
 
 def test_without_the_option_kinds_may_mix() -> None:
