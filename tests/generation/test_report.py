@@ -264,33 +264,3 @@ def test_in_a_browser(browse, tmp_path):
     dom = browse(page, "#q=nothing-like-it")
     assert dom.ids["notice"].startswith("This page shows 100 of 10,000 images: 10 of 9,000 done, 90 of 1,000 failed.")
     assert dom.ids["count"] == "0 products, 0 images"
-
-
-@pytest.mark.slow
-def test_parts_in_a_browser(browse, tmp_path, monkeypatch):
-    monkeypatch.setattr("refadgen.generation.report_parts.PART_ROWS", 40)
-    rows = [row(n, row=n // 4, sku=f"{'sS'[n // 4 % 2]}ku-{n // 4:03}", variant=n % 4) for n in range(400)]
-    rows[:4] = [trouble(n, "image_timeout", "failed") | {"sku": "\U0001f9f4-last", "row": 0} for n in range(4)]
-    rows[4:8] = [r | {"sku": "\ufffd-before-last" + HOSTILE} for r in rows[4:8]]
-    page_of(tmp_path, rows, max_rows=100)
-    page = tmp_path / "report.html"
-
-    dom = browse(page)
-    assert dom.ids["part-next"] == "Next part"
-    assert "part" not in dom.ids
-    dom = browse(page, "#part=1")
-    assert dom.ids["part"] == "Part 1 of 10: 40 images, sku sku-002 to Sku-011"
-    assert dom.ids["count"] == "10 products, 40 images"
-    assert dom.headings[0] == ("sku-002", "sku-002")
-    # Begins in the middle of a part; both cases of letters; the first of a part; none.
-    assert browse(page, "#find=SKU-095").ids["count"] == "1 product, 4 images"
-    dom = browse(page, "#find=Sku-01")
-    assert (dom.ids["part"][:14], dom.ids["count"]) == ("Part 1 of 10: ", "2 products, 8 images")
-    assert browse(page, "#find=sku-012").ids["part"].startswith("Part 2 of 10: ")
-    assert browse(page, "#find=sku-5").ids["count"] == "0 products, 0 images"
-    # Beyond the characters that two bytes hold, where JavaScript's order of texts is another than the parts'.
-    dom = browse(page, "#find=%F0%9F%A7%B4-")
-    assert (dom.ids["part"][:15], dom.ids["count"]) == ("Part 10 of 10: ", "1 product, 4 images")
-    assert browse(page, "#find=%EF%BF%BD-before").headings[0][0].startswith("\ufffd-before-last<img src=x")
-    (tmp_path / next(Storage(str(tmp_path)).keys("report", "/3.js"))).unlink()
-    assert browse(page, "#part=3").ids["part"].startswith("Part 3 could not be loaded: report/")
