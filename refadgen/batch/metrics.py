@@ -8,7 +8,7 @@ Ray puts `ray_` before the names. Metrics are made on first use, so that importi
 import functools
 import re
 import time
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,8 +51,39 @@ def _device_busy() -> Counter:
     return Counter("refadgen_job_device_busy_seconds", "Time that generating actors spent in denoising steps.")
 
 
+class RowCounts:
+    """Counts the rows of a ledger that a job records, some seconds' worth at a time: blocks are small and many.
+
+    A context manager: leaving it counts what is left.
+    """
+
+    def __init__(self, entry: str) -> None:
+        self._entry = entry
+        self._waiting: list[pa.Table] = []
+        self._counted_at = time.monotonic()
+
+    def add(self, rows: pa.Table) -> None:
+        """rows: of the ledger."""
+        names = [name for name in rows.column_names if name in ("status", "reason") or name.endswith("_s")]
+        self._waiting.append(rows.select(names))
+        if time.monotonic() - self._counted_at >= _INTERVAL_S:
+            self._count()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        self._counted_at = time.monotonic()
+        if self._waiting:
+            count_rows(self._entry, pa.concat_tables(self._waiting))
+            self._waiting = []
+
+
 def count_rows(entry: str, rows: pa.Table) -> None:
-    """Rows of a ledger that a job has recorded. Columns that end in `_s` are the seconds of its stages."""
+    """Counts rows of a ledger. Columns that end in `_s` are the seconds of its stages."""
     kinds = rows.group_by(["status", "reason"]).aggregate([([], "count_all")]).to_pylist()
     for kind in kinds:
         tags = {"entry": entry, "status": kind["status"] or "", "reason": kind["reason"] or ""}

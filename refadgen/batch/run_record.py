@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from refadgen.batch.actor_pools import growth_shown, use_callbacks
 from refadgen.batch.ledger import LedgerWriter, now
-from refadgen.batch.metrics import count_rows, watches_pools
+from refadgen.batch.metrics import RowCounts, watches_pools
 from refadgen.storage.store import STORE_ERRORS, Storage
 
 KEY = "run.json"
@@ -112,12 +112,12 @@ def record_rows(
     in_lines = _log.isEnabledFor(logging.INFO)
     bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True, disable=in_lines)
     told_at = time.monotonic()
-    with bar as progress, growth_shown():
+    with bar as progress, growth_shown(), RowCounts(job) as counts:
         try:
             # No prefetching: a row counts once it is recorded, and blocks held back here would be lost in a crash.
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 writer.add(table)
-                count_rows(job, table)
+                counts.add(table)
                 progress.update(len(table))
                 if in_lines and time.monotonic() - told_at >= _PROGRESS_S:
                     told_at = time.monotonic()

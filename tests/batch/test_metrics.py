@@ -55,6 +55,24 @@ def test_rows_are_counted_by_status_and_reason_and_seconds_by_stage(told: Told) 
     assert told["stage_seconds"] == {("generate_catalog", "fetch"): 21.5, ("generate_catalog", "generate"): 7.0}
 
 
+def test_blocks_are_counted_some_seconds_worth_at_a_time_and_at_the_end(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    block = pa.table({"status": ["done"] * 2, "reason": [""] * 2, "fetch_s": [0.5, 1.0], "sku": ["a", "b"]})
+    with metrics.RowCounts("build_dataset") as counts:
+        counts.add(block)
+        assert told["images"] == {}
+        clock.now = 106.0
+        counts.add(block)
+        assert told["images"] == {("build_dataset", "done", ""): 4}
+        counts.add(block)
+        assert told["images"] == {("build_dataset", "done", ""): 4}
+    assert told["images"] == {("build_dataset", "done", ""): 6}
+    assert told["stage_seconds"] == {("build_dataset", "fetch"): 4.5}
+
+
 def test_a_step_is_counted_by_its_seconds(told: Told) -> None:
     metrics.count_step(8, 3, 0.25)
     metrics.count_step(8, 3, 0.0)
