@@ -57,21 +57,59 @@ def _metrics_below(folder: Path) -> Iterator[Metric]:
                 yield Metric(kind=called.id, name=f"ray_{name}", text=text, tags=tuple(keys))
 
 
+_AS_RATES = ("_seconds", "_cost")
+"""Ends of counters that do not count events."""
+
+_JOB_IMAGES = "sum by (entry) (rate(ray_refadgen_job_images_total[5m]))"
+_TOGETHER = [
+    (
+        "seconds an image of each stage",
+        "Mean time that a stage spends on an image; those of a stage's actors run beside each other.",
+        "s",
+        f"sum by (entry, stage) (rate(ray_refadgen_job_stage_seconds_total[5m])) / on (entry) group_left {_JOB_IMAGES}",
+        "{{entry}} {{stage}}",
+    ),
+    (
+        "device busy share",
+        "Share of their time that generating actors spend in denoising steps.",
+        "percentunit",
+        "sum(rate(ray_refadgen_job_device_busy_seconds_total[5m])) "
+        '/ sum(ray_refadgen_job_actors{pool="AdGenerator"} > 0)',
+        "all",
+    ),
+    (
+        "cost an image",
+        "Of the GPUs that jobs hold, at cost.per_gpu_hour.",
+        "short",
+        f"sum by (entry) (rate(ray_refadgen_job_cost_total[5m])) / on (entry) {_JOB_IMAGES}",
+        "{{entry}}",
+    ),
+]
+"""Panels of several metrics: title, description, unit, expression, legend."""
+
+
 def dashboard(metrics: list[Metric]) -> dict[str, Any]:
-    """A dashboard with a panel for each metric, two in a row."""
-    source = {"type": "prometheus", "uid": "${datasource}"}
+    """A dashboard with a panel for each metric, and for what several of them tell together, two in a row."""
+    contents = [
+        (metric.name.removeprefix("ray_refadgen_").replace("_", " "), metric.text, _unit(metric), _targets(metric))
+        for metric in metrics
+    ]
+    contents += [
+        (title, text, unit, [{"refId": "A", "expr": expression, "legendFormat": legend}])
+        for title, text, unit, expression, legend in _TOGETHER
+    ]
     panels = [
         {
             "id": number + 1,
             "type": "timeseries",
-            "title": metric.name.removeprefix("ray_refadgen_").replace("_", " "),
-            "description": metric.text,
+            "title": title,
+            "description": text,
             "gridPos": {"h": 8, "w": 12, "x": 12 * (number % 2), "y": 8 * (number // 2)},
-            "datasource": source,
-            "fieldConfig": {"defaults": {"unit": _unit(metric), "min": 0}, "overrides": []},
-            "targets": _targets(metric),
+            "datasource": {"type": "prometheus", "uid": "${datasource}"},
+            "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+            "targets": targets,
         }
-        for number, metric in enumerate(metrics)
+        for number, (title, text, unit, targets) in enumerate(contents)
     ]
     return {
         "title": "RefAdGen",
@@ -87,7 +125,7 @@ def dashboard(metrics: list[Metric]) -> dict[str, Any]:
 
 def _unit(metric: Metric) -> str:
     if metric.kind == "Counter":
-        return "ops"
+        return "short" if metric.name.endswith(_AS_RATES) else "ops"
     return "s" if metric.name.endswith("_seconds") else "short"
 
 
@@ -113,6 +151,7 @@ def alerts() -> dict[str, Any]:
     requests = "ray_refadgen_requests_total"
     images = "ray_refadgen_images_total"
     seconds = "ray_refadgen_request_seconds_bucket"
+    job_images = "ray_refadgen_job_images_total"
     rules = [
         _alert(
             "RefAdGenRequestsFail",
@@ -137,6 +176,20 @@ def alerts() -> dict[str, Any]:
             f'histogram_quantile(0.95, sum by (le) (rate({seconds}{{route="/v1/ads"}}[10m]))) > 60',
             "warning",
             "One in twenty ads takes longer than a minute.",
+        ),
+        _alert(
+            "RefAdGenJobImagesFail",
+            f'sum by (entry) (rate({job_images}{{status="failed"}}[15m])) '
+            f"/ on (entry) sum by (entry) (rate({job_images}[15m])) > 0.2",
+            "warning",
+            "More than a fifth of a job's images fail: python jobs/status.py OUTPUT says why.",
+        ),
+        _alert(
+            "RefAdGenJobStandsStill",
+            "sum by (entry) (ray_refadgen_job_actors) > 0 "
+            f"unless on (entry) sum by (entry) (rate({job_images}[30m])) > 0",
+            "critical",
+            "A job holds actors, and has recorded no image for half an hour.",
         ),
     ]
     return {"groups": [{"name": "refadgen", "rules": rules}]}

@@ -41,6 +41,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--deadline", help="start no image after this date and time, such as 2027-01-31T18:00 (UTC)")
     parser.add_argument("--shard", metavar="3/16", help="make the third of sixteen shares; a driver each, one output")
+    parser.add_argument(
+        "--same-device", action="store_true", help="refuse to mix images of several kinds of device in one output"
+    )
     parser.add_argument("settings", nargs="*", metavar="section.field=value", help="settings, which override --config")
     return parser.parse_intermixed_args(words)  # settings may follow options
 
@@ -58,6 +61,7 @@ def main(words: list[str] | None = None) -> int:
         from refadgen.batch.ray_connection import submitted
         from refadgen.batch.shards import Shard
         from refadgen.generation import job  # late, for Ray and torch take seconds: a wrong word is refused at once
+        from refadgen.generation.same_device import MixedDevicesError
 
         uses_ray = not arguments.dry_run or arguments.check_inputs or submitted()
         catalog_job = job.CatalogJob(
@@ -71,6 +75,7 @@ def main(words: list[str] | None = None) -> int:
             limits=Limits.parse(arguments.budget, arguments.deadline),
             shard=Shard.parse(arguments.shard),
             local=not uses_ray,
+            same_device=arguments.same_device,
         )
         print(catalog_job.read_as)
         if uses_ray:
@@ -84,7 +89,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"{arguments.catalog}: the catalogue has no rows")
     try:
         print(catalog_job.describe() if arguments.dry_run else catalog_job.run())
-    except OutputInUseError as error:
+    except (OutputInUseError, MixedDevicesError) as error:
         print(f"generate_catalog: {error}", file=sys.stderr)
         return 2
     return 0

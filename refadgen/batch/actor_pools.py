@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import ray
@@ -18,6 +19,7 @@ from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from tqdm import tqdm
 
+from refadgen.batch.node_labels import may_hold, placement
 from refadgen.batch.pool_sizes import PLANNING_CPUS, NodeSize, PoolSize, fewest, pools_of
 from refadgen.config import StageConfig
 
@@ -45,7 +47,7 @@ def with_stage(
     batch_size: rows in one call; Ray Data's default of 1,024 would be far too many images. calls_at_once: calls that
     one actor works on at the same time, each in a thread of its own.
     """
-    return dataset.map_batches(
+    mapped = dataset.map_batches(
         stage,
         fn_constructor_args=arguments,
         batch_size=batch_size,
@@ -58,13 +60,28 @@ def with_stage(
         ),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
-        # The only way that Ray 2.60 offers to bound the retries of an actor's task, and its restarts.
-        ray_remote_args_fn=_actor_options,
+        **placement(pool.label_selector),
     )
+    use_callbacks(mapped)
+    return mapped
 
 
-def _actor_options() -> dict[str, Any]:
-    return {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
+class BoundedRetries(ExecutionCallback):  # type: ignore[misc] # Ray is Any to mypy
+    """Bounds the retries of an actor's task, and its restarts.
+
+    No named argument of Ray's transforms takes them, and those that do are removed in Ray 2.64.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Sets the options of the actors that the run will start."""
+        for operator in executor._topology:
+            if isinstance(operator, ActorPoolMapOperator):
+                operator._ray_remote_args |= {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
+
+
+def use_callbacks(dataset: Dataset, *callbacks: type[ExecutionCallback]) -> None:
+    """Has a run of `dataset` call these, and those that each run of a pool needs."""
+    dataset.context.custom_execution_callback_classes = [BoundedRetries, IdleActors, *callbacks]
 
 
 def restart_actor(problem: Exception) -> NoReturn:
@@ -94,17 +111,20 @@ def nodes_of_ray(cores: int) -> list[NodeSize]:
     """
     if not ray.is_initialized():
         return [NodeSize(cores + BESIDE_CORES, _gpus_here())]
-    nodes = [NodeSize(node.get("CPU", 0), node.get("GPU", 0)) for node in _nodes()]
+    nodes = _live_nodes()
     if len(nodes) == 1:
-        nodes = [NodeSize(min(nodes[0].cpus, cores + BESIDE_CORES), nodes[0].gpus)]
+        nodes = [replace(nodes[0], cpus=min(nodes[0].cpus, cores + BESIDE_CORES))]
     for group in _node_groups():
         added = NodeSize(group.resources.get("CPU", 0), group.resources.get("GPU", 0))
         nodes += [added] * (max(group.max_count, 1) - nodes.count(added))
     return nodes
 
 
-def _nodes() -> list[Mapping[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+def _live_nodes() -> list[NodeSize]:
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [
+        NodeSize(node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0), node.get("Labels")) for node in alive
+    ]
 
 
 def _gpus_here() -> int:
@@ -127,7 +147,7 @@ def _most(kind: str) -> float:
     added = [(group.resources.get(kind, 0), group.max_count) for group in _node_groups()]
     unbounded = any(each and count < 0 for each, count in added)
     possible = math.inf if unbounded else sum(each * count for each, count in added if each)
-    return float(max(possible, sum(node.get(kind, 0) for node in _nodes())))
+    return float(max(possible, sum(node.gpus if kind == "GPU" else node.cpus for node in _live_nodes())))
 
 
 def require_resources(stages: Any, sizes: Mapping[str, PoolSize]) -> None:
@@ -145,20 +165,33 @@ def require_resources(stages: Any, sizes: Mapping[str, PoolSize]) -> None:
             f"stages.*.num_cpus: the actors ask for {need_cpus:g} CPUs (one of them for planning), "
             f"Ray has {_most('CPU'):g}; ask for less, or start Ray with more (--num-cpus)"
         )
-    nodes = [*_nodes(), *(group.resources for group in _node_groups())]
+    groups = [NodeSize(group.resources.get("CPU", 0), group.resources.get("GPU", 0)) for group in _node_groups()]
     for name, pool in pools.items():
         actor = NodeSize(pool.num_cpus, pool.num_gpus)
+        nodes = [node for node in [*_live_nodes(), *groups] if may_hold(node.labels, pool.label_selector)]
+        if not nodes:
+            raise ValueError(
+                f"stages.{name}.label_selector={list(pool.label_selector)}: no node of this Ray has such labels; "
+                f"there are {_labels_of_nodes()}"
+            )
         for kind, asked in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
-            largest = max(node.get(kind, 0) for node in nodes)
+            largest = max(node.gpus if kind == "GPU" else node.cpus for node in nodes)
             if asked > largest:
                 raise ValueError(
                     f"stages.{name}.num_{kind.lower()}s={asked:g}: the largest node of this Ray has {largest:g}"
+                    + (f" (of those with stages.{name}.label_selector)" if pool.label_selector else "")
                 )
-        if not any(NodeSize(node.get("CPU", 0), node.get("GPU", 0)).num_of(actor) for node in nodes):
+        if not any(node.num_of(actor) for node in nodes):
             raise ValueError(
                 f"stages.{name}: an actor asks for num_cpus={pool.num_cpus:g} with num_gpus={pool.num_gpus:g}, and no "
                 "node of this Ray has both; ask for fewer CPUs"
             )
+
+
+def _labels_of_nodes() -> str:
+    """For people; without the ids, which differ from node to node."""
+    pairs = {f"{name}={value}" for node in _live_nodes() for name, value in (node.labels or {}).items()}
+    return ", ".join(sorted(pair for pair in pairs if not pair.startswith("ray.io/node-id"))) or "none"
 
 
 class IdleActors(ExecutionCallback):  # type: ignore[misc] # Ray is Any to mypy

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ _FOLD = 64
 _LEVELS = 3
 """A part of level n holds what 64ⁿ appends wrote; the highest level is not folded, so no fold outgrows memory."""
 _READERS = 16
+_PIECE_ROWS = 65_536
 _LISTINGS = 5
 """Times that the parts are listed where another driver folds them meanwhile."""
 _HURRIED_ROWS = 4
@@ -74,15 +75,25 @@ class Ledger:
         return list(self._storage.keys(self._folder, ".parquet"))
 
     def _read(self, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-        names = self.schema.names if columns is None else list(columns)
+        file = self._open(key)
+        return self._completed(file.read(self._present(file, columns)), columns, key)
+
+    def _open(self, key: str) -> pq.ParquetFile:
         try:
-            file = pq.ParquetFile(pa.BufferReader(self._storage.read(key)))
+            return pq.ParquetFile(pa.BufferReader(self._storage.read(key)))
         except pa.ArrowInvalid as error:
             raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: {error}") from error
-        missing = [name for name in names if name not in file.schema_arrow.names]
-        table = file.read([name for name in names if name not in missing])
-        for name in missing:
-            # An earlier version wrote the part, before the column was added: its rows have no value there.
+
+    def _present(self, file: pq.ParquetFile, columns: Sequence[str] | None) -> list[str]:
+        names = self.schema.names if columns is None else columns
+        return [name for name in names if name in file.schema_arrow.names]
+
+    def _completed(self, table: pa.Table, columns: Sequence[str] | None, key: str) -> pa.Table:
+        """The columns in their order, with nulls in those that an earlier version of the part's writer did not know."""
+        names = self.schema.names if columns is None else list(columns)
+        for name in names:
+            if name in table.column_names:
+                continue
             if name not in optional_columns(self.row_type):
                 raise ValueError(f"{self._storage.uri_of(key)}: not a part of a ledger: it has no column {name}")
             table = table.append_column(self.schema.field(name), pa.nulls(len(table), self.schema.field(name).type))
@@ -123,27 +134,47 @@ class Ledger:
                     raise
         raise AssertionError
 
-    def latest(self, columns: Sequence[str] | None = None, ids: pa.Array | None = None) -> pa.Table:
+    def latest(
+        self,
+        columns: Sequence[str] | None = None,
+        ids: pa.Array | None = None,
+        *,
+        of: tuple[str, pa.Array] | None = None,
+    ) -> pa.Table:
         """The latest row of each id, in the order of the ids; all columns, or those named (and the id).
 
-        ids: only of these.
+        ids: only of these. of: a column that all rows of an id share, and values; only rows that have one of them.
         """
         chosen = list(self.schema.names) if columns is None else [self._id, *columns]
-        needed = list(dict.fromkeys([*chosen, "recorded_at"]))
-        tables = self._of_parts(lambda key: self._read(key, needed))
-        if ids is not None:
-            tables = [table.filter(pc.is_in(table[self._id], value_set=ids)) for table in tables]
+        name, values = of or (self._id, ids)
+        needed = list(dict.fromkeys([*chosen, "recorded_at", name]))
+        if values is None:
+            tables = self._of_parts(lambda key: self._read(key, needed))
+        else:
+            found = self.of_parts(
+                needed, lambda pieces: [each.filter(pc.is_in(each[name], value_set=values)) for each in pieces]
+            )
+            tables = [table for part in found for table in part]
         if not tables:
             return pa.schema([self.schema.field(name) for name in chosen]).empty_table()
         table = pa.concat_tables(tables)
-        # Two rows may bear one time; the order in which they were written then decides.
         table = table.append_column("_order", pa.array(np.arange(len(table))))
-        table = table.sort_by([(self._id, "ascending"), ("recorded_at", "descending"), ("_order", "descending")])
-        in_order = table[self._id].combine_chunks()
-        first = np.ones(len(in_order), dtype=bool)
-        if len(in_order) > 1:
-            first[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
-        return table.filter(pa.array(first)).select(chosen)
+        return latest_rows(table, self._id).select(chosen)
+
+    def pieces(self, parts: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yields all rows of these parts, not only the latest, in the order in which they were written.
+
+        A piece holds 65,536 rows at most: for work on ledgers that do not fit into memory.
+        columns: None, all. Raises: FileNotFoundError where another driver has folded a part meanwhile.
+        """
+        for part in parts:
+            file = self._open(part)
+            for batch in file.iter_batches(_PIECE_ROWS, columns=self._present(file, columns)):
+                yield self._completed(pa.Table.from_batches([batch]), columns, part)
+
+    def of_parts(self, columns: Sequence[str], read: Callable[[Iterator[pa.Table]], T]) -> list[T]:
+        """What `read` makes of each part's rows, oldest part first, of all rows, in tables of 65,536 rows at most."""
+        return self._of_parts(lambda part: read(self.pieces([part], columns)))
 
     def reconciled(self, *, retry_failed: bool) -> Keys:
         """Sorted 64-bit keys (`short_key`) of the ids that need no work.
@@ -218,6 +249,31 @@ class Outcomes:
         """Ids by status and reason."""
         numbers = np.bincount(self.codes, minlength=len(self.kinds)).tolist()
         return Counter({kind: number for kind, number in zip(self.kinds, numbers, strict=True) if number})
+
+
+def latest_rows(table: pa.Table, id_name: str) -> pa.Table:
+    """The latest row of each id, in the order of the ids.
+
+    table: has `recorded_at`, and in `_order` each row's place in the ledger, which decides where two bear one time.
+    """
+    by = [(id_name, "ascending"), ("recorded_at", "descending"), ("_order", "descending")]
+    order = pc.sort_indices(table.select([name for name, _ in by]), by)
+    in_order = table[id_name].combine_chunks().take(order)
+    first = np.ones(len(in_order), dtype=bool)
+    if len(in_order) > 1:
+        first[1:] = pc.not_equal(in_order[1:], in_order[:-1]).to_numpy(zero_copy_only=False)
+    return table.take(order.filter(pa.array(first)))
+
+
+def mean_of(ledger: Ledger, column: str) -> float:
+    """The mean of a column's values above 0, in all rows; 0: there are none."""
+
+    def sums(pieces: Iterator[pa.Table]) -> list[tuple[float, int]]:
+        positive = (piece[column].filter(pc.greater(piece[column], 0)) for piece in pieces)
+        return [(pc.sum(values).as_py() or 0.0, len(values)) for values in positive]
+
+    found = [each for part in ledger.of_parts([column], sums) for each in part]
+    return sum(total for total, _ in found) / max(1, sum(number for _, number in found))
 
 
 def _in_threads(read: Callable[[str], T], keys: Sequence[str]) -> list[T]:

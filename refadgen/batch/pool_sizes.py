@@ -13,9 +13,10 @@ The rule, given the nodes of a Ray:
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from refadgen.batch.node_labels import may_hold
 from refadgen.config import StageConfig
 
 _MAIN_PER_HELPER = 8
@@ -38,6 +39,8 @@ class NodeSize:
 
     cpus: float
     gpus: float = 0.0
+    labels: Mapping[str, str] | None = field(default=None, compare=False)
+    """None: not known."""
 
     def num_of(self, actor: "NodeSize") -> int:
         """Actors of this size that the node holds by itself; 1 where they ask for nothing."""
@@ -58,7 +61,7 @@ class PoolSize:
 
 def pools_of(stages: Any) -> dict[str, StageConfig]:
     """The pools of a job's `stages` section by name."""
-    return {field.name: getattr(stages, field.name) for field in dataclasses.fields(stages)}
+    return {each.name: getattr(stages, each.name) for each in dataclasses.fields(stages)}
 
 
 def fewest(pool: StageConfig) -> int:
@@ -111,7 +114,8 @@ def _main_actors(
     cpus -= sum(fewest(other) * other.num_cpus for name, other in others.items() if name not in helpers)
     set_cpus = sum(pools[name].num_cpus for name in helpers)
     each = pool.num_cpus if pool.num_gpus else max(pool.num_cpus, cores_per_main)
-    places = _places(NodeSize(each, pool.num_gpus), others.values(), nodes)
+    fitting = [node for node in nodes if may_hold(node.labels, pool.label_selector)]
+    places = _places(NodeSize(each, pool.num_gpus), others.values(), fitting)
     count = 1
     while count < places:
         sets = 1 if pool.num_gpus else math.ceil((count + 1) / _MAIN_PER_HELPER)
@@ -130,7 +134,9 @@ def _places(actor: NodeSize, others: Iterable[StageConfig], nodes: Sequence[Node
             fits = [index for index, node in enumerate(free) if node.num_of(asked)]
             if fits:  # the fullest of them, so that whole GPUs stay free
                 index = min(fits, key=lambda index: free[index].gpus)
-                free[index] = NodeSize(free[index].cpus - asked.cpus, free[index].gpus - asked.gpus)
+                free[index] = replace(
+                    free[index], cpus=free[index].cpus - asked.cpus, gpus=free[index].gpus - asked.gpus
+                )
     return sum(node.num_of(actor) for node in free)
 
 

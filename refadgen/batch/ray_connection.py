@@ -21,15 +21,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def connect(num_cpus: int, *, dashboard: bool = False) -> None:
+def connect(num_cpus: int, *, dashboard: bool = False, log_format: str = "text") -> None:
     """Joins the cluster of RAY_ADDRESS, which `ray job submit` sets, or starts a local Ray.
 
     num_cpus: logical CPUs that the job needs; a local Ray gets at least four. dashboard: whether a local Ray serves
-    its State API, where Ray Train looks up which of its actors are alive.
+    its State API, where Ray Train looks up which of its actors are alive. log_format: see `LogConfig`.
     """
+    logs: dict[str, Any] = {"logging_level": logging.WARNING}
+    if log_format == "json":
+        # Not to the driver: Ray would put each line behind the actor's name, and it would be JSON no more.
+        logs = {"logging_config": ray.LoggingConfig(encoding="JSON"), "log_to_driver": False}
     if not ray.is_initialized():
         if submitted():
-            ray.init(logging_level=logging.WARNING)
+            ray.init(**logs)
         else:
             # Ray listens on all addresses of the machine: who connects must know a token. Without one in the
             # environment, ray.init would write one into the user's home.
@@ -39,7 +43,7 @@ def connect(num_cpus: int, *, dashboard: bool = False) -> None:
                 address="local",
                 num_cpus=max(4, num_cpus, num_cores()),  # pools of one-CPU actors deadlock on two
                 include_dashboard=dashboard,
-                logging_level=logging.WARNING,
+                **logs,
             )
     context = DataContext.get_current()
     context.enable_progress_bars = False  # jobs have their own, in images

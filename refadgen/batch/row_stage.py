@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -34,7 +34,15 @@ class RowFailure:
         return cls(error.status, error.reason, error.detail)
 
 
-class StageRow(Protocol):
+class LoggedRow(Protocol):
+    """A row that a log line can name."""
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        """Its number in the input and its product's id, as fields."""
+
+
+class StageRow(LoggedRow, Protocol):
     """The fields of every row between stages."""
 
     @property
@@ -65,8 +73,16 @@ class UnexpectedErrors:
             is_new = kind not in self._logged
             self._logged.add(kind)
         if is_new:
-            _log.error("%s failed: run %s, %s: %s", self._stage, self._run_id, label, reason, exc_info=error)
+            facts = {"run_id": self._run_id, "stage": self._stage}
+            _log.error(
+                "%s failed: run %s, %s: %s", self._stage, self._run_id, label, reason, exc_info=error, extra=facts
+            )
         return RowFailure.of(RowError(reason, f"{label}: {type(error).__name__}: {str(error)[:200]}"))
+
+    def tell(self, row: LoggedRow, failure: RowFailure) -> None:
+        """Logs a row that ends in this stage. Only JSON logs show it (`log.format`): the ledger says the same."""
+        facts = {"run_id": self._run_id, "stage": self._stage, **row.log_facts}
+        _log.info("%s: %s", failure.status, failure.reason, extra=facts | {"detail": failure.detail})
 
 
 RowIn = TypeVar("RowIn", bound=StageRow)
@@ -131,6 +147,8 @@ class RowStage(ABC, Generic[RowIn, Added, RowOut]):
                 failure = self._errors.failure(error, row.label)
             if failure is None and "error" in self._from_added:
                 failure = getattr(made, "error")  # noqa: B009 (mypy knows no such field of every `Added`)
+            if failure is not None:
+                self._errors.tell(row, failure)
         own = {"error": failure, self.timer: time.monotonic() - started}
         values = {
             name: own[name] if name in own else getattr(made if name in self._from_added else row, name)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import platform
 import time
 import uuid
@@ -14,11 +15,14 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.exceptions import RayActorError
 from tqdm import tqdm
 
-from refadgen.batch.actor_pools import IdleActors, growth_shown
+from refadgen.batch.actor_pools import growth_shown, use_callbacks
 from refadgen.batch.ledger import LedgerWriter, now
+from refadgen.batch.metrics import RowCounts, watches_pools
 from refadgen.storage.store import STORE_ERRORS, Storage
 
 KEY = "run.json"
+_log = logging.getLogger("refadgen.batch")
+_PROGRESS_S = 30.0
 
 
 class RunRecord:
@@ -90,23 +94,35 @@ def record_rows(
     *,
     total: int,
     unit: str,
+    job: str,
+    run_id: str,
     label: str | None = None,
+    cost_per_hour: float = 0.0,
     callbacks: Sequence[type[ExecutionCallback]] = (),
 ) -> None:
     """Appends the ledger rows of a stream as they come, behind a progress bar.
 
-    total: rows that will come. unit: their noun. label: shown before the bar. callbacks: the run's own, for Ray Data.
+    total: rows that will come. unit: their noun. job: the entry's name, for metrics. label: shown before the bar.
+    cost_per_hour: of the GPUs that the run holds. callbacks: the run's own, for Ray Data. With JSON logs (`log.format`)
+    there is no bar, and a line every half minute.
     Raises: RuntimeError where an actor's process ends on the same rows whenever they are retried, or cannot start
     again.
     """
-    dataset.context.custom_execution_callback_classes = [IdleActors, *callbacks]
-    bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True)
-    with bar as progress, growth_shown():
+    use_callbacks(dataset, watches_pools(job, cost_per_hour), *callbacks)
+    in_lines = _log.isEnabledFor(logging.INFO)
+    bar = tqdm(total=total, unit=unit, desc=label, mininterval=1.0, dynamic_ncols=True, disable=in_lines)
+    told_at = time.monotonic()
+    with bar as progress, growth_shown(), RowCounts(job) as counts:
         try:
             # No prefetching: a row counts once it is recorded, and blocks held back here would be lost in a crash.
             for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 writer.add(table)
+                counts.add(table)
                 progress.update(len(table))
+                if in_lines and time.monotonic() - told_at >= _PROGRESS_S:
+                    told_at = time.monotonic()
+                    facts = {"run_id": run_id, "job": job, "recorded": writer.counts.total(), "total": total}
+                    _log.info("%s under way", job, extra=facts | dict(writer.counts))
                 # Drawn with the bar's next update: a redraw for every block would flood the log of a submitted job.
                 progress.set_postfix(dict(writer.counts), refresh=False)
         except RayActorError as error:

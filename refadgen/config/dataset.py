@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from refadgen.config.marks import Decides, Place, Section, device_setting, require, setting, settings_of
-from refadgen.config.sections import FetchConfig, SegmentationConfig, StageConfig
+from refadgen.config.sections import FetchConfig, LogConfig, SegmentationConfig, StageConfig
 
 _TRIPLETS = Decides.TRIPLETS | Decides.ALWAYS_HASHED
 _RUN = Decides.RUN
@@ -228,3 +228,4 @@ class DatasetConfig(Section):
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     triplet: TripletConfig = field(default_factory=TripletConfig)
     stages: DatasetStagesConfig = field(default_factory=DatasetStagesConfig)
+    log: LogConfig = field(default_factory=LogConfig)

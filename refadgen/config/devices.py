@@ -6,6 +6,7 @@ torch is imported inside the functions: settings are read by processes that neve
 
 import math
 import os
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,16 @@ def resolve_device(name: str, *, gpu_expected: bool, field: str) -> "torch.devic
         # Ray hides the GPUs of other actors: inside an actor with one GPU only cuda and cuda:0 are there.
         raise ValueError(f"{field}={name!r}: PyTorch sees {num_gpus or 'no'} GPU{'s' * (num_gpus > 1)} here")
     return device
+
+
+def device_kind(device: "torch.device") -> str:
+    """What decides an image's bytes of a device: a GPU's name, or the instructions that a CPU's arithmetic uses."""
+    import torch
+
+    if device.type == "cuda":
+        name: str = torch.cuda.get_device_name(device)
+        return name
+    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def resolve_dtype(name: str, device: "torch.device", *, for_training: bool = False) -> "torch.dtype":

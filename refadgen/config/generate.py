@@ -9,6 +9,7 @@ from refadgen.config.sections import (
     CatalogConfig,
     FetchConfig,
     LayoutConfig,
+    LogConfig,
     ModelConfig,
     OutputConfig,
     QualityConfig,
@@ -69,3 +70,4 @@ class GenerateConfig(Section):
     review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cost: CostConfig = field(default_factory=CostConfig)
+    log: LogConfig = field(default_factory=LogConfig)

@@ -1,5 +1,6 @@
 """The sections that several jobs share: catalogue, fetching, layout, segmentation, model, sampling, quality, output."""
 
+import re
 import string
 import typing
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ FeedFormat = Literal[
 ]
 LeaveOut = Literal["virtual", "draft", "out-of-stock"]
 SaliencyNormalization = Literal["imagenet", "centered", "none"]
+_CONDITION = r"\s*[\w.-]+(/[\w.-]+)?\s*=\s*!?([\w.-]+|in\(\s*[\w.-]+(\s*,\s*[\w.-]+)*\s*\))\s*"
 ONNX_SUFFIX = ".onnx"
 DEFAULT_STEPS = 20
 """Denoising steps where neither the user nor the model says (Fig. 9: about 20 suffice)."""
@@ -321,6 +323,15 @@ class ReviewConfig(Section, name="review"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig(Section, name="log"):
+    """What driver and actors write into their logs."""
+
+    format: Literal["text", "json"] = setting("text", _RUN)
+    """json: one object a line, with run id, stage and sku; those of actors only in Ray's log files on their nodes. Each
+    image that fails or is rejected has one, and the progress bar is a line every half minute."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StageConfig(Section, name="stages.*"):
     """The size of one stage's actor pool."""
 
@@ -331,7 +342,14 @@ class StageConfig(Section, name="stages.*"):
     """Logical CPUs of one actor."""
     num_gpus: float = setting(0.0, _RUN, least=0)
     """GPUs of one actor: a share of one, or a whole number."""
+    label_selector: tuple[str, ...] = setting((), _RUN)
+    """Nodes that its actors may run on, such as `ray.io/accelerator-type=H100`: conditions on labels in Ray's words
+    (`name=value`, `=!value`, `=in(a, b)`; several joined by `&`). Of several such texts the first that a node fulfils
+    counts; the others are what Ray falls back on."""
 
     def check(self) -> None:
+        for text in self.label_selector:
+            fine = all(re.fullmatch(_CONDITION, condition) for condition in text.split("&"))
+            require(fine, "stages.*.label_selector", text, "name=value, =!value or =in(a, b), joined by &")
         whole = self.num_gpus <= 1 or float(self.num_gpus).is_integer()
         require(whole, "stages.*.num_gpus", self.num_gpus, "a whole number above 1, for so Ray shares GPUs out")

@@ -243,7 +243,9 @@ class DatasetJob:
         ads = plan.stream(_SCREENED_ROWS)
         screened = self._through(ads, AdScreener, "screen", run_id, self._catalog_uri, rows=_SCREENED_ROWS)
         with LedgerWriter(self._screening) as writer:
-            record_rows(screened, writer, total=sum(counts), unit="ad", label="screening")
+            record_rows(
+                screened, writer, total=sum(counts), unit="ad", job="build_dataset", run_id=run_id, label="screening"
+            )
 
     def _build(self, plan: Plan, open_keys: Keys, run_id: str) -> int:
         """The second pass over the ads with these keys. Returns the number of triplets that it made."""
@@ -256,7 +258,9 @@ class DatasetJob:
         dataset = self._through(dataset, AdDescriber, "describe", run_id)
         dataset = self._through(dataset, TripletBuilder, "augment", run_id, self._storage.uri)
         with LedgerWriter(self._ledger) as writer:
-            record_rows(dataset, writer, total=len(open_keys), unit="ad", label="building")
+            record_rows(
+                dataset, writer, total=len(open_keys), unit="ad", job="build_dataset", run_id=run_id, label="building"
+            )
         return writer.counts["done"]
 
     def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, rows: int | None = None) -> Dataset:
@@ -308,4 +312,4 @@ def _totals(ledger: Ledger, keys: Keys) -> tuple[dict[str, int], dict[str, int]]
 
 def connect_ray(config: DatasetConfig) -> None:
     """Joins or starts a Ray with room for all actors of a pass."""
-    ray_connection.connect(num_cpus(config.stages, num_cores()))
+    ray_connection.connect(num_cpus(config.stages, num_cores()), log_format=config.log.format)

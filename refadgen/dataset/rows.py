@@ -7,6 +7,7 @@ Between stages travel encoded bytes and small columns, never decoded images.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from refadgen.batch.planning import PlannedRow
 from refadgen.batch.row_stage import RowFailure
@@ -33,6 +34,10 @@ class AdRow:
     @property
     def label(self) -> str:
         return f"row {self.row}, ad {self.ad_id!r}"
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        return {"row": self.row, "ad": self.ad_id}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -248,6 +248,8 @@ class AdDescriber:
                 failure = RowFailure.of(error)
             except Exception as error:
                 failure = self._errors.failure(error, ad.label)
+        if failure is not None:
+            self._errors.tell(ad, failure)
         return DescribedAd.of(ad, error=failure, captions=captions, describe_s=seconds)
 
 
@@ -332,6 +334,7 @@ class TripletBuilder(RowStage[DescribedAd, Built, BuiltAd]):
         failure = ad.error
         if isinstance(file, Exception):
             failure, file = self._errors.failure(file, ad.label, "publish_failed"), ""
+            self._errors.tell(ad, failure)
         return AdLedgerRow(
             row_id=ad.row_id,
             run_id=self._run_id,

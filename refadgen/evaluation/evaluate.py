@@ -150,7 +150,7 @@ class Evaluation:
             candidates,
         )
         with LedgerWriter(ScoreLedger(self._storage)) as writer:
-            record_rows(dataset, writer, total=planned.to_score, unit="image")
+            record_rows(dataset, writer, total=planned.to_score, unit="image", job="evaluate", run_id=run_id)
 
 
 _signatures_task = ray.remote(product_signatures)

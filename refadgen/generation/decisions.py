@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from refadgen.batch.ledger import Ledger, now, short_keys
@@ -215,9 +214,7 @@ _NEEDED = ("sku", "scene", "reason", "decision")
 
 def _of_decided(ledger: Ledger, decided: Mapping[str, Decided]) -> list[dict[str, Any]]:
     """The latest rows of decided products; not those of catalogue rows that could not be read, which have no scene."""
-    latest = ledger.latest(_NEEDED)
-    chosen = latest.filter(pc.is_in(latest["sku"], value_set=pa.array(decided, pa.string())))
-    rows: list[dict[str, Any]] = chosen.to_pylist()
+    rows: list[dict[str, Any]] = ledger.latest(_NEEDED, of=("sku", pa.array(decided, pa.string()))).to_pylist()
     return [row for row in rows if row["scene"]]
 
 

@@ -16,15 +16,18 @@ import pyarrow as pa
 
 from refadgen.batch.actor_pools import restart_actor
 from refadgen.batch.limits import EndOfRun
+from refadgen.batch.metrics import count_step
 from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig
+from refadgen.config.devices import device_kind, resolve_device
 from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import EngineLostError, Event, Failed, Finished, OutOfDeviceMemoryError, StepEngine
 from refadgen.errors import RowError
 from refadgen.generation.ladder import Judged, Ladder
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
+from refadgen.generation.same_device import require_same_device
 from refadgen.generation.wanted import WantedImage
 from refadgen.storage.pictures import from_png
 
@@ -57,6 +60,7 @@ class _Task:
     mask: npt.NDArray[np.uint8]
     product_key: str
     ladder: Ladder
+    device: str
     generate_s: float = 0.0
     batch_size: int | None = None
     ticket: "Ticket[AdOrder, npt.NDArray[np.uint8]] | None" = None
@@ -76,6 +80,7 @@ class _Task:
             scores=None if judged is None else judged.scores,
             generate_s=self.generate_s if attempts else None,
             batch_size=self.batch_size,
+            device=self.device if attempts else None,
         )
         self.done.put((self, made))
 
@@ -91,17 +96,25 @@ class AdGenerator:
     hand.
     """
 
-    def __init__(self, config: GenerateConfig, run_id: str, end: EndOfRun = _NO_END) -> None:
+    def __init__(self, config: GenerateConfig, run_id: str, end: EndOfRun = _NO_END, same_device: Any = None) -> None:
         """Loads the model. end: from when on no image is begun; such images leave the stream without a trace.
+        same_device: what all actors of a run ask that may not mix kinds of device (`device_choice`).
 
-        Raises: ValueError for a model, device or number format that cannot be.
+        Raises: ValueError for a model, device or number format that cannot be; MixedDevicesError.
         """
+        self._device = self._kind_of_device(config)
+        require_same_device(same_device, self._device)
         self._config, self._end_of_run = config, end
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
         self._most_in_hand = 2 * config.sampling.images_in_flight
-        self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31)
+        self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31, observe=count_step)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
+
+    @staticmethod
+    def _kind_of_device(config: GenerateConfig) -> str:
+        gpu_expected = config.stages.generate.num_gpus > 0
+        return device_kind(resolve_device(config.model.device, gpu_expected=gpu_expected, field="model.device"))
 
     def _make_denoiser(self) -> "Denoiser[AdOrder, Any, npt.NDArray[np.uint8]]":
         # Only here: planning and the driver import this module without waiting for torch.
@@ -136,6 +149,8 @@ class AdGenerator:
                     assert in_hand, f"row {product.row} twice in a block"
                     task, image = self._next(done)
                     in_hand.discard(task)
+                    if image.error not in (None, task.product.error, _NOT_BEGUN):
+                        self._errors.tell(task.product, image.error)
                     finished[task.product.row, task.wanted] = image
                 images = tuple(image for image in map(finished.pop, keys) if image.error is not _NOT_BEGUN)
                 if images:
@@ -170,7 +185,7 @@ class AdGenerator:
         for wanted in row.wanted:
             fusion_scale = self._config.sampling.fusion_scale
             ladder = Ladder(self._config.quality, seed=wanted.seed, fusion_scale=fusion_scale)
-            task = _Task(row, wanted, done, canvas, mask, key, ladder)
+            task = _Task(row, wanted, done, canvas, mask, key, ladder, self._device)
             if error is not None:
                 task.finish(error=error)
             elif self._end_of_run.is_over:

@@ -19,10 +19,11 @@ from ray.data import Dataset
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
 from refadgen.batch.lease import held
-from refadgen.batch.ledger import Keys, LedgerWriter
+from refadgen.batch.ledger import Keys, LedgerWriter, mean_of
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
 from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_pools
+from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.batch.shards import Shard
 from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
@@ -45,6 +46,7 @@ from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.report import write_report
 from refadgen.generation.review import ReviewPages, write_review
 from refadgen.generation.rows import PlannedProduct
+from refadgen.generation.same_device import device_choice, mixing_named
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import pixel_settings
 from refadgen.storage.addresses import redact_address
@@ -127,11 +129,13 @@ class CatalogJob:
         limits: Limits = _NO_LIMITS,
         shard: Shard = _WHOLE,
         local: bool = False,
+        same_device: bool = False,
     ) -> None:
         """limit: only the catalogue's first rows. retry_failed: retries images that failed before. check_inputs:
         fetches the product images of reconciled images again, and makes those anew whose bytes have changed. review:
-        files of a person's decisions about masks. limits: when the run stops starting images.
-        shard: whose products are made. local: only this process reads the catalogue: a dry run without Ray.
+        files of a person's decisions about masks. limits: when the run stops starting images. shard: whose products are
+        made. local: only this process reads the catalogue: a dry run without Ray. same_device: whether all images of
+        the output must come from one kind of device.
 
         Raises: ValueError naming what is wrong with catalogue, output, model, a setting or a decision.
         """
@@ -140,13 +144,14 @@ class CatalogJob:
         self._catalog_uri = Storage(catalog_uri).uri  # absolute: actors work in other folders than this process
         self._storage = Storage(output_uri)
         self._retry_failed, self._limits = retry_failed, limits
-        self._check_inputs = check_inputs
+        self._check_inputs, self._same_device = check_inputs, same_device
         with_settings = with_model_settings if config.method.class_ is None else with_method_settings
         self._config, self._model = with_settings(config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
         self._shard = shard
+        self._same_device_choice: Any = None
         self._catalog: OpenCatalog = open_catalog(
             catalog_uri,
             config.catalog,
@@ -259,10 +264,9 @@ class CatalogJob:
         return f", {dtype} on GPUs, as it recommends" if dtype and self._config.model.dtype == "auto" else ""
 
     def _estimate(self, to_make: int) -> str:
-        seconds = [s for s in self._ledger.latest(["generate_s"])["generate_s"].to_pylist() if s]
-        if not seconds:
+        mean, num_actors = mean_of(self._ledger, "generate_s"), self._sizes["generate"].least
+        if not mean:
             return "no estimate: nothing was made in this output yet (--limit 20 makes a few)"
-        mean, num_actors = sum(seconds) / len(seconds), self._sizes["generate"].least
         total = mean * to_make / num_actors
         cost = f", {total / 3600 * self._cost_per_hour:.2f} for the GPUs" if self._cost_per_hour else ""
         return (
@@ -303,17 +307,22 @@ class CatalogJob:
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
         plan, counts = self.plan(record.run_id)
         record.start(wanted=counts.wanted, to_make=counts.to_make)
-        with LedgerWriter(self._ledger) as writer:
+        with LedgerWriter(self._ledger) as writer, mixing_named(self._same_device_choice):
             if counts.to_make:
                 record_rows(
                     self._generate(plan, record.run_id, end),
                     writer,
                     total=counts.to_make,
                     unit="image",
+                    job="generate_catalog",
+                    run_id=record.run_id,
+                    cost_per_hour=self._cost_per_hour,
                     callbacks=[stops_in_time(end, AdGenerator.__name__)],
                 )
         left = max(0, counts.to_make - writer.counts.total())
-        review = write_review(
+        # In tasks, like all that reads complete ledgers: the driver holds 8 bytes per image, not its row.
+        review = run_in_task(
+            write_review,
             self._storage,
             self._ledger,
             redact_address(self._catalog_uri),
@@ -343,11 +352,9 @@ class CatalogJob:
             images_per_s=round(summary.done / max(summary.seconds, 1e-9), 3),
             review=as_dict(review),
         )
-        write_report(self._storage, self._ledger, facts)
+        run_in_task(write_report, self._storage, self._ledger, facts)
         if self._config.output.public_url:
-            feeds = ray_connection.run_in_task(
-                _write_feeds, self._storage, self._ledger, self._config.output.public_url
-            )
+            feeds = run_in_task(_write_feeds, self._storage, self._ledger, self._config.output.public_url)
             summary = replace(summary, feeds=feeds)
         return summary
 
@@ -360,7 +367,8 @@ class CatalogJob:
         dataset = self._through(dataset, ProductSegmenter, "segment", run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
         calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
-        dataset = self._through(dataset, AdGenerator, "generate", run_id, end, calls_at_once=calls_at_once)
+        bound = self._same_device_choice
+        dataset = self._through(dataset, AdGenerator, "generate", run_id, end, bound, calls_at_once=calls_at_once)
         return self._through(dataset, AdPublisher, "publish", run_id, self._storage.uri, self._model)
 
     def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, calls_at_once: int = 1) -> Dataset:
@@ -395,10 +403,12 @@ class CatalogJob:
 
     def require_resources(self) -> None:
         """Raises: ValueError when the cluster can never hold all actors at once: the job would wait for ever; and for a
-        budget in money where nothing has a price.
+        budget in money where nothing has a price, or an output that mixes devices where it may not.
         """
         require_resources(self._config.stages, self._sizes)
         self._limits.end(self._cost_per_hour)
+        if self._same_device:
+            self._same_device_choice = device_choice(self._ledger)
 
 
 def _write_feeds(storage: Storage, ledger: AdLedger, public_url: str) -> dict[str, int]:
@@ -407,4 +417,4 @@ def _write_feeds(storage: Storage, ledger: AdLedger, public_url: str) -> dict[st
 
 def connect_ray(config: GenerateConfig) -> None:
     """Joins or starts a Ray with room for all actors."""
-    ray_connection.connect(num_cpus(config.stages, num_cores()))
+    ray_connection.connect(num_cpus(config.stages, num_cores()), log_format=config.log.format)

@@ -85,6 +85,9 @@ class AdLedgerRow:
     cost: Float32 | None = None
     """Of the image's `generate_s` on its actor's GPUs, at `cost.per_gpu_hour`; None: no price was set, or none was
     drawn. Starts, waiting and other stages are in the run's cost (`run.json`) only."""
+    device: str | None = None
+    """The kind of device that made it, such as "NVIDIA H100 80GB HBM3" or "cpu x86_64 AVX2"; None: none was drawn.
+    Pictures are the same byte for byte on one kind only."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

@@ -15,31 +15,36 @@ from typing import Any
 
 
 def page_json(document: Mapping[str, Any]) -> bytes:
-    """A document as JSON that is safe inside a script element; values as `_plain` has them."""
-    text = json.dumps(_plain(document), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """A document as JSON that is safe inside a script element; values as `plain` has them."""
+    return plain_json(plain(document))
+
+
+def plain_json(document: Any) -> bytes:
+    """As `page_json`, for a document of JSON's own types without NaN."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     # A lone surrogate, of a file name that is not UTF-8, becomes a JSON escape.
     return text.encode("utf-8", "backslashreplace")
 
 
-def filled_page(name: str, data: bytes, package: str = __package__) -> bytes:
-    """The page `name` of a package with `data`, which `page_json` made, in its place."""
-    head, _, tail = _template(name, package).partition("__DATA__")
-    return head.encode() + data + tail.encode()
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in JSON's own types: other objects as their text, NaN and infinities as null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value)
+
+
+def filled_page(name: str, data: bytes, package: str = __package__) -> bytes:
+    """The page `name` of a package with `data`, which `page_json` made, in its place."""
+    head, _, tail = _template(name, package).partition("__DATA__")
+    return head.encode() + data + tail.encode()
 
 
 def _template(name: str, package: str) -> str:
@@ -49,7 +54,8 @@ def _template(name: str, package: str) -> str:
         "default-src": "'none'",
         "img-src": "'self' file: data: blob:",
         "style-src": _hash_of("style", page),
-        "script-src": _hash_of("script", page),
+        # Its own script may add scripts that lie beside the page, from a disk too; nothing else may.
+        "script-src": f"{_hash_of('script', page)} 'strict-dynamic'",
         "base-uri": "'none'",
         "form-action": "'none'",
     }

@@ -66,7 +66,9 @@ class AdPublisher:
                 self._publish_product(product)
                 published = self._publish(product, image)
             except Exception as error:  # storage raises many kinds; the image can be made and written again
-                published = _Published(self._errors.failure(error, product.label, "publish_failed"))
+                failure = self._errors.failure(error, product.label, "publish_failed")
+                self._errors.tell(product, failure)
+                published = _Published(failure)
             rows.append(self._ledger_row(product, image, published, time.monotonic() - started))
         return rows
 
@@ -159,6 +161,7 @@ class AdPublisher:
             local_similarity=scores.local_similarity if scores else None,
             hue_similarity=scores.hue_similarity if scores else None,
             cost=self._cost(image.generate_s),
+            device=image.device,
         )
 
     def _cost(self, generate_s: float | None) -> float | None:

@@ -3,139 +3,150 @@
 Rows go in as compact JSON, column by column; the page (`report.html` of this package) does the rest in the browser and
 links to the pictures relatively. Nothing of the ledger ever becomes markup: the JSON cannot end its script element, the
 page only sets texts and attributes, and a content security policy allows no other script and no outside address.
+
+A run that fits on the page is that one file. Beyond, the page holds a selection, and all images lie in parts below
+`report/` (`report_parts.py`), which the page finds by sku, status and reason. From an output alone:
+
+    python -m refadgen.generation.report out/demo
 """
 
-import math
-from collections.abc import Mapping
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from refadgen.batch.ledger import Ledger
-from refadgen.generation.ledger import SCHEMA
-from refadgen.generation.pages import filled_page, page_json
+from refadgen.batch.run_record import KEY as RUN_KEY
+from refadgen.batch.shards import record_keys
+from refadgen.generation.ledger import AdLedger
+from refadgen.generation.page_columns import page_columns
+from refadgen.generation.pages import filled_page, plain, plain_json
+from refadgen.generation.report_parts import WholeLedger, images_of_skus, write_parts
+from refadgen.generation.report_selection import select_rows
 from refadgen.storage.store import Storage
 
 KEY = "report.html"
+OVERVIEW_KEY = "report/overview.json"
 
-_LEFT_OUT = ("input_sha256",)  # long, and of no use to the eye
-_UNIQUE = ("image_id", "uri")  # all different: a table of distinct values would only add to them
-_ADDRESSES = ("uri", "product_uri")
-_MAX_TEXT = 600  # characters; a sku of 300 is shown in full
 _MAX_DATA_BYTES = 5_500_000
-_DONE_SHARE = 10  # one row in ten stays for `done`, however many rows failed
-
-
-_FOR_TOTALS = ("row", "sku", "status", "reason")
+_VERSION = "1"
+"""Of the parts' form: another one makes them anew."""
+_TRIES = 5
+"""Times that the parts are made where another driver folds its part of the ledger meanwhile."""
 
 
 def write_report(storage: Storage, ledger: Ledger, facts: Mapping[str, Any], *, max_rows: int = 10_000) -> str:
-    """Writes the report page into the output folder and returns its key.
+    """Writes the report into the output folder and returns the key of its page.
 
     facts: entries of run.json; shown as they are, so without secrets. max_rows: images on the page at most; fewer when
     their texts are very long. The page names the rows it leaves out, and its totals are always those of the complete
-    ledger. Raises: OSError when the file cannot be written.
+    ledger. Parts that an earlier run wrote stay where the ledger has not changed since.
+    Raises: OSError when a file cannot be written.
     """
-    latest = ledger.latest(_FOR_TOTALS)  # few columns of all rows, then all columns of few
-    shown = ledger.latest(ids=select_rows(latest, max_rows)["image_id"].combine_chunks())
-    data = report_data(storage.uri, latest, shown, facts)
-    while len(data) > _MAX_DATA_BYTES and len(shown) > 1:
-        shown = select_rows(shown, max(1, len(shown) * _MAX_DATA_BYTES // (len(data) * 11 // 10)))
-        data = report_data(storage.uri, latest, shown, facts)
-    storage.write(KEY, filled_page(KEY, data))
+    parts = ledger.parts()
+    if _has_more(ledger, parts, max_rows):
+        overview = _with_parts(storage, ledger, max_rows)
+    else:
+        whole = WholeLedger(max_rows)
+        whole.add(ledger.latest())
+        overview = _bounded_overview(storage.uri, whole)
+        _remove_parts(storage, _earlier(storage), "")
+    storage.write(KEY, filled_page(KEY, _with(overview, "facts", plain(facts))))
     return KEY
 
 
-def report_data(root: str, latest: pa.Table, shown: pa.Table, facts: Mapping[str, Any]) -> bytes:
-    """The page's JSON, safe inside a script element.
+def _has_more(ledger: Ledger, parts: Sequence[str], max_rows: int) -> bool:
+    """Whether the ledger has more rows than that."""
+    num_rows = 0
+    return any((num_rows := num_rows + len(piece)) > max_rows for piece in ledger.pieces(parts, ["status"]))
 
-    `columns` holds SCHEMA's columns of the rows in `shown`, each as a list of values or as `{values, index}`. The
-    complete ledger (`latest`) gives `totals` as `[status, reason, images]`, `images`, `products`, and `images_of_sku`
-    in the order of the column's values. `facts` as given. root: the output's address.
+
+def _with(document: bytes, name: str, value: Any) -> bytes:
+    """A JSON object with one entry more. value: of JSON's own types."""
+    return document[:-1] + b',"%b":%b}' % (name.encode(), plain_json(value))
+
+
+def _with_parts(storage: Storage, ledger: Ledger, max_rows: int) -> bytes:
+    """The page's data for a ledger that does not fit on it, after writing the parts where they are not there yet."""
+    earlier = _earlier(storage)
+    for attempt in range(_TRIES):
+        parts = ledger.parts()
+        # Parts of a ledger never change, so their names say what it holds.
+        told = "\n".join([_VERSION, storage.uri, str(max_rows), *parts])
+        folder = f"report/{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+        if earlier.get("parts", {}).get("folder") == folder:
+            return storage.read(OVERVIEW_KEY)
+        try:
+            whole = write_parts(storage, ledger, parts, folder, max_rows)
+            break
+        except FileNotFoundError:
+            if attempt == _TRIES - 1:
+                raise
+    index = {"folder": folder, "kinds": [list(kind) for kind in whole.totals], **whole.index}
+    overview = _with(_bounded_overview(storage.uri, whole), "parts", index)
+    storage.write(OVERVIEW_KEY, overview)
+    _remove_parts(storage, earlier, folder)
+    return overview
+
+
+def _earlier(storage: Storage) -> dict[str, Any]:
+    """The page's data of the last report with parts; empty: there was none."""
+    if not storage.exists(OVERVIEW_KEY):
+        return {}
+    found: dict[str, Any] = json.loads(storage.read(OVERVIEW_KEY))
+    return found
+
+
+def _remove_parts(storage: Storage, earlier: Mapping[str, Any], kept: str) -> None:
+    """Removes the parts of earlier reports, in other folders than `kept`."""
+    named = earlier.get("parts", {}).get("folder", "")
+    # Another driver of a shared output may be writing its own right now. Otherwise others are those of killed runs.
+    shared = any(key != RUN_KEY for key in record_keys(storage))
+    folders = [named] if shared else storage.names("report")
+    for folder in folders:
+        if folder not in ("", kept, OVERVIEW_KEY):
+            storage.delete([key for key in storage.names(folder) if key.endswith(".js")])
+    if earlier and not kept:
+        storage.delete([OVERVIEW_KEY])
+
+
+def _bounded_overview(root: str, whole: WholeLedger) -> bytes:
+    """The page's data without facts, of fewer rows where their texts are very long."""
+    shown = whole.selection
+    while len(overview := report_data(root, shown, whole)) > _MAX_DATA_BYTES and len(shown) > 1:
+        shown = select_rows(shown, max(1, len(shown) * _MAX_DATA_BYTES // (len(overview) * 11 // 10)))
+    return overview
+
+
+def report_data(root: str, shown: pa.Table, whole: WholeLedger) -> bytes:
+    """The page's data without facts, as a JSON object.
+
+    `columns` holds SCHEMA's columns of the rows in `shown` (`page_columns`). `totals` as `[status, reason, images]`,
+    `images` and `products` are of the complete ledger; so is `images_of_sku`, in the order of the column's values.
+    root: the output's address.
     """
     rows = shown.sort_by([("row", "ascending"), ("sku", "ascending"), ("variant", "ascending")])
-    totals = latest.group_by(["status", "reason"]).aggregate([([], "count_all")])
-    skus = rows["sku"].combine_chunks().dictionary_encode().dictionary
-    of_sku = pc.value_counts(pc.index_in(latest["sku"], value_set=skus))
-    images_of_sku = {entry["values"]: entry["counts"] for entry in of_sku.to_pylist()}
-    document = {
-        "columns": {name: _column(rows[name], name, root) for name in SCHEMA.names if name not in _LEFT_OUT},
-        "totals": [[row["status"], row["reason"], row["count_all"]] for row in totals.to_pylist()],
-        "images": len(latest),
-        "images_of_sku": [images_of_sku[index] for index in range(len(skus))],
-        "products": pc.count_distinct(latest["sku"]).as_py(),
-        "facts": facts,
+    told = {
+        "totals": [[*kind, number] for kind, number in whole.totals.items()],
+        "images": whole.images,
+        "images_of_sku": images_of_skus(rows),
+        "products": whole.products,
     }
-    return page_json(document)
+    return b'{"columns":%b,%b' % (page_columns(rows, root), plain_json(told)[1:])
 
 
-def select_rows(latest: pa.Table, max_rows: int) -> pa.Table:
-    """At most `max_rows` rows: failed and rejected first, in turns over their reasons so that each is there, then done.
-
-    Both in the order of the ids; done rows come product by product. A tenth of the places is kept for them.
-    """
-    if len(latest) <= max_rows:
-        return latest
-    is_done = pc.fill_null(pc.equal(latest["status"], "done"), False).to_numpy()
-    done, trouble = np.flatnonzero(is_done), np.flatnonzero(~is_done)
-    trouble = trouble[_in_turns(latest.select(["status", "reason"]).filter(pa.array(~is_done)))]
-    trouble = trouble[: max_rows - min(len(done), max_rows // _DONE_SHARE)]
-    room = max_rows - len(trouble)
-    skus = latest["sku"].take(pa.array(done[:room])).unique()
-    product = pc.fill_null(pc.index_in(latest["sku"], value_set=skus), len(skus)).to_numpy()[done]
-    done = done[np.argsort(product, kind="stable")][:room]
-    chosen = np.zeros(len(latest), dtype=bool)
-    chosen[trouble] = chosen[done] = True
-    return latest.filter(pa.array(chosen))
+def main() -> None:
+    """Writes the report of an output."""
+    parser = argparse.ArgumentParser(description="Write the report of an output of the main job.")
+    parser.add_argument("output", help="output folder of a run, a path or s3://")
+    storage = Storage(parser.parse_args().output)
+    records = sorted((json.loads(storage.read(key)) for key in record_keys(storage)), key=lambda run: run["started_at"])
+    write_report(storage, AdLedger(storage), records[-1] if records else {})
+    print(storage.uri_of(KEY))
 
 
-def _in_turns(trouble: pa.Table) -> npt.NDArray[np.int64]:
-    """An order of the rows in which each round takes one of every status and reason that still has some."""
-    kinds = pc.binary_join_element_wise(pc.fill_null(trouble["status"], ""), pc.fill_null(trouble["reason"], ""), "\n")
-    codes = kinds.combine_chunks().dictionary_encode().indices.to_numpy()
-    by_kind = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[by_kind], codes[by_kind])  # where each row's kind begins
-    rounds = np.empty(len(codes), dtype=np.int64)
-    rounds[by_kind] = np.arange(len(codes)) - starts
-    return np.argsort(rounds, kind="stable")
-
-
-def _column(values: pa.ChunkedArray, name: str, root: str) -> list[Any] | dict[str, list[Any]]:
-    """One column for the page: numbers rounded, times as seconds, addresses relative, repeated texts once."""
-    kind = values.type
-    if pa.types.is_floating(kind):
-        return [_number(value) for value in values.to_pylist()]
-    if pa.types.is_timestamp(kind):
-        return [None if value is None else int(value.timestamp()) for value in values.to_pylist()]
-    if name == "seed":  # beyond what a browser's numbers hold exactly
-        return [None if value is None else str(value) for value in values.to_pylist()]
-    if not pa.types.is_string(kind):
-        plain: list[Any] = values.to_pylist()
-        return plain
-    if name in _UNIQUE:
-        return [_text(value, name, root) for value in values.to_pylist()]
-    encoded = values.combine_chunks().dictionary_encode()
-    return {
-        "values": [_text(value, name, root) for value in encoded.dictionary.to_pylist()],
-        "index": encoded.indices.to_pylist(),
-    }
-
-
-def _text(value: str | None, name: str, root: str) -> str | None:
-    if value is None or name not in _ADDRESSES:
-        return value if value is None or len(value) <= _MAX_TEXT else value[:_MAX_TEXT] + "…"
-    return relative_link(value, root)
-
-
-def relative_link(uri: str, root: str) -> str:
-    """`uri` as a percent-encoded link relative to the folder `root`; empty when it leads out of it."""
-    path = uri.removeprefix(f"{root}/").lstrip("/")
-    return "" if ".." in path.split("/") else quote(path, safe="/")
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, 4)
+if __name__ == "__main__":
+    main()

@@ -55,7 +55,8 @@ def write_review(storage: Storage, ledger: Ledger, catalog: str, max_masks: int,
     """
     pages = ReviewPages()
     if max_masks:
-        skus, num_doubtful = select_doubtful(ledger.latest(_NEEDED), max_masks, accepted_below)
+        doubted = _ever_doubtful(ledger, accepted_below)  # of millions of products a few, and only these are sorted
+        skus, num_doubtful = select_doubtful(ledger.latest(_NEEDED, of=("sku", doubted)), max_masks, accepted_below)
         with ThreadPoolExecutor(_READERS) as threads:  # small objects in a store: latency counts
             found = list(threads.map(lambda sku: storage.exists(doubtful_key(sku)), skus))
             kept = [sku for sku, is_there in zip(skus, found, strict=True) if is_there]
@@ -87,7 +88,7 @@ def select_doubtful(latest: pa.Table, max_masks: int, accepted_below: float) -> 
     """
     # A row without a scene is a catalogue row that could not be read, and may bear another product's sku.
     rows = latest.filter(pc.fill_null(pc.not_equal(latest["scene"], ""), False))
-    rows = rows.append_column("refused", pc.is_in(rows["reason"], value_set=pa.array(sorted(DOUBTS))))
+    rows = _with_refused(rows)
     skus = pc.unique(rows["sku"].filter(_is_doubtful(rows, accepted_below)))
     rows = rows.filter(pc.is_in(rows["sku"], value_set=skus))
     rows = rows.sort_by([("sku", "ascending"), ("recorded_at", "descending")])
@@ -104,6 +105,22 @@ def select_doubtful(latest: pa.Table, max_masks: int, accepted_below: float) -> 
     num_refused = max(max_masks - len(accepted), max_masks - max_masks // _ACCEPTED_SHARE)
     chosen = [*refused[:num_refused].to_pylist(), *accepted.to_pylist()]
     return chosen[:max_masks], len(rows)
+
+
+def _ever_doubtful(ledger: Ledger, accepted_below: float) -> pa.Array:
+    """The skus with a doubtful row, be it the latest one or not."""
+    found = ledger.of_parts(
+        _NEEDED,
+        lambda pieces: [
+            pc.unique(rows["sku"].filter(_is_doubtful(_with_refused(rows), accepted_below))) for rows in pieces
+        ],
+    )
+    return pc.unique(pa.chunked_array([skus for part in found for skus in part], pa.string()))
+
+
+def _with_refused(rows: pa.Table) -> pa.Table:
+    """With a column that says whether the mask was refused for doubt."""
+    return rows.append_column("refused", pc.is_in(rows["reason"], value_set=pa.array(sorted(DOUBTS))))
 
 
 def _is_doubtful(rows: pa.Table, accepted_below: float) -> pa.ChunkedArray:

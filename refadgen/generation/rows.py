@@ -7,6 +7,7 @@ its images.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from refadgen.batch.planning import PlannedRow
 from refadgen.batch.row_stage import RowFailure
@@ -37,6 +38,10 @@ class ProductRow:
     @property
     def label(self) -> str:
         return f"row {self.row}, sku {self.sku!r}"
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        return {"row": self.row, "sku": self.sku}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +122,8 @@ class GeneratedImage:
     generate_s: Float32 | None = None
     batch_size: Int32 | None = None
     """Of the batches that the image was made in; None where none was drawn."""
+    device: str | None = None
+    """The kind of device that drew it (`config/devices.device_kind`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +153,10 @@ class GeneratedProduct:
     @property
     def label(self) -> str:
         return f"row {self.row}, sku {self.sku!r}"
+
+    @property
+    def log_facts(self) -> dict[str, Any]:
+        return {"row": self.row, "sku": self.sku}
 
     @classmethod
     def of(cls, product: PlacedProduct, images: tuple[GeneratedImage, ...]) -> "GeneratedProduct":

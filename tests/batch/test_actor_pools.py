@@ -13,7 +13,7 @@ import ray
 from refadgen.batch import actor_pools, ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, restart_actor, with_stage
 from refadgen.batch.ledger import LedgerWriter
-from refadgen.batch.pool_sizes import PoolSize
+from refadgen.batch.pool_sizes import NodeSize, PoolSize
 from refadgen.batch.run_record import record_rows
 from refadgen.config import GenerateConfig, load_config
 from refadgen.config.sections import StageConfig
@@ -54,11 +54,16 @@ def recorded(folder: Path, *, heals: bool) -> list[int]:
     return rows_through(Stage, ONE, calls_at_once=3)
 
 
+def numbered(count: int) -> pa.Table:
+    """Rows as a ledger has them, as far as a run looks at them."""
+    return pa.table({"n": list(range(count)), "status": ["done"] * count, "reason": [""] * count})
+
+
 def rows_through(stage: type, size: PoolSize, calls_at_once: int = 1) -> list[int]:
-    rows = ray.data.from_arrow(pa.table({"n": list(range(NUM_ROWS))})).repartition(NUM_ROWS)
+    rows = ray.data.from_arrow(numbered(NUM_ROWS)).repartition(NUM_ROWS)
     writer = Recorded()
     stream = with_stage(rows, stage, StageConfig(), size, 1, calls_at_once=calls_at_once)
-    record_rows(stream, writer, total=NUM_ROWS, unit="row")
+    record_rows(stream, writer, total=NUM_ROWS, unit="row", job="test", run_id="r1")
     return writer.rows
 
 
@@ -126,10 +131,12 @@ def test_an_idle_actor_that_cannot_start_again_ends_the_run(local_ray: None, tmp
             lost.touch()
             os._exit(1)
 
-    rows = ray.data.from_arrow(pa.table({"n": [0, 1, 2]})).repartition(3)
+    rows = ray.data.from_arrow(numbered(3)).repartition(3)
     fed = with_stage(rows, Feeder, StageConfig(), ONE, 1)
     with pytest.raises(RuntimeError, match=r"MapBatches\(Stage\).*: an actor ended while it had no work"):
-        record_rows(with_stage(fed, Stage, StageConfig(), ONE, 1), Recorded(), total=3, unit="row")
+        record_rows(
+            with_stage(fed, Stage, StageConfig(), ONE, 1), Recorded(), total=3, unit="row", job="test", run_id="r1"
+        )
 
 
 @pytest.mark.slow
@@ -147,6 +154,23 @@ def test_a_pool_grows_while_its_blocks_pile_up(
     assert sorted(rows_through(Stage, PoolSize(1, 2))) == list(range(NUM_ROWS))
     assert len(list(tmp_path.iterdir())) == 2
     assert capsys.readouterr().err.count("Stage: 1 more, for its blocks pile up") == 1
+
+
+@pytest.mark.slow
+def test_a_pool_falls_back_on_the_labels_that_a_node_has(local_ray: None) -> None:
+    class Stage:
+        def __call__(self, table: pa.Table) -> pa.Table:
+            return table
+
+    here = f"ray.io/node-id={ray.nodes()[0]['NodeID']}"
+    pool = StageConfig(label_selector=("zone=nowhere", here))
+    writer = Recorded()
+    stream = with_stage(ray.data.from_arrow(numbered(3)).repartition(3), Stage, pool, ONE, 1)
+    record_rows(stream, writer, total=3, unit="row", job="test", run_id="r1")
+    assert sorted(writer.rows) == [0, 1, 2]
+    stages = load_config(GenerateConfig, None, ["stages.publish.label_selector=zone=nowhere"]).stages
+    with pytest.raises(ValueError, match=r"stages\.publish\.label_selector=\['zone=nowhere'\]: no node of this Ray"):
+        require_resources(stages, dict.fromkeys(("fetch", "segment", "generate", "publish"), ONE))
 
 
 @pytest.mark.slow
@@ -174,7 +198,7 @@ def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None
             self.max_count, self.resources = max_count, resources
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 8}, {"CPU": 16, "GPU": 1}])
+    monkeypatch.setattr(actor_pools, "_live_nodes", lambda: [NodeSize(8), NodeSize(16, 1)])
     monkeypatch.setattr(actor_pools, "_node_groups", lambda: [Group(3, CPU=16, GPU=1)])
     assert [node.gpus for node in nodes_of_ray(cores=2)] == [0, 1, 1, 1]
     stages = load_config(GenerateConfig, None, ["stages.generate.num_gpus=1"]).stages
@@ -188,7 +212,7 @@ def test_nodes_that_a_ray_may_add_count(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_node_must_have_both_the_cpus_and_the_gpus_of_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would wait for ever, though the Ray has enough of each."""
-    monkeypatch.setattr(actor_pools, "_nodes", lambda: [{"CPU": 64}, {"CPU": 4, "GPU": 1}])
+    monkeypatch.setattr(actor_pools, "_live_nodes", lambda: [NodeSize(64), NodeSize(4, 1)])
     monkeypatch.setattr(actor_pools, "_node_groups", list)
     sizes = dict.fromkeys(("fetch", "segment", "generate", "publish"), ONE)
     words = ["stages.generate.num_gpus=1", "stages.generate.num_cpus=8"]

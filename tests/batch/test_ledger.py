@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from refadgen.batch.ledger import Ledger, LedgerWriter, are_reconciled, short_key, short_keys
+from refadgen.batch.ledger import Ledger, LedgerWriter, are_reconciled, mean_of, short_key, short_keys
 from refadgen.generation.ledger import SCHEMA, AdLedger
 from refadgen.storage.store import Storage
 
@@ -95,6 +95,22 @@ def test_only_the_rows_of_wanted_ids_are_read(ledger: Ledger) -> None:
     ledger.append(table([entry(1, "done"), entry(2, "done"), entry(3, "done")]))
     wanted = pa.array([f"{n:032x}" for n in (3, 1)])
     assert [row["image_id"][-1] for row in ledger.latest(ids=wanted).to_pylist()] == ["1", "3"]
+
+
+def test_only_the_rows_of_wanted_values_are_read_in_small_pieces(ledger: Ledger, monkeypatch: Any) -> None:
+    monkeypatch.setattr("refadgen.batch.ledger._PIECE_ROWS", 2)
+    ledger.append(table([entry(n, "failed", sku=f"S{n // 2}") for n in range(7)]))
+    ledger.append(table([entry(2, "done", minute=1, sku="S1")]))
+    found = ledger.latest(["status"], of=("sku", pa.array(["S1", "S3", "none"]))).to_pylist()
+    assert [(int(row["image_id"], 16), row["status"]) for row in found] == [(2, "done"), (3, "failed"), (6, "failed")]
+    assert ledger.of_parts(["sku"], lambda pieces: [len(piece) for piece in pieces]) == [[2, 2, 2, 1], [1]]
+
+
+def test_the_mean_of_a_column_leaves_out_what_was_not_measured(ledger: Ledger) -> None:
+    assert mean_of(ledger, "generate_s") == 0
+    ledger.append(table([entry(n, "done", generate_s=value) for n, value in enumerate([2.0, None, 0.0])]))
+    ledger.append(table([entry(3, "done", generate_s=5.0)]))
+    assert mean_of(ledger, "generate_s") == 3.5
 
 
 def test_what_a_setting_lifts_is_taken_up_with_what_failed(ledger: Ledger) -> None:

@@ -1,10 +1,12 @@
 """One row stage: errors stay in their row, faults are logged once with their traceback, wrong stages do not start."""
 
+import json
 import logging
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
+from ray._common.formatters import JSONFormatter
 
 from refadgen.batch.row_stage import RowFailure, RowStage
 from refadgen.batch.rows import from_table, to_table
@@ -21,6 +23,10 @@ class Given:
     @property
     def label(self) -> str:
         return f"row {self.row}, sku {self.sku!r}"
+
+    @property
+    def log_facts(self) -> dict[str, object]:
+        return {"row": self.row, "sku": self.sku}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +108,37 @@ def test_a_subclass_made_by_ray_is_logged_under_the_stages_name(caplog: pytest.L
     wrapper = type("_Wrapper", (Halver,), {"__module__": "ray.data._internal.execution.util"})
     run(wrapper("run-1"), 0)
     assert caplog.records[0].getMessage().startswith("Halver failed: ")
+
+
+def test_json_logs_tell_of_each_row_that_ends_and_text_logs_of_none(caplog: pytest.LogCaptureFixture) -> None:
+    stage = Halver("run-1")
+    run(stage, 4, 3)
+    assert not caplog.records
+    caplog.set_level(logging.INFO, logger="refadgen.batch")  # as JSON logs have it
+    rows = run(stage, 4, 3, 8)
+    assert [row.half for row in rows] == [2, None, 4]
+    (record,) = caplog.records
+    assert record.getMessage() == "rejected: bad_seed"
+    told = {name: getattr(record, name) for name in ("run_id", "stage", "row", "sku", "detail")}
+    assert told == {
+        "run_id": "run-1",
+        "stage": "Halver",
+        "row": 1,
+        "sku": "s1",
+        "detail": "row 1: seed 3: is odd",
+    }
+    caplog.clear()
+    run(stage, 2, error=RowFailure("failed", "image_timeout", "an earlier stage has told of it"))
+    assert not caplog.records
+
+
+def test_a_line_of_rays_json_holds_these_fields(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="refadgen.batch")
+    run(Halver("run-1"), 1, 0)
+    lines = [json.loads(JSONFormatter().format(record)) for record in caplog.records]
+    assert [(line["levelname"], line["run_id"], line["stage"], line.get("sku")) for line in lines] == [
+        ("INFO", "run-1", "Halver", "s0"),
+        ("ERROR", "run-1", "Halver", None),
+        ("INFO", "run-1", "Halver", "s1"),
+    ]
+    assert "ZeroDivisionError" in lines[1]["exc_text"]

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pytest
 
 from refadgen.generation.ledger import SCHEMA, AdLedger
-from refadgen.generation.report import relative_link, select_rows, write_report
+from refadgen.generation.page_columns import relative_link
+from refadgen.generation.report import write_report
+from refadgen.generation.report_selection import select_rows
 from refadgen.storage.store import Storage
 
 HOSTILE = (

@@ -140,3 +140,13 @@ def test_what_cannot_be_read_is_nothing(storage: Storage) -> None:
     assert read_doubtful(storage, "b") is None
     storage.write(key, b"PAR1 and nothing more")
     assert read_doubtful(storage, "a") is None
+
+
+def test_a_mask_that_is_doubtful_no_more_is_not_shown(storage: Storage) -> None:
+    keep(storage, "cleared")
+    keep(storage, "doubtful")
+    doubtful = [ledger_row(n, sku, mask_score=0.5) for n, sku in enumerate(["cleared", "doubtful"])]
+    ledger_of(storage, doubtful)
+    ledger = ledger_of(storage, [accepted(0, "cleared", 0.99)])
+    assert write_review(storage, ledger, CATALOG, 10, 0.9).masks == 1
+    assert [each["sku"] for each in data_of(storage)["masks"]] == ["doubtful"]

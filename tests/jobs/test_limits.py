@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import job_runs
+import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
 from refadgen.batch.limits import EndOfRun, Limits
 from refadgen.config import GenerateConfig, load_config
 from refadgen.generation.job import CatalogJob
+from refadgen.generation.ledger import AdLedger
+from refadgen.generation.same_device import recorded_devices
+from refadgen.storage.store import Storage
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +83,24 @@ def test_a_limit_that_is_none_stops_the_job_before_it_starts(
     assert refused.returncode == 2
     assert message in refused.stderr
     assert not (tmp_path / "out" / "images").exists()
+
+
+def test_images_of_another_device_are_not_mixed_in(
+    whole_run: Path, random_model: Path, shared_ray: None, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    ledger = AdLedger(Storage(str(output)))
+    done = AdLedger(Storage(str(whole_run))).latest()
+    assert {kind.split()[0] for kind in done["device"].to_pylist()} == {"cpu"}
+    place = done.schema.get_field_index("device")
+    ledger.append(done.set_column(place, "device", pa.array(["NVIDIA L4"] * len(done))).slice(0, 6))
+    refused = job_runs.run_here(job_runs.CATALOG, output, random_model, *job_runs.QUICK, "--same-device")
+    assert refused.returncode == 2
+    assert "--same-device: the images of this output come from 'NVIDIA L4', and an actor has 'cpu" in refused.stderr
+    assert len(job_runs.ledger_rows(output)) == 6
+    mixed = job_runs.run_here(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
+    assert mixed.returncode == 0, mixed.stderr[-3000:]
+    assert recorded_devices(ledger)[0] == "NVIDIA L4"
+    refused = job_runs.run_here(job_runs.CATALOG, output, random_model, *job_runs.QUICK, "--same-device")
+    assert refused.returncode == 2
+    assert "--same-device: the output holds images of NVIDIA L4 and cpu" in refused.stderr
