@@ -23,9 +23,12 @@ def page_json(document: Mapping[str, Any]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def filled_page(name: str, data: bytes, package: str = __package__) -> bytes:
-    """The page `name` of a package with `data`, which `page_json` made, in its place."""
-    head, _, tail = _template(name, package).partition("__DATA__")
+def filled_page(name: str, data: bytes, package: str = __package__, *, asks_server: bool = False) -> bytes:
+    """The page `name` of a package with `data`, which `page_json` made, in its place.
+
+    asks_server: whether its script may send requests to the server that it came from.
+    """
+    head, _, tail = _template(name, package, asks_server=asks_server).partition("__DATA__")
     return head.encode() + data + tail.encode()
 
 
@@ -42,7 +45,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _template(name: str, package: str) -> str:
+def _template(name: str, package: str, *, asks_server: bool) -> str:
     """The page, without data, with the policy that allows its own style and script by their hashes."""
     page = files(package).joinpath(name).read_text("utf-8")
     policy = {
@@ -50,6 +53,7 @@ def _template(name: str, package: str) -> str:
         "img-src": "'self' file: data: blob:",
         "style-src": _hash_of("style", page),
         "script-src": _hash_of("script", page),
+        "connect-src": "'self'" if asks_server else "'none'",
         "base-uri": "'none'",
         "form-action": "'none'",
     }
