@@ -30,6 +30,7 @@ from refadgen.config.sections import (
     StageConfig,
 )
 from refadgen.config.serve import ServeConfig
+from refadgen.config.study import StudyConfig
 from refadgen.config.train import TrainConfig
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "ServeConfig",
     "StageConfig",
     "StagesConfig",
+    "StudyConfig",
     "TrainConfig",
     "TripletConfig",
     "as_dict",

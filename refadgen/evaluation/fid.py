@@ -54,8 +54,8 @@ def _of_files(uri: str, wanted: Sequence[tuple[str, npt.NDArray[np.int64]]]) -> 
 _files_task = ray.remote(_of_files)
 
 
-def ads_of_test_split(uri: str) -> list[Group]:
-    """Where the ads of the test split lie. Raises: ValueError where there is none."""
+def ads_of_test_split(uri: str, option: str = "--dataset") -> list[Group]:
+    """Where the ads of the test split lie. option: that named them. Raises: ValueError where there is none."""
     groups = [
         (key, index, offsets["test"])
         for key, found in online_files(uri).items()
@@ -63,7 +63,9 @@ def ads_of_test_split(uri: str) -> list[Group]:
         if offsets["test"]
     ]
     if not groups:
-        raise ValueError(f"--dataset {uri}: has no rows of the split test: FID compares with ads that no model saw")
+        raise ValueError(
+            f"{option} {uri}: has no rows of the split test: real ads to compare with are those that no model saw"
+        )
     return groups
 
 

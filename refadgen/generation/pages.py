@@ -28,6 +28,15 @@ def plain_json(document: Any) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
+def filled_page(name: str, data: bytes, package: str = __package__, *, asks_server: bool = False) -> bytes:
+    """The page `name` of a package with `data`, which `page_json` made, in its place.
+
+    asks_server: whether its script may send requests to the server that it came from.
+    """
+    head, _, tail = _template(name, package, asks_server=asks_server).partition("__DATA__")
+    return head.encode() + data + tail.encode()
+
+
 def plain(value: Any) -> Any:
     """`value` in JSON's own types: other objects as their text, NaN and infinities as null."""
     if isinstance(value, Mapping):
@@ -41,13 +50,7 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def filled_page(name: str, data: bytes, package: str = __package__) -> bytes:
-    """The page `name` of a package with `data`, which `page_json` made, in its place."""
-    head, _, tail = _template(name, package).partition("__DATA__")
-    return head.encode() + data + tail.encode()
-
-
-def _template(name: str, package: str) -> str:
+def _template(name: str, package: str, *, asks_server: bool) -> str:
     """The page, without data, with the policy that allows its own style and script by their hashes."""
     page = files(package).joinpath(name).read_text("utf-8")
     policy = {
@@ -56,6 +59,7 @@ def _template(name: str, package: str) -> str:
         "style-src": _hash_of("style", page),
         # Its own script may add scripts that lie beside the page, from a disk too; nothing else may.
         "script-src": f"{_hash_of('script', page)} 'strict-dynamic'",
+        "connect-src": "'self'" if asks_server else "'none'",
         "base-uri": "'none'",
         "form-action": "'none'",
     }

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serves until Ctrl-C. Returns the exit code."""
     options = parse_arguments(arguments)
     try:
-        port = _free_port(options.port)
+        port = free_port(options.port)
         application = _application(options.settings)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,7 +57,7 @@ def start(application: Application, port: int, *, blocking: bool = False) -> Non
     serve.run(application, name="refadgen", blocking=blocking)
 
 
-def _free_port(text: str) -> int:
+def free_port(text: str, host: str = HOST) -> int:
     """Raises: ValueError where `text` is no port, or nobody can listen there."""
     port = int(text) if text.isascii() and text.isdecimal() else 0
     if not 0 < port < 65536:
@@ -66,10 +66,10 @@ def _free_port(text: str) -> int:
         # As the server does: connections that a server before it has closed do not hold the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
             raise ValueError(
-                f"--port {port}: cannot listen on {HOST}:{port} ({error.strerror}); give another one "
+                f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); give another one "
                 "(make serve PORT=8100)"
             ) from error
     return port
