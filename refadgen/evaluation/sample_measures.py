@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from refadgen.config import SegmentationConfig
 from refadgen.evaluation.measures.masks import MaskOverlap
 from refadgen.evaluation.measures.picture import AdPicture, Scorer
-from refadgen.evaluation.measures.pixels import NearestProduct, Registration, signature
+from refadgen.evaluation.measures.pixels import ColorDrift, NearestProduct, Registration, signature
 from refadgen.generation.scores import score_fidelity
 from refadgen.training.measuring import Sample
 
@@ -14,7 +14,7 @@ from refadgen.training.measuring import Sample
 @dataclass(frozen=True)
 class IdentityMeasures:
     """The scores of the gate (`generation/scores.py`), nearest product among the samples' own, overlap with M′ and
-    expansion by the project's mask network, shift and scale (`measures/`)."""
+    expansion by the project's mask network, shift, scale and colour drift (`measures/`)."""
 
     def __call__(self, samples: Sequence[Sample]) -> Mapping[str, Sequence[float | None]]:
         """By the measure's name a value of each sample; None: it has none."""
@@ -25,6 +25,7 @@ class IdentityMeasures:
             NearestProduct({"": products}),
             MaskOverlap(SegmentationConfig(), gpu_expected=False),
             Registration(),
+            ColorDrift(),
         ]
         pictures = [
             AdPicture(

@@ -99,7 +99,7 @@ def test_the_measures_are_those_of_what_the_checkpoint_draws(config: TrainConfig
     assert [each["step"] for each in found] == [2, 4, 6]
     assert {(each["images"], each["num_inference_steps"]) for each in found} == {(2, 2)}
     names = {"color_similarity", "structure_similarity", "local_similarity", "hue_similarity"}
-    names |= {"nearest_product", "mask_iou", "object_expansion", "shift", "scale_error"}
+    names |= {"nearest_product", "mask_iou", "object_expansion", "shift", "scale_error", "color_drift"}
     assert set(found[0]["means"]) == names
 
     last = CheckpointStore(str(tmp_path)).load(6)
