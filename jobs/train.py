@@ -55,7 +55,12 @@ def main(words: list[str] | None = None) -> int:
     from refadgen.training import job  # late, for Ray and torch take seconds: a wrong word is refused at once
 
     try:
-        training = job.TrainingJob(config, arguments.output)
+        measures = None
+        if config.measure.every:
+            from refadgen.evaluation.sample_measures import IdentityMeasures
+
+            measures = IdentityMeasures()
+        training = job.TrainingJob(config, arguments.output, measures)
         print(training.describe(), flush=True)
         if arguments.dry_run:
             print(to_yaml(training.config))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from refadgen.config.marks import Decides, Place, Section, device_setting, setting
+from refadgen.config.marks import Decides, Place, Section, device_setting, require, setting
 from refadgen.config.sections import SegmentationConfig, StageConfig
 
 # Nothing of an evaluation enters an id of the main job: kept scores have a key of their own (`evaluation/scoring.py`).
@@ -81,6 +81,31 @@ class OcrConfig(Section, name="ocr"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeConfig(Section, name="judge"):
+    """A vision-language model that compares ad and product, on a sample."""
+
+    url: str | None = setting(
+        None, _RUN, pattern=r"https?://[^/@?#\s]+(/[^@?#\s]*)?", rule="http(s)://host[:port]/path, without a key in it"
+    )
+    """Address with OpenAI's interface, up to `/v1`: of a vLLM, an Ollama or a service. It sees product and ad."""
+    model: str = setting("", _RUN)
+    """Name of the model there, such as Qwen/Qwen2.5-VL-7B-Instruct (Apache-2.0)."""
+    key_variable: str | None = setting(None, _RUN, pattern=r"[A-Za-z_][A-Za-z0-9_]*", rule="a name of a variable")
+    """Environment variable that holds the key; None: none is sent. The key itself is never a setting, nor logged."""
+    share: float = setting(0.1, _RUN, above=0, most=1)
+    """Share of ads that are judged: by product and prompt, the same in all runs."""
+    picture_px: int = setting(768, _RUN, least=64, most=4096)
+    """Longer side of the pictures that are sent."""
+    max_tokens: int = setting(200, _RUN, least=16, most=8192)
+    """Longest answer; a longer one is cut off and not scored. Models that think before they answer need more."""
+    timeout_s: float = setting(120.0, _RUN, above=0)
+    """Of one request; it is made five times at most."""
+
+    def check(self) -> None:
+        require(self.url is None or bool(self.model.strip()), "judge.model", self.model, "named where judge.url is")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig(Section, name="score"):
     """How images are scored."""
 
@@ -121,6 +146,7 @@ class EvaluateConfig(Section):
     mp_lpips: MpLpipsConfig = field(default_factory=MpLpipsConfig)
     dino: DinoConfig = field(default_factory=DinoConfig)
     ocr: OcrConfig = field(default_factory=OcrConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     """Networks that find the product in the ads; without one, the project's own mask network does."""
     score: ScoreConfig = field(default_factory=ScoreConfig)

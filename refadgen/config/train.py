@@ -227,6 +227,30 @@ class RunConfig(Section, name="run"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasureConfig(Section, name="measure"):
+    """Measures of held-out samples on the way, without a network of other people."""
+
+    every: int = setting(0, _RUN, least=0)
+    """Steps between measures, at checkpoints; 0: none. The last checkpoint is measured too."""
+    images: int = setting(12, _RUN, least=1, most=1000)
+    """Held-out rows that are drawn, of as many products as possible."""
+    num_inference_steps: int = setting(8, _RUN, least=1, most=1000)
+    """Denoising steps of each: few, since checkpoints are compared with each other only."""
+    best_by: (
+        Literal[
+            "color_similarity",
+            "structure_similarity",
+            "local_similarity",
+            "hue_similarity",
+            "nearest_product",
+            "mask_iou",
+        ]
+        | None
+    ) = setting("structure_similarity", _RUN)
+    """The measure by which the best checkpoint stays besides the newest and becomes `model-best/`; None: none stays."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Section):
     """All settings of one training."""
 
@@ -235,8 +259,19 @@ class TrainConfig(Section):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
 
     def check(self) -> None:
+        if self.measure.every % self.run.checkpoint_every:
+            raise ValueError(
+                f"measure.every={self.measure.every}: must be a multiple of run.checkpoint_every="
+                f"{self.run.checkpoint_every}: checkpoints are measured"
+            )
+        if self.measure.every and self.model.trains == "text_to_image":
+            raise ValueError(
+                f"measure.every={self.measure.every} with model.trains=text_to_image: no product is seen there that a "
+                "sample could be measured against; set it to 0"
+            )
         if self.optimizer.name == "adamw_8bit" and self.run.strategy == "fsdp":
             raise ValueError(
                 "optimizer.name=adamw_8bit with run.strategy=fsdp: FSDP2 shards the moments already; use adamw, or "

@@ -38,10 +38,10 @@ from refadgen.evaluation.scoring import ImageScorer, product_signatures
 from refadgen.evaluation.summary import Cell, Summary, summarize
 from refadgen.storage.store import Storage
 
-_VERSION = 1
+_VERSION = 2
 """Of the measures' own code: a change of what they say raises it, and kept scores are made again."""
 _PACKAGES = ("ray", "torch", "transformers", "diffusers", "pillow", "numpy", "opencv-python-headless")
-_DECIDES = ("clip", "fid", "lpips", "mp_lpips", "dino", "ocr", "segmentation")
+_DECIDES = ("clip", "fid", "lpips", "mp_lpips", "dino", "ocr", "judge", "segmentation")
 """Sections that decide scores."""
 
 
@@ -171,6 +171,8 @@ def settings_key(config: EvaluateConfig) -> str:
     sections = {name: as_dict(getattr(config, name)) for name in _DECIDES}
     sections["segmentation"].pop("device")
     sections["fid"].pop("min_images")
+    for name in ("key_variable", "timeout_s"):
+        sections["judge"].pop(name)
     files = {}
     for fields in sections.values():
         for value in fields.values():

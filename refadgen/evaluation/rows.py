@@ -65,6 +65,10 @@ class ImageScores:
     object_expansion: Float32 | None = None
     shift: Float32 | None = None
     scale_error: Float32 | None = None
+    color_drift: Float32 | None = None
+    judge_identity: Float32 | None = None
+    judge_realism: Float32 | None = None
+    judge_no_answer: Float32 | None = None
 
 
 class ScoreLedger(Ledger):

@@ -43,11 +43,35 @@ def relit_similarities(image_u8: ImageU8, canvas_u8: ImageU8, inside: npt.NDArra
     image_u8, canvas_u8: H×W×3. inside: H×W, the product; not empty. Local: 1 − ΔE / 100 at the place where both differ
     most. Hue: 1 − the mean turn of the hue / 30°, weighted by chroma.
     """
+    weight, lab, own_lab = _in_one_light(image_u8, canvas_u8, inside)
+    return _local(lab - own_lab, weight), _hue(lab, own_lab, weight)
+
+
+def color_drift(image_u8: ImageU8, canvas_u8: ImageU8, inside: npt.NDArray[np.bool_]) -> float | None:
+    """How far the product's colours have drifted, apart from the light: the mean distance in CIELAB's a and b.
+
+    Shapes: as `relit_similarities`. 0: not at all; about 2 is just seen. Lightness does not count: shade and highlights
+    are light. None: the product is nowhere broader than a cell.
+    """
+    if not inside.any():
+        return None
+    weight, lab, own_lab = _in_one_light(image_u8, canvas_u8, inside)
+    if not weight.any():
+        return None
+    around = np.maximum(_blur(weight, _FINE_CELLS), 1e-4)[..., None]
+    # Blurred before its length is taken, so that noise cancels out.
+    difference = _blur((lab - own_lab)[..., 1:] * weight[..., None], _FINE_CELLS) / around
+    return float(np.average(np.linalg.norm(difference, axis=-1), weights=weight))
+
+
+def _in_one_light(
+    image_u8: ImageU8, canvas_u8: ImageU8, inside: npt.NDArray[np.bool_]
+) -> tuple[Floats, Floats, Floats]:
+    """The share of product in each cell, and both pictures there in one light, CIELAB."""
     weight, seen, given = _cells(image_u8, canvas_u8, inside)
     light, tint = _light(seen, given, weight)
     half = np.exp(0.5 * light)[..., None]  # halfway between both lights: neither saturates
-    lab, own_lab = _lab(seen / half), _lab(given * half * np.exp(tint))
-    return _local(lab - own_lab, weight), _hue(lab, own_lab, weight)
+    return weight, _lab(seen / half), _lab(given * half * np.exp(tint))
 
 
 def _cells(image_u8: ImageU8, canvas_u8: ImageU8, inside: npt.NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

@@ -60,8 +60,10 @@ class CheckpointStore:
         keys = self._storage.keys(FOLDER, suffix=f"/{MANIFEST}")
         return sorted(int(found[1]) for key in keys if (found := _FILE.fullmatch(key)))
 
-    def save(self, checkpoint: Checkpoint, *, keep: int) -> None:
+    def save(self, checkpoint: Checkpoint, *, keep: int, besides: int | None = None) -> None:
         """Writes a checkpoint, then removes older ones beyond the newest `keep` and the remains of killed runs.
+
+        besides: the step of one that stays too, however old it is.
 
         Checkpoints of later steps are removed too: a run that gets here has found them damaged and resumed from an
         earlier one. Raises: OSError.
@@ -85,7 +87,7 @@ class CheckpointStore:
         steps = self.steps()
         kept = [step for step in steps if step <= checkpoint.step][-keep:]
         for folder in {key.rpartition("/")[0] for key in self._storage.keys(FOLDER) if _FILE.fullmatch(key)}:
-            if int(folder.rpartition("-")[2]) not in kept:
+            if (step := int(folder.rpartition("-")[2])) not in kept and (step != besides or step > checkpoint.step):
                 self._remove(folder)
         # A run that was killed while it wrote this same step has left partial writes beside the new files.
         for key in self._storage.keys(self.folder(checkpoint.step)):

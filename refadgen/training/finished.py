@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -26,6 +27,8 @@ from refadgen.triplets.schema import Triplet
 
 _PLAIN_GUIDANCE = 7.5
 """Guidance scale of text-to-image samples where the configuration has none."""
+_DRAWN_AT_ONCE = 8
+"""Samples in one batch: they share the device with the training."""
 
 
 def put_trained(module: TrainingModule, checkpoint: Checkpoint) -> None:
@@ -123,44 +126,68 @@ def held_out(config: TrainConfig, triplet: Triplet) -> HeldOut:
 
 
 @torch.no_grad()
-def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut], device: torch.device) -> Image.Image:
-    """Draws a sample for each row. One line per row: product, mask, sample, true ad; for text-to-image: sample, ad."""
-    # The base is loaded again for each sheet. The worker's own networks cannot draw it: they are sharded, or in the
+def draw_samples(
+    config: TrainConfig, checkpoint: Checkpoint, rows: Sequence[HeldOut], device: torch.device, num_steps: int | None
+) -> list[np.ndarray]:
+    """An ad for each row, uint8 H×W×3. num_steps: of denoising; None: as many as the base recommends."""
+    # The base is loaded again each time. The worker's own networks cannot draw it: they are sharded, or in the
     # arithmetic's dtype. A spare float32 copy would hold as much host memory as the base for as long as it trains.
     parts = load_parts(config)
     put_trained(TrainingModule(parts, config), checkpoint)
-    steps = config.run.sample_steps or parts.settings.get("num_inference_steps", DEFAULT_STEPS)
-    lines = []
-    # Seeds are the rows' indices, so a row has the same noise on every sheet, and sheets can be compared.
+    steps = num_steps or parts.settings.get("num_inference_steps", DEFAULT_STEPS)
+    # Seeds are the rows' indices, so a row has the same noise at every checkpoint, and samples can be compared.
     if parts.unet is not None:
         plain = make_text_to_image_pipeline(parts).to(device)
         plain.set_progress_bar_config(disable=True)
-        for index, row in enumerate(rows):
-            drawn = plain(
-                row.prompt,
-                num_inference_steps=steps,
-                guidance_scale=_PLAIN_GUIDANCE if config.model.guidance_scale is None else config.model.guidance_scale,
-                generator=torch.Generator("cpu").manual_seed(index),
-                width=config.data.width_px,
-                height=config.data.height_px,
-            ).images[0]
-            lines.append([np.asarray(drawn), row.ad_image])
-    else:
-        pipeline = make_pipeline(config, parts).to(device)
+        return [
+            np.asarray(
+                plain(
+                    row.prompt,
+                    num_inference_steps=steps,
+                    guidance_scale=_PLAIN_GUIDANCE
+                    if config.model.guidance_scale is None
+                    else config.model.guidance_scale,
+                    generator=torch.Generator("cpu").manual_seed(index),
+                    width=config.data.width_px,
+                    height=config.data.height_px,
+                ).images[0]
+            )
+            for index, row in enumerate(rows)
+        ]
+    pipeline = make_pipeline(config, parts).to(device)
+    drawn: list[np.ndarray] = []
+    for first in range(0, len(rows), _DRAWN_AT_ONCE):
         started = [
             pipeline.start(
                 pipeline.encode_reference([row.product_image]),
                 row.mask,
-                pipeline.encode_prompt(row.prompt),
+                pipeline.encode_prompt(_cut(pipeline, row.prompt)),
                 seed=index,
                 num_inference_steps=steps,
             )
-            for index, row in enumerate(rows)
+            for index, row in enumerate(rows[first : first + _DRAWN_AT_ONCE], first)
         ]
         for _ in pipeline.denoise(started):
             pass
-        for row, drawn in zip(rows, pipeline.decode(started), strict=True):
-            lines.append([row.product_image, np.repeat(row.mask[..., None], 3, 2), drawn, row.ad_image])
+        drawn.extend(pipeline.decode(started))
+    return drawn
+
+
+def _cut(pipeline: RefAdGenPipeline, caption: str) -> str:
+    """The words of a caption that the text encoder takes: steps cut long captions too, where a prompt is refused."""
+    words = caption.split()
+    while len(words) > 1 and pipeline.num_tokens(" ".join(words)) > pipeline.tokenizer.model_max_length:
+        words.pop()
+    return " ".join(words)
+
+
+def sample_sheet(config: TrainConfig, checkpoint: Checkpoint, rows: list[HeldOut], device: torch.device) -> Image.Image:
+    """Draws a sample for each row. One line per row: product, mask, sample, true ad; for text-to-image: sample, ad."""
+    lines = []
+    drawn = draw_samples(config, checkpoint, rows, device, config.run.sample_steps)
+    for row, ad in zip(rows, drawn, strict=True):
+        given = [row.product_image, np.repeat(row.mask[..., None], 3, 2)]
+        lines.append([*(given if config.model.trains != "text_to_image" else []), ad, row.ad_image])
     return Image.fromarray(np.concatenate([np.concatenate(line, axis=1) for line in lines]))
 
 

@@ -3,7 +3,8 @@
     cache/         precomputed rows (unless data.cache names another place)
     checkpoints/   the newest few, see `checkpoints`        metrics/   loss and rate of each step
     samples/       sheets of held-out samples               tensorboard/
-    model/         the finished model with its card         train.yaml  the settings
+    measures/      of held-out samples, see `measuring`     train.yaml  the settings
+    model/         the finished model with its card         model-best/ that of the best checkpoint, if not the last
 
 The same command again resumes from the newest checkpoint.
 """
@@ -41,6 +42,7 @@ from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.choices import RowChooser
 from refadgen.training.finished import HeldOut, export, held_out, model_card, put_trained
 from refadgen.training.loop import read_metrics, require_same
+from refadgen.training.measuring import MeasuredRow, Measuring, SampleMeasures, rows_to_measure
 from refadgen.training.networks import Parts, TrainingModule, find_image_encoder, load_parts
 from refadgen.training.optimization import make_optimizer
 from refadgen.training.plan import Plan, with_each_image
@@ -61,8 +63,13 @@ class TrainingStopped(RuntimeError):
 class TrainingJob:
     """One training: all checks that need no Ray, and the run itself."""
 
-    def __init__(self, config: TrainConfig, output: str) -> None:
-        """Raises: ValueError for a wrong setting, data set or base."""
+    def __init__(self, config: TrainConfig, output: str, measures: SampleMeasures | None = None) -> None:
+        """measures: what measures held-out samples; needed where `measure.every` is not 0.
+
+        Raises: ValueError for a wrong setting, data set or base.
+        """
+        assert measures is not None or not config.measure.every, "measure.every without what measures"
+        self._measures = measures if config.measure.every else None
         if not config.data.path:
             raise ValueError("data.path: name a folder of triplets (--data)")
         data = dataclasses.replace(config.data, path=str(TINY)) if config.data.path == "tiny" else config.data
@@ -77,6 +84,7 @@ class TrainingJob:
                 f"data.path={config.data.path!r}: {self._samples_per_epoch} {self._counted} of split train; a step "
                 f"takes run.batch_size={config.run.batch_size}, on {config.run.num_workers} workers"
             )
+        self._measured: list[MeasuredRow] = [] if self._measures is None else rows_to_measure(self.config)
         self._parts: Parts = load_parts(self.config)
         self._module = TrainingModule(self._parts, self.config)
         make_optimizer(config.optimizer, self._module.trained())  # a missing package is an error before Ray starts
@@ -212,10 +220,22 @@ class TrainingJob:
         checkpoint = self._store.latest()
         if checkpoint is None or checkpoint.step < self.num_steps:
             checkpoint = None  # gigabytes, which the driver does not need while the workers train
-            self._fit(WorkerTask(self.config, self.output, source, plan, constants, self._facts, self._held_out()))
+            self._fit(
+                WorkerTask(
+                    self.config,
+                    self.output,
+                    source,
+                    plan,
+                    constants,
+                    self._facts,
+                    self._held_out(),
+                    self._measured,
+                    self._measures,
+                )
+            )
             checkpoint = self._store.latest()
         assert checkpoint is not None
-        model = self._export(checkpoint)
+        model = self._export(checkpoint) + self._export_best(checkpoint)
         return f"{self.num_steps} steps in {time.monotonic() - started:.0f} s\n{model}"
 
     def _source(self) -> tuple[RowSource, Constants]:
@@ -311,12 +331,43 @@ class TrainingJob:
             loss=loss,
         )
         put_trained(self._module, checkpoint)
+        self._write_model("model", self._parts, card)
+        return f"mean loss of the last steps {loss:.4f}\nmodel: {self._storage.uri_of('model')}"
+
+    def _export_best(self, last: Checkpoint) -> str:
+        """Writes `model-best/` where an earlier checkpoint was measured as better than the last. Returns: a summary."""
+        if self._measures is None:
+            return ""
+        measuring = Measuring(self.config, self.output, self._measured, self._measures, torch.device("cpu"))
+        if not measuring.is_measured(last):  # the worker was killed after its last checkpoint
+            measuring.measure(last)
+        best = measuring.best(self.num_steps)
+        if best is None:
+            return ""
+        name = self.config.measure.best_by
+        if best == self.num_steps:
+            return f"\nbest by {name}: the last checkpoint"
+        parts = load_parts(self.config)  # those of the export are cast and frozen
+        module, checkpoint = TrainingModule(parts, self.config), self._store.load(best)
+        put_trained(module, checkpoint)
+        metrics = [each["loss"] for each in read_metrics(self.output) if each["step"] < best]
+        card = model_card(
+            self.config,
+            checkpoint,
+            data=f"{Path(self.config.data.path).name}; this checkpoint was the best by {name}",
+            trained=module.describe(),
+            commit=_commit(),
+            loss=float(np.mean(metrics[-100:])),
+        )
+        self._write_model("model-best", parts, card)
+        return f"\nbest by {name}: step {best}, {self._storage.uri_of('model-best')}"
+
+    def _write_model(self, name: str, parts: Parts, card: str) -> None:
         with tempfile.TemporaryDirectory(prefix="refadgen-model-") as folder:
-            export(self.config, self._parts, Path(folder), card)
+            export(self.config, parts, Path(folder), card)
             for file in sorted(Path(folder).rglob("*")):
                 if file.is_file():
-                    self._storage.put_file(f"model/{file.relative_to(folder).as_posix()}", file)
-        return f"mean loss of the last steps {loss:.4f}\nmodel: {self._storage.uri_of('model')}"
+                    self._storage.put_file(f"{name}/{file.relative_to(folder).as_posix()}", file)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -247,11 +247,12 @@ def run_steps(
     on_step: Callable[[StepMetrics], None],
     before_checkpoint: Callable[[int], None],
     after_checkpoint: Callable[[Checkpoint], None],
+    best: Callable[[int], int | None] = lambda step: None,
 ) -> None:
     """Runs the remaining steps on every worker; rank 0 writes checkpoints and calls back.
 
-    feed: this worker's rows of each step, from `run.step` on. Raises: FloatingPointError (see `train_step`), OSError,
-    RuntimeError where the feed ends early.
+    feed: this worker's rows of each step, from `run.step` on. best: the best checkpoint up to a step, which stays
+    besides the newest. Raises: FloatingPointError (see `train_step`), OSError, RuntimeError where the feed ends early.
     """
     for arrays in feed:
         assert set(arrays["step"]) == {run.step}, f"rows of step {set(arrays['step'])} in step {run.step}"
@@ -265,7 +266,7 @@ def run_steps(
             if rank_0:
                 assert checkpoint is not None
                 before_checkpoint(run.step)  # writes the metrics: a checkpoint without them would leave a gap
-                store.save(checkpoint, keep=run.config.run.keep_checkpoints)
+                store.save(checkpoint, keep=run.config.run.keep_checkpoints, besides=best(run.step))
                 after_checkpoint(checkpoint)
             del checkpoint  # gigabytes
     if run.step < run.num_steps:

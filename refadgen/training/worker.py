@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.feed import BadRowError, ray_feed
 from refadgen.training.finished import HeldOut, sample_sheet
 from refadgen.training.loop import BatchMaker, MetricsLog, StepMetrics, TrainingRun, run_steps
+from refadgen.training.measuring import MeasuredRow, Measuring, SampleMeasures
 from refadgen.training.networks import TrainingModule, load_parts
 from refadgen.training.plan import Plan
 from refadgen.training.rows import CachedRows, RowSource
@@ -47,6 +48,9 @@ class WorkerTask:
     facts: dict[str, Any]
     """See `Checkpoint.facts`."""
     held_out: list[HeldOut]
+    measured: list[MeasuredRow] = field(default_factory=list)
+    measures: SampleMeasures | None = None
+    """None: `measure.every` is 0."""
 
 
 def constant_tensors(constants: Constants) -> dict[str, Tensor]:
@@ -89,7 +93,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     timesteps = parts.scheduler.config.num_train_timesteps
     del parts  # where rows are precomputed, this frees the encoders
     store = CheckpointStore(task.output)
-    resume(run, store)
+    resumed = resume(run, store)
     feed = ray_feed(
         task.plan,
         task.source,
@@ -100,6 +104,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     )
     make_batch = BatchMaker(config, constant_tensors(task.constants), timesteps, device, encoders)
     with _Log(task, run.step, device) if rank == 0 else contextlib.nullcontext() as log:
+        if log and resumed is not None:
+            log.make_up(resumed)
+        del resumed  # gigabytes
         try:
             run_steps(
                 run,
@@ -109,7 +116,8 @@ def train_worker(settings: dict[str, Any]) -> None:
                 task.facts,
                 on_step=log.step if log else lambda metrics: None,
                 before_checkpoint=log.flush if log else lambda step: None,
-                after_checkpoint=log.sheet if log else lambda checkpoint: None,
+                after_checkpoint=log.checkpoint if log else lambda checkpoint: None,
+                best=log.best if log else lambda step: None,
             )
         except FloatingPointError as error:
             if rank == 0:
@@ -129,13 +137,14 @@ def require_shared(storage: Storage, config: TrainConfig) -> None:
         )
 
 
-def resume(run: TrainingRun, store: CheckpointStore) -> None:
-    """Resumes all workers from the newest undamaged checkpoint that rank 0 finds."""
+def resume(run: TrainingRun, store: CheckpointStore) -> Checkpoint | None:
+    """Resumes all workers from the newest undamaged checkpoint that rank 0 finds, and returns it there; else None."""
     # Rank 0 decides for all: on a slow file system, another worker might see one checkpoint more or less.
     checkpoint = store.latest() if run.workers.rank == 0 else None
     step = run.workers.broadcast_from_rank_0(checkpoint.step if checkpoint is not None else 0)
     if step:
         run.load(checkpoint or store.load(step))
+    return checkpoint
 
 
 def _stop(storage: Storage, error: Exception, *, bad_input: bool) -> None:
@@ -151,6 +160,9 @@ class _Log:
         self._metrics = MetricsLog(task.output)
         self._first_step = first_step
         self._loss = 0.0
+        self._measuring = None
+        if task.measures is not None:
+            self._measuring = Measuring(task.config, task.output, task.measured, task.measures, device)
 
     def __enter__(self) -> "_Log":
         self._scratch = tempfile.TemporaryDirectory(prefix="refadgen-tensorboard-")
@@ -188,13 +200,38 @@ class _Log:
     def flush(self, step: int) -> None:
         """Writes everything reported so far; called before each checkpoint."""
         self._metrics.flush(step)
+        self._flush_board()
+
+    def _flush_board(self) -> None:
         self._board.flush()
         if self._storage.remote:  # the board writes to a scratch folder, see __enter__
             for file in Path(self._scratch.name).iterdir():
                 self._storage.put_file(f"tensorboard/{file.name}", file)
 
-    def sheet(self, checkpoint: Checkpoint) -> None:
-        """Writes a sheet of held-out samples where one is due; called after each checkpoint."""
+    def checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Draws what is due; called after each checkpoint."""
+        self._sheet(checkpoint)
+        if self._measuring is not None and self._measuring.is_due(checkpoint, self._task.plan.num_steps):
+            self._measure(self._measuring, checkpoint)
+
+    def make_up(self, checkpoint: Checkpoint) -> None:
+        """Measures the checkpoint that a run resumes from, where an earlier one was killed before it did."""
+        due = self._measuring is not None and self._measuring.is_due(checkpoint, self._task.plan.num_steps)
+        if self._measuring is not None and due and not self._measuring.is_measured(checkpoint):
+            self._measure(self._measuring, checkpoint)
+
+    def best(self, step: int) -> int | None:
+        """The best checkpoint up to a step; None: none is asked for."""
+        return None if self._measuring is None else self._measuring.best(step)
+
+    def _measure(self, measuring: Measuring, checkpoint: Checkpoint) -> None:
+        for name, mean in measuring.measure(checkpoint)["means"].items():
+            if mean is not None:
+                self._board.add_scalar(f"measures/{name}", mean, checkpoint.step - 1)  # steps there are from 0
+        self._flush_board()
+
+    def _sheet(self, checkpoint: Checkpoint) -> None:
+        """Writes a sheet of held-out samples where one is due."""
         config = self._task.config
         every = config.run.sample_every
         if (

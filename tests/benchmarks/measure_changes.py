@@ -24,7 +24,7 @@ from refadgen.config.evaluate import OcrConfig
 from refadgen.evaluation.measures.masks import MaskOverlap
 from refadgen.evaluation.measures.perceptual import Lpips, MatchedPatches, PerceptualDistance
 from refadgen.evaluation.measures.picture import Scorer
-from refadgen.evaluation.measures.pixels import NearestProduct, Registration, signature
+from refadgen.evaluation.measures.pixels import ColorDrift, NearestProduct, Registration, signature
 from refadgen.evaluation.measures.table import MEASURES
 from refadgen.evaluation.measures.text import CharacterErrors
 from refadgen.evaluation.measures.transformers_features import DinoSimilarity, VisionFeatures
@@ -60,6 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scorers: list[Scorer] = [
             Registration(),
+            ColorDrift(),
             NearestProduct({"r": candidates}),
             MaskOverlap(SegmentationConfig(), gpu_expected=False),
             CharacterErrors(OcrConfig()),

@@ -11,7 +11,7 @@ from refadgen.config.evaluate import OcrConfig
 from refadgen.evaluation.intervals import interval, mean_of
 from refadgen.evaluation.measures.load import skipped_measures
 from refadgen.evaluation.measures.masks import MaskOverlap, expansion, overlap
-from refadgen.evaluation.measures.pixels import NearestProduct, Registration, signature
+from refadgen.evaluation.measures.pixels import ColorDrift, NearestProduct, Registration, signature
 from refadgen.evaluation.measures.table import MEASURES
 from refadgen.evaluation.measures.text import CharacterErrors, error_rate, letters
 from refadgen.evaluation.rows import ImageScores
@@ -46,6 +46,30 @@ def test_the_place_does_not_see_hue_and_label():
     """What the description says: another label on the same shape stands where it should."""
     found = by_change(Registration(), "shift", "hue turned by 10°", "label removed", "another label")
     assert found == pytest.approx([0, 0, 0], abs=0.002)
+
+
+def lit(ad: np.ndarray, *gains: float) -> np.ndarray:
+    """An ad in another light: gains of linear red, green and blue that fall off to a third from left to right."""
+    shade = np.linspace(1, 1 / 3, ad.shape[1])[None, :, None] * np.array(gains)
+    return np.clip(255 * ((ad / 255.0) ** 2.2 * shade) ** (1 / 2.2), 0, 255).astype(np.uint8)
+
+
+def test_colours_drift_by_another_hue_and_not_by_another_light():
+    own = CHANGES["the product itself"]
+    ads = {"own": own, "shade": lit(own, 0.9, 0.9, 0.9), "evening": lit(own, 0.95, 0.8, 0.65)}
+    ads |= {"noise": CHANGES["noise of 15"], "turned": CHANGES["hue turned by 10°"]}
+    ads |= {"turned in the evening": lit(CHANGES["hue turned by 10°"], 0.95, 0.8, 0.65)}
+    ads |= {"wrong product": CHANGES["wrong product"], "green": (own * (0.6, 1.0, 0.6)).astype(np.uint8)}
+    drift = dict(zip(ads, ColorDrift()(pictures(ads))["color_drift"], strict=True))
+    assert drift["own"] == 0
+    assert max(drift["shade"], drift["evening"], drift["noise"]) < 0.5 * drift["turned"]
+    assert drift["turned in the evening"] > 0.6 * drift["turned"]
+    assert drift["turned"] > 3, "seen by anybody"
+    assert drift["green"] > 3, "no light is green"
+    assert drift["wrong product"] > 2 * drift["turned"]
+    nothing = pictures({"own": own})[0]
+    empty = type(nothing)(**{**vars(nothing), "mask_u8": np.zeros_like(nothing.mask_u8)})
+    assert ColorDrift()([empty])["color_drift"] == [None]
 
 
 def test_the_nearest_product_sees_another_product_and_no_other_label():

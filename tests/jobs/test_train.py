@@ -19,12 +19,15 @@ from PIL import Image
 
 from refadgen.training.checkpoints import Checkpoint, CheckpointStore
 from refadgen.training.job import TINY
+from refadgen.training.measuring import read_measures
 
 pytestmark = pytest.mark.slow
 STEPS = 12
 
 SLOWER = ("run.num_steps=12", "run.checkpoint_every=2", "run.keep_checkpoints=20")
 """Many checkpoints, so that a kill always falls between two of them."""
+
+MEASURED = ("measure.every=6", "measure.images=2", "measure.num_inference_steps=2")
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 """Restarted workers sum gradients over gloo in another order when their ranks change places; measured: below 1e-6."""
@@ -40,7 +43,7 @@ def shared_ray() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def uninterrupted(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("train") / "whole"
-    finished = training_runs.run(output, random_model, *SLOWER, "run.sample_every=12")
+    finished = training_runs.run(output, random_model, *SLOWER, "run.sample_every=12", *MEASURED)
     assert finished.returncode == 0, finished.stdout[-2000:] + finished.stderr[-3000:]
     assert "trained parameters:" in finished.stdout
     return output
@@ -116,6 +119,16 @@ def test_a_sheet_of_held_out_samples_lies_beside_the_checkpoint(uninterrupted: P
         pixels = np.array(image.convert("RGB"))
     assert pixels.shape == (2 * 80, 4 * 64, 3)  # two products: photograph, mask, sample, ad
     assert pixels[:, 2 * 64 : 3 * 64].std() > 10
+
+
+def test_held_out_samples_are_measured_on_the_way(uninterrupted: Path) -> None:
+    found = read_measures(str(uninterrupted))
+    assert [each["step"] for each in found] == [6, 12]
+    for each in found:
+        assert 0 < each["means"]["structure_similarity"] < 1
+        assert each["counts"]["structure_similarity"] == 2
+    better = found[0]["means"]["structure_similarity"] > found[1]["means"]["structure_similarity"]
+    assert (uninterrupted / "model-best" / "model_index.json").exists() == better
 
 
 def test_the_same_command_again_has_nothing_to_train(uninterrupted: Path, random_model: Path, shared_ray: None) -> None:

@@ -13,10 +13,11 @@ from refadgen.evaluation.measures.inception import InceptionFeatures
 from refadgen.evaluation.measures.masks import MaskOverlap
 from refadgen.evaluation.measures.perceptual import Lpips, MatchedPatches, PerceptualDistance
 from refadgen.evaluation.measures.picture import Scorer
-from refadgen.evaluation.measures.pixels import Candidates, NearestProduct, Registration
+from refadgen.evaluation.measures.pixels import Candidates, ColorDrift, NearestProduct, Registration
 from refadgen.evaluation.measures.table import IMAGE_REWARD_MISSING, MEASURES, licensed
 from refadgen.evaluation.measures.text import CharacterErrors
 from refadgen.evaluation.measures.transformers_features import ClipScore, DinoSimilarity, VisionFeatures
+from refadgen.evaluation.measures.vision_language import VisionLanguageJudge
 
 _EXTRA = {"fid.weights": "torch_fidelity", "lpips.backbone": "lpips"}
 _NO_WEIGHTS = "no weights: set {}"
@@ -34,6 +35,7 @@ def skipped_measures(config: EvaluateConfig, *, dataset: bool) -> dict[str, str]
         "mp_lpips.features": config.mp_lpips.features,
         "dino.model": config.dino.model,
         "ocr.read": config.ocr.read,
+        "judge.url": config.judge.url,
     }
     for field, package in _EXTRA.items():
         if given[field] and importlib.util.find_spec(package) is None:
@@ -44,6 +46,7 @@ def skipped_measures(config: EvaluateConfig, *, dataset: bool) -> dict[str, str]
     skipped = {each.name: _NO_WEIGHTS.format(each.needs) for each in MEASURES if each.needs and not given[each.needs]}
     if "character_error_rate" in skipped:
         skipped["character_error_rate"] = "off: set ocr.read=true"
+    skipped |= {name: "off: set judge.url and judge.model" for name in skipped if name.startswith("judge_")}
     if config.mp_lpips.features and not config.lpips.backbone:
         skipped["mp_lpips"] = _NO_WEIGHTS.format("lpips.backbone, which compares the patches")
     if config.fid.weights and not dataset:
@@ -77,6 +80,7 @@ def load_scorers(
     device = resolve_device(config.score.device, gpu_expected=gpu_expected, field="score.device")
     scorers: list[Scorer] = [
         Registration(),
+        ColorDrift(),
         NearestProduct(candidates),
         MaskOverlap(config.segmentation, gpu_expected=gpu_expected),
     ]
@@ -91,6 +95,8 @@ def load_scorers(
         scorers.append(DinoSimilarity(config.dino.model, device))
     if config.ocr.read:
         scorers.append(CharacterErrors(config.ocr))
+    if config.judge.url:
+        scorers.append(VisionLanguageJudge(config.judge))
     inception = None
     if "fid" not in skipped and config.fid.weights:
         inception = InceptionFeatures(config.fid.weights, config.score.batch_size, device)

@@ -1,4 +1,4 @@
-"""Measures without a network: where the product stands in the ad, and which product of the run it looks like."""
+"""Measures without a network: where the product stands in the ad, which one of the run it looks like, its colours."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refadgen.evaluation.measures.picture import AdPicture, ImageU8, Values, on_white
+from refadgen.generation.relit import color_drift
 
 Floats = npt.NDArray[np.float32]
 Candidates = Mapping[str, Mapping[str, Floats]]
@@ -100,6 +101,18 @@ def _edges(image_u8: npt.NDArray[Any]) -> Floats:
     blurred = cv2.GaussianBlur(image_u8.astype(np.float32), (0, 0), 1.0)
     across, down = (cv2.Sobel(blurred, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))
     return np.asarray(np.sqrt((across**2 + down**2).sum(-1)), np.float32)
+
+
+class ColorDrift:
+    """`color_drift`: how far the product's colours in the ad are from its own once the ad's light is taken out, as the
+    gate does (`generation/relit.py`): mean distance in CIELAB's a and b. None: no M′, or nothing broader than a wire.
+    """
+
+    measures = ("color_drift",)
+    network = ""
+
+    def __call__(self, pictures: Sequence[AdPicture]) -> Values:
+        return {"color_drift": [color_drift(each.ad_u8, each.canvas_u8, each.inside) for each in pictures]}
 
 
 def signature(image_u8: ImageU8, mask_u8: ImageU8) -> Floats:

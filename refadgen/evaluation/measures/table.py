@@ -84,6 +84,29 @@ MEASURES = (
         blind="everything but print: colour, shape, the scene; products without readable print",
     ),
     Measure(
+        name="judge_identity",
+        title="judge: identity, 1 to 5",
+        better="more",
+        digits=2,
+        needs="judge.url",
+        blind="what the model overlooks, often small print; ads beside the sample",
+    ),
+    Measure(
+        name="judge_realism",
+        title="judge: realism, 1 to 5",
+        better="more",
+        digits=2,
+        needs="judge.url",
+        blind="which product it is; a model's taste is not a buyer's",
+    ),
+    Measure(
+        name="judge_no_answer",
+        title="judge: share without an answer",
+        better="less",
+        needs="judge.url",
+        blind="everything else: it counts what the two above leave out",
+    ),
+    Measure(
         name="color_similarity",
         title="colour in M′",
         better="more",
@@ -94,6 +117,13 @@ MEASURES = (
         title="structure in M′",
         better="more",
         blind="hue without lightness, product beyond M′, the scene",
+    ),
+    Measure(
+        name="color_drift",
+        title="colour drift beside the light (ΔE of a, b)",
+        better="less",
+        digits=2,
+        blind="lightness; a cast from warm to cool over the whole product, which counts as light; the scene",
     ),
     Measure(
         name="nearest_product",
