@@ -201,8 +201,9 @@ class CatalogJob:
 
     def _reconciled(self) -> Keys:
         """Short keys of the images that need no work, product images that may have changed aside."""
-        reconciled = self._ledger.reconciled(retry_failed=self._retry_failed)
-        return np.setdiff1d(reconciled, reopened(self._ledger, self._decisions.decided), assume_unique=True)
+        reconciled = run_in_task(self._ledger.reconciled, retry_failed=self._retry_failed)
+        again = run_in_task(reopened, self._ledger, self._decisions.decided) if self._decisions.decided else _NOTHING
+        return np.setdiff1d(reconciled, again, assume_unique=True)
 
     def _planner(self, reconciled: Keys) -> CatalogPlanner:
         return CatalogPlanner(

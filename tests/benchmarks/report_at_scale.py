@@ -8,6 +8,13 @@ in a hundred without success, and measures, each in a process of its own and bey
 * `filter`: the keys of images that a resume leaves out (`Ledger.reconciled`);
 * `report`: the first report, its largest file and all of them; the parts' form is in `generation/report_parts.py`;
 * `again`: the report of a rerun that recorded nothing.
+
+Two cores, a local disk, 2026-11-28; seconds of processor, MB at the peak beyond the start:
+
+| images | ledger | `filter` | `report` | largest file | all files | `again` |
+|---|---|---|---|---|---|---|
+| 1,000,000 | 122 MB | 1.1 s, 233 MB | 16 s, 404 MB | 4.5 MB | 258, 330 MB | 0.1 s, 39 MB |
+| 10,000,000 | 1,225 MB | 8.9 s, 1,127 MB | 203 s, 397 MB | 4.7 MB | 2,562, 3,274 MB | 0.1 s, 40 MB |
 """
 
 import argparse
