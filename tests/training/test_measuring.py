@@ -128,9 +128,10 @@ def test_the_best_checkpoint_stays_beside_the_last(config: TrainConfig, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("values", "best"), [((0.5, 0.5, 0.4), [4, 6]), ((0.1, 0.2, 0.3), [6]), ((None, None, None), [6])]
+    ("values", "best"), [((0.5, 0.5, 0.4), [4, 6]), ((0.1, 0.2, 0.3), [4, 6]), ((None, None, None), [6])]
 )
 def test_of_equal_ones_the_later_stays(values: tuple, best: list[int], config: TrainConfig, tmp_path: Path) -> None:
+    # What was the best until the last one was measured is there too: it goes with the next checkpoint.
     run_to_the_end(config, tmp_path, Planted(*values))
     assert CheckpointStore(str(tmp_path)).steps() == best
 
