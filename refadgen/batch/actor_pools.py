@@ -61,27 +61,21 @@ def with_stage(
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         **placement(pool.label_selector),
+        # The only way that Ray 2.60 offers to bound the retries of an actor's task, and its restarts. A callback of Ray
+        # Data comes too late: the pools have started when it is called.
+        ray_remote_args_fn=_actor_options,
     )
     use_callbacks(mapped)
     return mapped
 
 
-class BoundedRetries(ExecutionCallback):  # type: ignore[misc] # Ray is Any to mypy
-    """Bounds the retries of an actor's task, and its restarts.
-
-    No named argument of Ray's transforms takes them, and those that do are removed in Ray 2.64.
-    """
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Sets the options of the actors that the run will start."""
-        for operator in executor._topology:
-            if isinstance(operator, ActorPoolMapOperator):
-                operator._ray_remote_args |= {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
+def _actor_options() -> dict[str, Any]:
+    return {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
 
 
 def use_callbacks(dataset: Dataset, *callbacks: type[ExecutionCallback]) -> None:
     """Has a run of `dataset` call these, and those that each run of a pool needs."""
-    dataset.context.custom_execution_callback_classes = [BoundedRetries, IdleActors, *callbacks]
+    dataset.context.custom_execution_callback_classes = [IdleActors, *callbacks]
 
 
 def restart_actor(problem: Exception) -> NoReturn:
