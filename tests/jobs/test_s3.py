@@ -1,9 +1,9 @@
 """The whole job on a real S3 server on loopback: catalogue, images and ledger there, killed and resumed there."""
 
 import os
-import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ def s3_environment() -> Iterator[dict[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [shutil.which("moto_server") or str(Path(job_runs.sys.executable).with_name("moto_server")), "-p", str(port)],
+        [str(Path(sys.executable).with_name("moto_server")), "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -81,7 +81,6 @@ def test_killed_and_resumed_on_s3_it_gives_the_bytes_of_the_disk(
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
 
 
-@pytest.mark.long
 @pytest.mark.long
 def test_training_on_s3_killed_and_resumed(
     s3_environment: dict[str, str], random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -6,6 +6,7 @@ A module of its own: a process that is spawned imports it by this name, and `tes
 import os
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -46,12 +47,6 @@ def train_config(base: Path, strategy: str, workers: int, *words: str) -> TrainC
     return load_config(TrainConfig, None, [*usual, *words])
 
 
-def _join(rank: int, world_size: int, place: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=(place / "meeting").as_uri(), rank=rank, world_size=world_size)
-
-
 def changes_of(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
     """How far all weights move. resumed_at: half-way, the training resumes from a checkpoint that it writes there."""
     workers = parallel.Workers()
@@ -86,33 +81,39 @@ def changes_of(config: TrainConfig, resumed_at: Path | None = None) -> Tensor:
     return torch.cat([(after[name] - before[name]).flatten() for name in before]).double()
 
 
-def compare_strategies(rank: int, base: Path, place: Path) -> None:
-    """One of two; the first one saves the changes by strategy, and those of workers that do not synchronise."""
-    _join(rank, 2, place)
-    changes = {strategy: changes_of(train_config(base, strategy, 2)) for strategy in ("ddp", "fsdp")}
-    loop.wrap = lambda module, *_: module
-    changes["apart"] = changes_of(train_config(base, "ddp", 2))
+def work(rank: int, base: Path, small_base: Path, place: Path) -> None:
+    """All that test_parallel.py asks of two workers: they take longer to start than to train."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=(place / "meeting").as_uri(), rank=rank, world_size=2)
+    found = {"resumed": resumed_half_way(small_base, place), "noise": noise_of_losses(small_base)}
+    found["changes"] = changes_by_strategy(base)
     if rank == 0:
-        torch.save(changes, place / "changes.pt")
+        torch.save(found, place / "found.pt")
     dist.destroy_process_group()
 
 
-def resume_half_way(rank: int, base: Path, place: Path) -> None:
-    """Saves the changes without and with a checkpoint half-way, by strategy."""
-    _join(rank, 2, place)
+def changes_by_strategy(base: Path) -> dict[str, Tensor]:
+    """The changes by strategy, and those of workers that do not synchronise."""
+    changes = {strategy: changes_of(train_config(base, strategy, 2)) for strategy in ("ddp", "fsdp")}
+    with patch.object(loop, "wrap", lambda module, *_: module):
+        changes["apart"] = changes_of(train_config(base, "ddp", 2))
+    return changes
+
+
+def resumed_half_way(base: Path, place: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """The changes without and with a checkpoint half-way, by strategy."""
     changes = {}
     for strategy in ("ddp", "fsdp"):
         config = train_config(base, strategy, 2, "run.num_steps=4", "run.micro_batch_size=1")
-        changes[strategy] = [changes_of(config), changes_of(config, resumed_at=place / strategy)]
-    if rank == 0:
-        torch.save(changes, place / "changes.pt")
-    dist.destroy_process_group()
+        changes[strategy] = (changes_of(config), changes_of(config, resumed_at=place / strategy))
+    return changes
 
 
-def record_noise(rank: int, base: Path, place: Path) -> None:
-    """Saves the inputs of the losses under FSDP2 with bfloat16 arithmetic, for rows of the least noise."""
-    _join(rank, 1, place)
-    config = load_config(TrainConfig, None, [f"model.base={base}", "run.strategy=fsdp", "run.dtype=bfloat16"])
+def noise_of_losses(base: Path) -> tuple[dict[str, torch.dtype], float]:
+    """The types of a loss's inputs under FSDP2 with bfloat16 arithmetic, for rows of the least noise, and the loss."""
+    words = [f"model.base={base}", "run.strategy=fsdp", "run.dtype=bfloat16", "run.num_workers=2"]
+    config = load_config(TrainConfig, None, words)
     run = TrainingRun(config, TrainingModule(load_parts(config), config), 1, torch.device("cpu"))
     losses, seen = networks.diffusion_losses, []
 
@@ -120,9 +121,6 @@ def record_noise(rank: int, base: Path, place: Path) -> None:
         seen.append(arguments[3])
         return losses(*arguments, **settings)
 
-    networks.diffusion_losses = watched
-    batch = random_batch(2) | {"timesteps": torch.tensor([0, 1])}
-    metrics = run.train_step(batch, ["a", "b"])
-    dtypes = {name: value.dtype for name, value in vars(seen[0]).items() if value.is_floating_point()}
-    torch.save((dtypes, metrics.loss), place / "seen.pt")
-    dist.destroy_process_group()
+    with patch.object(networks, "diffusion_losses", watched):
+        metrics = run.train_step(random_batch(2) | {"timesteps": torch.tensor([0, 1])}, ["a", "b"])
+    return {name: value.dtype for name, value in vars(seen[0]).items() if value.is_floating_point()}, metrics.loss

@@ -4,11 +4,12 @@ Each worker is a process of its own. What is compared are changes of weights ove
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.multiprocessing as mp
-from parallel_workers import changes_of, compare_strategies, record_noise, resume_half_way, train_config
+from parallel_workers import changes_of, train_config, work
 from torch import Tensor
 
 pytestmark = pytest.mark.slow
@@ -25,12 +26,12 @@ def alone(random_model: Path) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def together(random_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What two workers change, see `compare_strategies`. One start for all: it takes longer than their steps."""
+def found(random_model: Path, refadgen_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What two workers find, see `work`."""
     place = tmp_path_factory.mktemp("together")
-    mp.spawn(compare_strategies, (random_model, place), nprocs=2)
-    changes: dict[str, Tensor] = torch.load(place / "changes.pt", weights_only=True)
-    return changes
+    mp.spawn(work, (random_model, refadgen_base, place), nprocs=2)
+    results: dict[str, Any] = torch.load(place / "found.pt", weights_only=False)
+    return results
 
 
 TOLERANCE = 1e-2
@@ -39,30 +40,28 @@ TOLERANCE = 1e-2
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_workers_at_half_the_batch_are_one_at_the_full_batch(
-    strategy: str, alone: Tensor, together: dict[str, Tensor]
+    strategy: str, alone: Tensor, found: dict[str, Any]
 ) -> None:
-    distance = _distance(alone, together[strategy])
+    distance = _distance(alone, found["changes"][strategy])
     print(f"{strategy}: {distance:.2e}")
     assert distance < TOLERANCE
 
 
-def test_two_workers_resume_bit_for_bit(refadgen_base: Path, tmp_path: Path) -> None:
-    mp.spawn(resume_half_way, (refadgen_base, tmp_path), nprocs=2)
-    for whole, resumed in torch.load(tmp_path / "changes.pt", weights_only=True).values():
+def test_two_workers_resume_bit_for_bit(found: dict[str, Any]) -> None:
+    for whole, resumed in found["resumed"].values():
         assert whole.norm() > 0
         assert torch.equal(resumed, whole)
 
 
-def test_fsdp_adds_noise_in_float32(refadgen_base: Path, tmp_path: Path) -> None:
+def test_fsdp_adds_noise_in_float32(found: dict[str, Any]) -> None:
     """At the first timesteps, σ is so small that bfloat16 would round 1 − ᾱ to 0."""
-    mp.spawn(record_noise, (refadgen_base, tmp_path), nprocs=1)
-    dtypes, loss = torch.load(tmp_path / "seen.pt", weights_only=False)
+    dtypes, loss = found["noise"]
     assert {"latents", "noise", "reference_latents"} <= dtypes.keys()
     assert set(dtypes.values()) == {torch.float32}
     assert loss > 0
 
 
-def test_unsynchronised_gradients_are_seen(alone: Tensor, together: dict[str, Tensor]) -> None:
-    distance = _distance(alone, together["apart"])
+def test_unsynchronised_gradients_are_seen(alone: Tensor, found: dict[str, Any]) -> None:
+    distance = _distance(alone, found["changes"]["apart"])
     print(f"unsynchronised: {distance:.2e}")
     assert distance > 10 * TOLERANCE
