@@ -140,6 +140,19 @@ def test_the_same_command_again_has_nothing_to_train(uninterrupted: Path, random
     assert after == before
 
 
+def test_a_killed_worker_changes_nothing(uninterrupted: Path, random_model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "killed"
+    process = training_runs.start(output, random_model, *SLOWER)
+    try:
+        job_runs.wait_until(lambda: len(training_runs.checkpoints(output)) >= 1, process)
+        os.kill(training_runs.workers(process)[0], signal.SIGKILL)
+        assert training_runs.checkpoints(output)[-1] < STEPS, "the worker was to be killed before the end"
+        assert process.wait(timeout=400) == 0
+    finally:
+        job_runs.kill_all(process)
+    assert_same_training(uninterrupted, output)
+
+
 @pytest.mark.long
 def test_a_killed_worker_and_a_killed_driver_change_nothing(
     uninterrupted: Path, random_model: Path, tmp_path: Path
