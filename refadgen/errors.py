@@ -111,6 +111,7 @@ REASONS: dict[str, Reason] = {
     "not_finite": _failed(),
     "publish_failed": _failed(),
     "queue_full": _failed(),
+    "unsafe": _rejected(),
     # Ads that are no training examples.
     "caption_empty": _rejected(),
     "caption_failed": _failed(),

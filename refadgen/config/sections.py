@@ -289,6 +289,16 @@ class QualityConfig(Section, name="quality"):
     product_tone: float = setting(0.0, Decides.PIXELS, least=0, most=1)
     """How far those pixels take on the lightness of the product that was drawn, in broad strokes. 0: not at all, they
     are the photograph's."""
+    unsafe_model: str | None = setting(None, Decides.PIXELS, place=Place.MODEL)
+    """Image classifier of what must not be published, a folder or hub id of transformers; None: nobody looks."""
+    unsafe_labels: tuple[str, ...] = setting(("nsfw", "porn", "hentai", "sexy"), Decides.PIXELS)
+    """Labels of that classifier that mean unsafe, in upper or lower case; it need not have all of them."""
+    max_unsafe_score: float = setting(0.5, Decides.PIXELS, least=0, most=1)
+    """An ad is `unsafe` where the sum of these labels' probabilities is above this."""
+
+    def check(self) -> None:
+        ok = self.unsafe_model is None or any(label.strip() for label in self.unsafe_labels)
+        require(ok, "quality.unsafe_labels", self.unsafe_labels, "labels of quality.unsafe_model")
 
 
 @dataclass(frozen=True, kw_only=True)

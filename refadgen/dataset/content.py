@@ -1,6 +1,6 @@
 """Filters by content: text, watermarks, people and things in front of the product, several products, unsafe content.
 
-Networks look at the picture: RapidOCR (`TextFinder`), image classifiers (`PictureClassifier`), and Grounding DINO or
+Networks look at the picture: RapidOCR (`TextFinder`), image classifiers, and Grounding DINO or
 SAM 3 (an `ObjectFinder` that the caller passes in). Pure functions judge the findings; too much is a RowError
 (rejected) that names the setting. `ContentFilter` does both.
 """
@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 
 from refadgen.config import FilterConfig, SegmentationConfig
-from refadgen.config.weights import require_all_weights
 from refadgen.dataset.masks import product_box
 from refadgen.dataset.occlusion import hidden_share, occluded
 from refadgen.dataset.watermarks import repeated_watermark, watermark_score
 from refadgen.errors import RowError
+from refadgen.model.picture_classifier import PictureClassifier
 
 if TYPE_CHECKING:
+    import torch
+
     from refadgen.dataset.multi_view.depth import DepthAnything
     from refadgen.segmentation.grounded import FoundObject
     from refadgen.segmentation.networks import ObjectFinder
@@ -68,16 +70,20 @@ class ContentFilter:
         self._config = config
         self._objects = objects
         self._text = TextFinder(config) if config.text else None
-        self._unsafe, self._watermark = (
-            None if address is None else PictureClassifier(config, kind, device, gpu_expected=gpu_expected)
-            for kind, address in (("unsafe", config.unsafe_model), ("watermark", config.watermark_model))
-        )
+        self._unsafe = self._watermark = None
         self._depth: DepthAnything | None = None
+        if not any((config.unsafe_model, config.watermark_model, config.depth_model)):
+            return  # none needs torch
+        from refadgen.config.devices import resolve_device
+
+        place = resolve_device(device, gpu_expected=gpu_expected, field="segmentation.device")
+        if config.unsafe_model is not None:
+            self._unsafe = _classifier("unsafe", config.unsafe_model, config.unsafe_labels, place)
+        if config.watermark_model is not None:
+            self._watermark = _classifier("watermark", config.watermark_model, config.watermark_labels, place)
         if config.depth_model is not None:
-            from refadgen.config.devices import resolve_device
             from refadgen.dataset.multi_view import depth
 
-            place = resolve_device(device, gpu_expected=gpu_expected, field="segmentation.device")
             self._depth = depth.DepthAnything(config.depth_model, place, field="filter.depth_model")
 
     def check(self, image_u8: np.ndarray, mask: np.ndarray, category: str | None) -> None:
@@ -112,6 +118,12 @@ class ContentFilter:
             yield too_many_products([each.box for each in found if each.label == category], config.max_products)
         if self._text is not None:
             yield embedded_text(self._text.find(image_u8, mask), config)
+
+
+def _classifier(kind: str, address: str, labels: Sequence[str], device: "torch.device") -> PictureClassifier:
+    """kind: the start of its settings' names."""
+    fields = {"model_field": f"filter.{kind}_model", "labels_field": f"filter.{kind}_labels"}
+    return PictureClassifier(address, labels, device=device, **fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,59 +214,6 @@ def _without_gaps(mask: np.ndarray) -> np.ndarray:
     side = round(GAP * max(mask.shape))
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side | 1, side | 1))
     return cv2.morphologyEx((mask > 127).astype(np.uint8), cv2.MORPH_CLOSE, disk) > 0
-
-
-class PictureClassifier:
-    """An image classifier of transformers, float32, one picture at a time."""
-
-    def __init__(self, config: FilterConfig, kind: str, device: str = "auto", *, gpu_expected: bool = False) -> None:
-        """kind: "unsafe" or "watermark", the start of its settings' names. device: auto, cpu, cuda, cuda:1, …
-        gpu_expected: the cluster gave this process a GPU.
-
-        Raises: ValueError naming the setting: its model where weights are missing or incomplete, its labels where they
-        are none or all of the model's labels, or the device.
-        """
-        from refadgen.config.devices import resolve_device
-
-        address, chosen = getattr(config, f"{kind}_model"), getattr(config, f"{kind}_labels")
-        field = f"filter.{kind}_model={address!r}"
-        self._device = resolve_device(device, gpu_expected=gpu_expected, field="segmentation.device")
-        self._processor, self._model = _load_classifier(field, address)
-        self._model.to(self._device).eval()
-        labels = {index: str(label) for index, label in self._model.config.id2label.items()}
-        wanted = {label.strip().lower() for label in chosen}
-        self._found = [int(index) for index, label in labels.items() if label.strip().lower() in wanted]
-        if not 0 < len(self._found) < len(labels):
-            raise ValueError(
-                f"filter.{kind}_labels={chosen!r}: must be some, not all, of the labels of {field}: "
-                f"{', '.join(labels.values())}"
-            )
-
-    def score(self, image_u8: np.ndarray) -> float:
-        """Returns the sum of the probabilities of the chosen labels, 0 to 1. image_u8: uint8 H×W×3, RGB."""
-        import torch
-
-        # A copy: torch warns of read-only arrays, and those that Pillow gives are.
-        inputs = self._processor(images=[image_u8.copy()], return_tensors="pt", input_data_format="channels_last")
-        with torch.inference_mode():
-            logits = self._model(**inputs.to(self._device)).logits[0]
-        return float(logits.softmax(dim=-1)[self._found].sum().clamp(0, 1))  # a sum of float32 may exceed 1
-
-
-def _load_classifier(field: str, address: str) -> tuple[Any, Any]:
-    """Loads processor and model from a folder or hub id. Raises: ValueError, also where a single weight is missing."""
-    from safetensors import SafetensorError
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(address)
-        model, report = AutoModelForImageClassification.from_pretrained(address, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"{field}: cannot be loaded: {error}") from error
-    require_all_weights(field, report)
-    if model.config.problem_type == "multi_label_classification":
-        raise ValueError(f"{field}: has labels that do not exclude each other; must have one label per picture")
-    return processor, model.float()
 
 
 def embedded_text(finding: TextFinding, config: FilterConfig) -> RowError | None:

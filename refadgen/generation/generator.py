@@ -7,7 +7,7 @@ import hashlib
 import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,6 +26,7 @@ from refadgen.engine.orders import AdOrder
 from refadgen.engine.step_engine import EngineLostError, Event, Failed, Finished, OutOfDeviceMemoryError, StepEngine
 from refadgen.errors import RowError
 from refadgen.generation.ladder import Judged, Ladder
+from refadgen.generation.moderation import Moderation
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct, PlacedProduct
 from refadgen.generation.same_device import require_same_device
 from refadgen.generation.wanted import WantedImage
@@ -108,6 +109,7 @@ class AdGenerator:
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
         self._most_in_hand = 2 * config.sampling.images_in_flight
+        self._moderation = Moderation(config, gpu_expected=config.stages.generate.num_gpus > 0)
         self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31, observe=count_step)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
 
@@ -259,6 +261,8 @@ class AdGenerator:
             self._order(task)
         elif judged.problem:
             task.finish(error=RowFailure.of(RowError("low_fidelity", judged.problem)), judged=judged)
+        elif judged.image is not None and (unsafe := self._moderation.problem(judged.image)) is not None:
+            task.finish(error=RowFailure.of(unsafe), judged=replace(judged, image=None))
         else:
             task.finish(judged=judged)
 

@@ -39,6 +39,7 @@ from refadgen.errors import RowError
 from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
 from refadgen.generation.ladder import Attempt, Ladder
 from refadgen.generation.model_settings import ModelIdentity
+from refadgen.generation.moderation import Moderation
 from refadgen.serving import metrics
 from refadgen.serving.ads import AdService, canvas_size
 from refadgen.serving.errors import ApiError, from_row_error, server_fault
@@ -109,6 +110,7 @@ class AdGeneration:
         """fingerprint: of the model; goes into each image's generation record."""
         self._fingerprint = fingerprint
         self._quality = config.quality
+        self._moderation = Moderation(config.generation(), gpu_expected=config.deployments.generation.num_gpus > 0)
         self._engine = StepEngine(
             self._make_denoiser(config),
             max_waiting=config.sampling.images_in_flight + config.sampling.batch_size,
@@ -199,6 +201,9 @@ class AdGeneration:
         judged = ladder.judge(finished.result, order.placed.canvas, order.placed.mask)
         if judged is None:
             return None
+        error = RowError("low_fidelity", judged.problem) if judged.problem else None
+        if judged.image is not None and error is None:
+            error = self._moderation.problem(judged.image)
         record = GenerationRecord.of(
             order.wanted,
             sku=order.sku,
@@ -212,13 +217,14 @@ class AdGeneration:
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
-        image_u8 = judged.image
-        if image_u8 is not None:
-            image_u8 = resized(image_u8, order.size or order.placed.file_size)
+        encoded = b""
+        if judged.image is not None and error is None:
+            image_u8 = resized(judged.image, order.size or order.placed.file_size)
+            encoded = encode_ad(image_u8, record, order.config.output)
         return AdResult(
-            status="failed" if judged.problem else "done",
-            reason="low_fidelity" if judged.problem else "",
-            detail=judged.problem,
+            status="done" if error is None else error.status,
+            reason="" if error is None else error.reason,
+            detail="" if error is None else error.problem,
             attempts=ladder.attempts,
             rung=judged.attempt.rung,
             seed=judged.attempt.seed,
@@ -226,7 +232,7 @@ class AdGeneration:
             waited_s=0.0,
             generate_s=0.0,
             batch_size=finished.batch_size,
-            encoded=b"" if image_u8 is None else encode_ad(image_u8, record, order.config.output),
+            encoded=encoded,
         )
 
 

@@ -31,7 +31,7 @@ class ImageOrder:
 class AdResult:
     """The outcome of one order; names and units as in the ledger."""
 
-    status: Literal["done", "failed"]
+    status: Literal["done", "failed", "rejected"]
     reason: str
     """A key of `REASONS`; empty when done."""
     detail: str

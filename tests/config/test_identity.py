@@ -178,6 +178,7 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
     of_sampling = [f"sampling.{name}" for name in ("scheduler", "guidance_interval", "reuse_steps", "batch_size")]
     of_quality = ["min_local_similarity", "min_hue_similarity"]
     of_quality += ["fusion_attempts", "stronger_fusion_scale", "product_pixels", "product_tone"]
+    of_quality += ["unsafe_model", "unsafe_labels", "max_unsafe_score"]
     of_filters = ["watermarks", "max_lattice", "watermark_model", "watermark_labels", "max_watermark_score"]
     of_filters += ["occluders", "max_hidden", "depth_model"]
     of_training = ["data.epoch_counts", "data.crop", "objective.authors_noise"]

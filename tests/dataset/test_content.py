@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from refadgen.config import FilterConfig
 from refadgen.dataset.content import (
     ContentFilter,
-    PictureClassifier,
     TextFinder,
     TextFinding,
     blocking_person,
@@ -25,6 +24,7 @@ from refadgen.dataset.content import (
 )
 from refadgen.dataset.masks import product_box
 from refadgen.errors import RowError
+from refadgen.model.picture_classifier import PictureClassifier
 from refadgen.segmentation.networks import FoundObject
 
 needs_ocr = pytest.mark.skipif(
@@ -148,21 +148,10 @@ def test_a_package_without_models_downloads_nothing(tmp_path: Path, monkeypatch:
 # --- unsafe content
 
 
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny random ViT with three labels."""
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-
-    folder = tmp_path_factory.mktemp("models") / "vit"
-    torch.manual_seed(0)
-    labels = {0: "Normal", 1: "NSFW", 2: "Sexy"}
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
-        id2label=labels, label2id={label: index for index, label in labels.items()}, initializer_range=0.5,
-    )  # fmt: skip
-    ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+def _unsafe(config: FilterConfig) -> PictureClassifier:
+    assert config.unsafe_model is not None
+    fields = {"model_field": "filter.unsafe_model", "labels_field": "filter.unsafe_labels"}
+    return PictureClassifier(config.unsafe_model, config.unsafe_labels, device=torch.device("cpu"), **fields)
 
 
 def test_the_score_is_the_sum_over_the_unsafe_labels(classifier: Path) -> None:
@@ -173,10 +162,8 @@ def test_the_score_is_the_sum_over_the_unsafe_labels(classifier: Path) -> None:
     with torch.no_grad():
         probability = AutoModelForImageClassification.from_pretrained(classifier)(**inputs).logits.softmax(-1)[0]
     expected = dict(zip(("Normal", "NSFW", "Sexy"), probability.tolist(), strict=True))
-    both = PictureClassifier(FilterConfig(unsafe_model=str(classifier)), "unsafe", "cpu").score(picture)
-    one = PictureClassifier(
-        FilterConfig(unsafe_model=str(classifier), unsafe_labels=(" sexy", "gore")), "unsafe", "cpu"
-    )
+    both = _unsafe(FilterConfig(unsafe_model=str(classifier))).score(picture)
+    one = _unsafe(FilterConfig(unsafe_model=str(classifier), unsafe_labels=(" sexy", "gore")))
     assert both == pytest.approx(expected["NSFW"] + expected["Sexy"], abs=1e-4)
     assert one.score(picture) == pytest.approx(expected["Sexy"], abs=1e-4)
     assert 0 < one.score(picture) < both < 1
@@ -195,7 +182,7 @@ def test_above_the_limit_it_is_unsafe() -> None:
 @pytest.mark.parametrize("labels", [("gore",), ("normal", "nsfw", "sexy")])
 def test_labels_that_separate_nothing_are_named_beside_the_models(classifier: Path, labels: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=rf"^filter\.unsafe_labels=.*{labels[0]}.*Normal, NSFW, Sexy"):
-        PictureClassifier(FilterConfig(unsafe_model=str(classifier), unsafe_labels=labels), "unsafe", "cpu")
+        _unsafe(FilterConfig(unsafe_model=str(classifier), unsafe_labels=labels))
 
 
 def test_a_classifier_of_watermarks_is_one_of_the_filters(classifier: Path, tmp_path: Path) -> None:
@@ -224,7 +211,7 @@ def test_weights_that_are_missing_are_named(classifier: Path, tmp_path: Path) ->
 
     def refusal(folder: Path) -> str:
         with pytest.raises(ValueError, match=r"^filter\.unsafe_model=") as caught:
-            PictureClassifier(FilterConfig(unsafe_model=str(folder)), "unsafe", "cpu")
+            _unsafe(FilterConfig(unsafe_model=str(folder)))
         return str(caught.value)
 
     refusal(tmp_path / "none")

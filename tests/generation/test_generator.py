@@ -182,6 +182,24 @@ def test_an_image_that_never_passes_is_named_with_its_scores(
     assert image.scores is not None
 
 
+def test_an_unsafe_ad_is_rejected_and_not_published(classifier: Path, denoiser: CountingDenoiser) -> None:
+    def made(most: float) -> GeneratedImage:
+        words = ["sampling.guidance_scale=2", "model.device=cpu", f"quality.unsafe_model={classifier}"]
+        moderated = AdGenerator(
+            load_config(GenerateConfig, None, [*words, f"quality.max_unsafe_score={most}"]), "run-1"
+        )
+        (image,) = images_of(made_of(moderated, placed(1))).values()
+        moderated._engine.stop()
+        return image
+
+    fine, unsafe = made(1.0), made(0.0)
+    assert fine.error is None
+    assert unsafe.error is not None
+    assert (unsafe.error.status, unsafe.error.reason, unsafe.ad) == ("rejected", "unsafe", b"")
+    assert "quality.max_unsafe_score" in unsafe.error.detail
+    assert unsafe.scores == fine.scores
+
+
 def test_a_prompt_that_is_too_long_costs_its_image(generator: AdGenerator) -> None:
     rows = made_of(generator, placed(1, prompt="too long"), placed(2))
     outcomes = {row.sku: row.images[0].error and row.images[0].error.reason for row in rows}

@@ -802,6 +802,15 @@ def test_where_the_image_itself_is_asked_for_a_failed_one_is_an_error(strict, ph
     assert strict.problem(strict.form("/v1/images/edits", *parts), 422)["code"] == "low_fidelity"
 
 
+def test_an_unsafe_ad_is_rejected_and_its_picture_kept_back(connect, classifier, photo):
+    with serving(f"quality.unsafe_model={classifier}", "quality.max_unsafe_score=0", "model.device=cpu") as server:
+        client = connect(server.url)
+        (image,) = client.made(photo, prompt="a cup")["images"]
+        assert (image["status"], image["reason"], image["image_base64"]) == ("rejected", "unsafe", None)
+        problem = client.problem(client.ads(photo, accept="image/*", prompt="a cup"), 422)
+        assert problem["code"] == "unsafe"
+
+
 def test_a_failed_image_is_an_event_like_others(strict, photo):
     events = strict.events(photo, prompt="a cup", seed=1)
     assert [name for name, _ in events][-2:] == ["image", "done"]
