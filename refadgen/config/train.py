@@ -126,16 +126,21 @@ class ObjectiveConfig(Section, name="objective"):
     """Share of rows that do not see the product (λ = 0)."""
 
     def check(self) -> None:
+        wrong = {
+            "objective.prediction_type=epsilon": self.prediction_type != "epsilon",
+            "objective.zero_terminal_snr=false": self.zero_terminal_snr,
+            "objective.min_snr_gamma=null": self.min_snr_gamma is not None,
+        }
+        if self.authors_noise and any(wrong.values()):
+            raise ValueError(
+                "objective.authors_noise=True: the authors train ε with equal weights, and their betas come with it; "
+                f"set {' '.join(words for words, is_wrong in wrong.items() if is_wrong)} too"
+            )
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
             raise ValueError(
                 "objective.zero_terminal_snr=True with objective.prediction_type=epsilon: at the last timestep nothing "
-                "of the image is left, so ε says nothing about it; use v_prediction, or objective.authors_noise to "
-                "train as the authors did all the same"
-            )
-        if self.authors_noise and (self.prediction_type != "epsilon" or self.min_snr_gamma is not None):
-            raise ValueError(
-                f"objective.authors_noise=True with objective.prediction_type={self.prediction_type}, "
-                f"objective.min_snr_gamma={self.min_snr_gamma}: the authors train ε with equal weights; leave both out"
+                "of the image is left, so ε says nothing about it; use v_prediction, or (with zero_terminal_snr=false) "
+                "objective.authors_noise to train as the authors did all the same"
             )
         total = self.image_dropout + self.text_dropout + self.both_dropout
         require(total <= 1, "objective.image_dropout + text_dropout + both_dropout", total, "at most 1")

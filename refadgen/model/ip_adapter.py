@@ -56,7 +56,8 @@ def fill_projection(projection: ProductImageProjection, state: Mapping[str, Tens
 def load_ip_adapter(file: str | Path, projection: ProductImageProjection) -> None:
     """Starts `projection` with the Resampler of an IP-Adapter-Plus file, .safetensors or .bin, in its number format.
 
-    Nothing in the file is executed. Raises: ValueError naming the file where it is none, or of another shape.
+    Nothing in the file is executed. Raises: ValueError naming the file where it is none, of another shape, or where a
+    weight is not finite.
     """
     try:
         if str(file).endswith(".safetensors"):
@@ -69,6 +70,9 @@ def load_ip_adapter(file: str | Path, projection: ProductImageProjection) -> Non
         raise ValueError(f"{file}: cannot be read: {error}") from error
     except Exception as error:  # damaged or foreign pickles surface as anything
         raise ValueError(f"{file}: holds no plain weights under image_proj ({type(error).__name__})") from error
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise ValueError(f"{file}: has NaN or infinite weights; get the file anew")
     dtype = projection.dtype
     fill_projection(projection, state, _PREFIX, str(file))
-    projection.to(dtype)
+    if projection.dtype != dtype:  # diffusers warns even where nothing is cast
+        projection.to(dtype)

@@ -165,10 +165,12 @@ class TrainingRun:
             all_rows = [row for part in self.workers.gather(rows) for row in part]
             self.optimizer.zero_grad(set_to_none=True)
             problem = f"the loss is {mean}" if not np.isfinite(mean) else f"the gradient's norm is {grad_norm}"
-            raise FloatingPointError(
-                f"step {self.step}: {problem}; its rows: {', '.join(all_rows)}. Checkpoints of earlier steps are good: "
-                "resume with a lower optimizer.learning_rate, or without these rows"
-            )
+            if self.step == 0:
+                advice = "Nothing is trained yet: the weights that it starts from are not finite, or these rows are not"
+            else:
+                advice = "Checkpoints of earlier steps are good: resume with a lower optimizer.learning_rate, or "
+                advice += "without these rows"
+            raise FloatingPointError(f"step {self.step}: {problem}; its rows: {', '.join(all_rows)}. {advice}")
         take_step(self.optimizer, rate, compiled=self.config.run.compile)
         if self.average is not None:
             self.average.update(self.trained, self.step)

@@ -68,6 +68,7 @@ def test_unknown_settings_propose_the_nearest(word: str, near: str) -> None:
         load(word)
 
 
+AUTHORS_NOISE = ["objective.authors_noise=true"]
 WRONG = [
     "data.width_px=500",
     "data.width_px=8",
@@ -164,12 +165,12 @@ def test_each_check_names_its_field_and_value(word: str) -> None:
             r"objective\.image_dropout \+ text_dropout \+ both_dropout=1\.1\d*: must be at most 1",
         ),
         (
-            ["objective.authors_noise=true", "objective.min_snr_gamma=5"],
-            r"objective\.authors_noise=True with .*min_snr_gamma=5\.?0?: .* leave both out",
+            [*AUTHORS_NOISE, "objective.min_snr_gamma=5"],
+            r"objective\.authors_noise=True: .*set objective\.min_snr_gamma=null too$",
         ),
         (
-            ["objective.authors_noise=true", "objective.prediction_type=v_prediction"],
-            r"objective\.authors_noise=True with objective\.prediction_type=v_prediction,",
+            [*AUTHORS_NOISE, "objective.prediction_type=v_prediction", "objective.zero_terminal_snr=true"],
+            r"set objective\.prediction_type=epsilon objective\.zero_terminal_snr=false too$",
         ),
         (["data.crop=random"], r"data\.crop=random with data\.precompute=True: .*set data\.precompute=false"),
         (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_models import make_image_encoder
 from tiny_training import config_of, random_batch
 
@@ -330,6 +330,10 @@ def test_resampler_files_that_do_not_fit_are_named(
     ):
         ip_adapter_file(place, **changes)
         assert re.match(rf"model\.image_projection='{place}': {place}: {key}", fails(stable_diffusion_base, place))
+    ip_adapter_file(place)
+    broken = {name: tensor.fill_(float("nan")) for name, tensor in load_file(place).items()}
+    save_file(broken, place)
+    assert f"{place}: has NaN or infinite weights" in fails(stable_diffusion_base, place)
     (tmp_path / "cut.bin").write_bytes(b"PK\x03\x04")
     assert "cut.bin: holds no plain weights under image_proj" in fails(stable_diffusion_base, tmp_path / "cut.bin")
     place.write_bytes(b"no weights")
