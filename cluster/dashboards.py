@@ -191,6 +191,18 @@ def alerts() -> dict[str, Any]:
             "critical",
             "A job holds actors, and has recorded no image for half an hour.",
         ),
+        _alert(
+            "RefAdGenWorkersDie",
+            f'sum by (entry) (increase({job_images}{{reason="killed_worker"}}[1h])) > 3',
+            "warning",
+            "More than three products killed their process within an hour: python jobs/status.py OUTPUT counts them.",
+        ),
+        _alert(
+            "RefAdGenTrainingStandsStill",
+            "max(ray_refadgen_train_steps_left) > 0 unless sum(rate(ray_refadgen_train_samples_total[30m])) > 0",
+            "critical",
+            "A training has steps left, and has made none for half an hour.",
+        ),
     ]
     return {"groups": [{"name": "refadgen", "rules": rules}]}
 

@@ -107,6 +107,7 @@ REASONS: dict[str, Reason] = {
     "negative_prompt_too_long": _rejected("negative_prompt"),
     "generation_error": _failed(),
     "internal_error": _failed(),
+    "killed_worker": _failed(),
     "low_fidelity": _failed(),
     "not_finite": _failed(),
     "publish_failed": _failed(),

@@ -19,16 +19,12 @@ from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from tqdm import tqdm
 
+from refadgen.batch.death_marks import DeathMarks, MarkedStage, Refuse, with_error
 from refadgen.batch.node_labels import may_hold, placement
 from refadgen.batch.pool_sizes import PLANNING_CPUS, NodeSize, PoolSize, fewest, pools_of
 from refadgen.config import StageConfig
 
 _log = logging.getLogger("refadgen.batch")
-_TASK_RETRIES = 10
-"""Retries of a block whose actor or node was lost. Ray's default has no bound: a poison row would run for ever."""
-_RESTARTS = 30
-"""Restarts of one actor in a run. Without a bound, one whose constructor kills its process would start for ever; one
-whose constructor raises is not started again anyway."""
 BESIDE_CORES = 3
 """Logical CPUs of a local Ray beside one for each core: for planning, and for the stages that take half a CPU."""
 
@@ -39,17 +35,20 @@ def with_stage(
     pool: StageConfig,
     size: PoolSize,
     batch_size: int,
+    marks: DeathMarks,
     *arguments: Any,
     calls_at_once: int = 1,
+    refuse: Refuse | None = with_error,
 ) -> Dataset:
     """Maps `dataset` through a pool of `stage(*arguments)` actors.
 
     batch_size: rows in one call; Ray Data's default of 1,024 would be far too many images. calls_at_once: calls that
-    one actor works on at the same time, each in a thread of its own.
+    one actor works on at the same time, each in a thread of its own. marks, refuse: see `MarkedStage`. Ray restarts
+    actors and retries their calls without a bound; the marks bound both.
     """
     mapped = dataset.map_batches(
-        stage,
-        fn_constructor_args=arguments,
+        type(stage.__name__, (MarkedStage,), {}),  # Ray names pools and processes after the class
+        fn_constructor_args=(stage, marks, refuse, *arguments),
         batch_size=batch_size,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -61,16 +60,9 @@ def with_stage(
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
         **placement(pool.label_selector),
-        # The only way that Ray 2.60 offers to bound the retries of an actor's task, and its restarts. A callback of Ray
-        # Data comes too late: the pools have started when it is called.
-        ray_remote_args_fn=_actor_options,
     )
     use_callbacks(mapped)
     return mapped
-
-
-def _actor_options() -> dict[str, Any]:
-    return {"max_task_retries": _TASK_RETRIES, "max_restarts": _RESTARTS}
 
 
 def use_callbacks(dataset: Dataset, *callbacks: type[ExecutionCallback]) -> None:
@@ -81,9 +73,9 @@ def use_callbacks(dataset: Dataset, *callbacks: type[ExecutionCallback]) -> None
 def restart_actor(problem: Exception) -> NoReturn:
     """Ends this actor's process for a fault that a new process may not have, such as a lost device.
 
-    Ray starts the actor again and retries the calls that were in hand, each up to `_TASK_RETRIES` times; an error that
-    a call raises would end the job instead. Where the new process cannot start either, the run ends with its error
-    (`record_rows`). Outside an actor: raises `problem`.
+    Ray starts the actor again and retries the calls that were in hand, each of their rows alone (`MarkedStage`); an
+    error that a call raises would end the job instead. Where the new process cannot start either, the run ends with its
+    error (`record_rows`). Outside an actor: raises `problem`.
     """
     if not ray.is_initialized() or ray.get_runtime_context().get_actor_id() is None:
         raise problem

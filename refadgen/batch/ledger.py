@@ -337,7 +337,7 @@ class LedgerWriter:
         # Workers' clocks differ: the latest row of an id must be the one that came last.
         index = table.schema.get_field_index("recorded_at")
         field = self._ledger.schema.field("recorded_at")
-        stamped = table.set_column(index, field, pa.array([now()] * len(table), field.type))
+        stamped = table.set_column(index, field, pa.repeat(pa.scalar(now(), field.type), len(table)))
         for name, counter in (("status", self.counts), ("reason", self.reasons)):
             for entry in pc.value_counts(table[name]).to_pylist():
                 if entry["values"]:

@@ -21,6 +21,7 @@ from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
+from refadgen.batch.death_marks import DeathMarks, death_marks
 from refadgen.batch.ledger import Ledger, LedgerWriter, short_keys
 from refadgen.batch.planning import Plan, count_fragments, plan_fragments
 from refadgen.batch.pool_sizes import RULE, PoolSize, say_sizes, size_pools
@@ -241,8 +242,8 @@ class DatasetJob:
         if not sum(counts):
             return
         ads = plan.stream(_SCREENED_ROWS)
-        screened = self._through(ads, AdScreener, "screen", run_id, self._catalog_uri, rows=_SCREENED_ROWS)
-        with LedgerWriter(self._screening) as writer:
+        with death_marks(self._storage, "row_id") as marks, LedgerWriter(self._screening) as writer:
+            screened = self._through(ads, AdScreener, "screen", marks, run_id, self._catalog_uri, rows=_SCREENED_ROWS)
             record_rows(
                 screened, writer, total=sum(counts), unit="ad", job="build_dataset", run_id=run_id, label="screening"
             )
@@ -253,21 +254,23 @@ class DatasetJob:
             return 0
         plan, _ = plan.filtered(Chosen(keys=open_keys))
         dataset = plan.stream(self._config.triplet.rows_per_file)
-        dataset = self._through(dataset, AdFetcher, "screen", run_id, self._catalog_uri)
-        dataset = self._through(dataset, ProductExtractor, "extract", run_id)
-        dataset = self._through(dataset, AdDescriber, "describe", run_id)
-        dataset = self._through(dataset, TripletBuilder, "augment", run_id, self._storage.uri)
-        with LedgerWriter(self._ledger) as writer:
+        with death_marks(self._storage, "row_id") as marks, LedgerWriter(self._ledger) as writer:
+            dataset = self._through(dataset, AdFetcher, "screen", marks, run_id, self._catalog_uri)
+            dataset = self._through(dataset, ProductExtractor, "extract", marks, run_id)
+            dataset = self._through(dataset, AdDescriber, "describe", marks, run_id)
+            dataset = self._through(dataset, TripletBuilder, "augment", marks, run_id, self._storage.uri)
             record_rows(
                 dataset, writer, total=len(open_keys), unit="ad", job="build_dataset", run_id=run_id, label="building"
             )
         return writer.counts["done"]
 
-    def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, rows: int | None = None) -> Dataset:
+    def _through(
+        self, dataset: Dataset, stage: type, name: str, marks: DeathMarks, *arguments: Any, rows: int | None = None
+    ) -> Dataset:
         """rows: in one call; None: as many as a file of triplets has."""
         pool, size = getattr(self._config.stages, name), self._sizes[name]
         rows = rows or self._config.triplet.rows_per_file
-        return with_stage(dataset, stage, pool, size, rows, self._stage_config, *arguments)
+        return with_stage(dataset, stage, pool, size, rows, marks, self._stage_config, *arguments)
 
     @functools.cached_property
     def _sizes(self) -> dict[str, PoolSize]:

@@ -20,6 +20,7 @@ import ray
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
+from refadgen.batch.death_marks import death_marks
 from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.pool_sizes import say_sizes, size_pools
 from refadgen.batch.ray_connection import results_of, run_in_task
@@ -137,19 +138,21 @@ class Evaluation:
         candidates = dict(zip(tasks, results_of(list(tasks.values())), strict=True))
         part = self._config.score.images_per_part
         dataset = ray.data.from_arrow_refs([rows]).repartition(target_num_rows_per_block=part)
-        dataset = with_stage(
-            dataset,
-            ImageScorer,
-            stages.score,
-            sizes["score"],
-            part,
-            self._config,
-            run_id,
-            self._storage.uri,
-            self._skipped,
-            candidates,
-        )
-        with LedgerWriter(ScoreLedger(self._storage)) as writer:
+        with death_marks(self._storage, "score_id") as marks, LedgerWriter(ScoreLedger(self._storage)) as writer:
+            dataset = with_stage(
+                dataset,
+                ImageScorer,
+                stages.score,
+                sizes["score"],
+                part,
+                marks,
+                self._config,
+                run_id,
+                self._storage.uri,
+                self._skipped,
+                candidates,
+                refuse=None,
+            )
             record_rows(dataset, writer, total=planned.to_score, unit="image", job="evaluate", run_id=run_id)
 
 

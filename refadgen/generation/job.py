@@ -8,6 +8,7 @@ the first actor starts, so the same command again resumes.
 
 import functools
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +19,7 @@ from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
+from refadgen.batch.death_marks import DeathMarks, Refuse, death_marks, with_error
 from refadgen.batch.lease import held
 from refadgen.batch.ledger import Keys, LedgerWriter, mean_of
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
@@ -42,7 +44,7 @@ from refadgen.generation.ledger import AdLedger
 from refadgen.generation.method_settings import with_method_settings
 from refadgen.generation.model_settings import with_model_settings
 from refadgen.generation.planning import CatalogPlanner, ImageCounts, OpenImages
-from refadgen.generation.publisher import AdPublisher
+from refadgen.generation.publisher import AdPublisher, refused_images
 from refadgen.generation.report import write_report
 from refadgen.generation.review import ReviewPages, write_review
 from refadgen.generation.rows import PlannedProduct
@@ -223,12 +225,14 @@ class CatalogJob:
 
     def _changed(self, plan: Plan, run_id: str) -> Keys:
         """Short keys of the recorded images whose product image has changed behind its address."""
-        products = self._through(self._stream(plan), ProductFetcher, "fetch", run_id, self._catalog_uri)
-        recorded = ray.put(RecordedInputs.of(self._ledger))
-        changed = products.map_batches(
-            changed_inputs, batch_size=None, batch_format="pyarrow", fn_kwargs={"recorded": recorded}
-        )
-        return np.array([row["key"] for row in changed.take_all()], dtype=np.uint64)
+        # Marks of its own: a dry run does not hold the output's.
+        with death_marks(self._storage, "sku", f"check-{uuid.uuid4().hex[:8]}") as marks:
+            products = self._through(self._stream(plan), ProductFetcher, "fetch", marks, run_id, self._catalog_uri)
+            recorded = ray.put(RecordedInputs.of(self._ledger))
+            changed = products.map_batches(
+                changed_inputs, batch_size=None, batch_format="pyarrow", fn_kwargs={"recorded": recorded}
+            )
+            return np.array([row["key"] for row in changed.take_all()], dtype=np.uint64)
 
     def _stream(self, plan: Plan) -> Dataset:
         return plan.stream(self._config.catalog.rows_per_block)
@@ -308,10 +312,14 @@ class CatalogJob:
         overruled = overrule(self._ledger, self._decisions.decided, record.run_id)
         plan, counts = self.plan(record.run_id)
         record.start(wanted=counts.wanted, to_make=counts.to_make)
-        with LedgerWriter(self._ledger) as writer, mixing_named(self._same_device_choice):
+        with (
+            death_marks(self._storage, "sku", self._shard.label) as marks,
+            LedgerWriter(self._ledger) as writer,
+            mixing_named(self._same_device_choice),
+        ):
             if counts.to_make:
                 record_rows(
-                    self._generate(plan, record.run_id, end),
+                    self._generate(plan, marks, record.run_id, end),
                     writer,
                     total=counts.to_make,
                     unit="image",
@@ -359,29 +367,43 @@ class CatalogJob:
             summary = replace(summary, feeds=feeds)
         return summary
 
-    def _generate(self, plan: Plan, run_id: str, end: EndOfRun) -> Dataset:
+    def _generate(self, plan: Plan, marks: DeathMarks, run_id: str, end: EndOfRun) -> Dataset:
         """Ledger rows, as the stream gives them."""
         dataset = self._stream(plan)
-        dataset = self._through(dataset, ProductFetcher, "fetch", run_id, self._catalog_uri)
+        dataset = self._through(dataset, ProductFetcher, "fetch", marks, run_id, self._catalog_uri)
         # Once for all actors: the masks of a decisions file may be a hundred megabytes.
         decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
-        dataset = self._through(dataset, ProductSegmenter, "segment", run_id, self._storage.uri, decided)
+        dataset = self._through(dataset, ProductSegmenter, "segment", marks, run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
         calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
         bound = self._same_device_choice
-        dataset = self._through(dataset, AdGenerator, "generate", run_id, end, bound, calls_at_once=calls_at_once)
-        return self._through(dataset, AdPublisher, "publish", run_id, self._storage.uri, self._model)
+        dataset = self._through(
+            dataset, AdGenerator, "generate", marks, run_id, end, bound, calls_at_once=calls_at_once
+        )
+        rest = (run_id, self._storage.uri, self._model)
+        return self._through(dataset, AdPublisher, "publish", marks, *rest, refuse=refused_images)
 
-    def _through(self, dataset: Dataset, stage: type, name: str, *arguments: Any, calls_at_once: int = 1) -> Dataset:
+    def _through(
+        self,
+        dataset: Dataset,
+        stage: type,
+        name: str,
+        marks: DeathMarks,
+        *arguments: Any,
+        calls_at_once: int = 1,
+        refuse: Refuse = with_error,
+    ) -> Dataset:
         return with_stage(
             dataset,
             stage,
             getattr(self._config.stages, name),
             self._sizes[name],
             self._config.catalog.rows_per_block,
+            marks,
             self._stage_config,
             *arguments,
             calls_at_once=calls_at_once,
+            refuse=refuse,
         )
 
     @functools.cached_property

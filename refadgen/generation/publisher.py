@@ -167,3 +167,16 @@ class AdPublisher:
     def _cost(self, generate_s: float | None) -> float | None:
         price = self._config.cost.per_gpu_hour * self._config.stages.generate.num_gpus
         return generate_s / 3600 * price if price and generate_s is not None else None
+
+
+def refused_images(table: pa.Table, failure: RowFailure) -> pa.Table:
+    """GeneratedProduct rows whose images all have this failure, or an earlier one: the publisher only records them."""
+    rows = [
+        dataclasses.replace(
+            product,
+            product=b"",
+            images=tuple(dataclasses.replace(image, ad=b"", error=image.error or failure) for image in product.images),
+        )
+        for product in from_table(table, GeneratedProduct)
+    ]
+    return to_table(rows, GeneratedProduct)

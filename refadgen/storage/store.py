@@ -85,8 +85,8 @@ class Storage:
         """Opens `key` for reading, from its beginning. Raises: FileNotFoundError, OSError."""
         return cast(BinaryIO, self._fs.open(self.path(key), "rb"))
 
-    def write(self, key: str, data: bytes) -> None:
-        """Writes `data` to `key`, atomically. Raises: OSError."""
+    def write(self, key: str, data: bytes, *, lasting: bool = True) -> None:
+        """Writes `data` to `key`, atomically. lasting: whether it outlives a power cut. Raises: OSError."""
         path = self.path(key)
         if self.remote:
             self._fs.pipe_file(path, data)
@@ -96,9 +96,10 @@ class Storage:
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
-                # Without fsync, a power cut after the rename can leave an empty file under the final name.
-                file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    # Without fsync, a power cut after the rename can leave an empty file under the final name.
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:  # KeyboardInterrupt too: nothing else would remove the partial write
             if os.path.exists(temporary):

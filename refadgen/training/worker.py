@@ -25,6 +25,7 @@ from refadgen.training.feed import BadRowError, ray_feed
 from refadgen.training.finished import HeldOut, sample_sheet
 from refadgen.training.loop import BatchMaker, MetricsLog, StepMetrics, TrainingRun, run_steps
 from refadgen.training.measuring import MeasuredRow, Measuring, SampleMeasures
+from refadgen.training.metrics import tell_step
 from refadgen.training.networks import TrainingModule, load_parts
 from refadgen.training.plan import Plan
 from refadgen.training.rows import CachedRows, RowSource
@@ -171,7 +172,7 @@ class _Log:
         self._board = SummaryWriter(folder, purge_step=self._first_step)
         self._bar = tqdm_ray.tqdm(total=self._task.plan.num_steps, unit="step", flush_interval_s=_SHOWN_EVERY_S)
         self._bar.update(self._first_step)
-        self._started = self._shown = time.monotonic()
+        self._started = self._shown = self._stepped = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,9 +186,14 @@ class _Log:
         done = metrics.step + 1 - self._first_step
         # The plain mean of the first 100 steps, then an exponential one.
         self._loss += (metrics.loss - self._loss) / min(done, 100)
-        rate = done / max(1e-9, time.monotonic() - self._started)
-        left = (self._task.plan.num_steps - metrics.step - 1) / rate
-        images = rate * self._task.config.run.batch_size
+        now = time.monotonic()
+        batch_size = self._task.config.run.batch_size
+        steps_left = self._task.plan.num_steps - metrics.step - 1
+        tell_step(loss=self._loss, num_samples=batch_size, seconds=now - self._stepped, steps_left=steps_left)
+        self._stepped = now
+        rate = done / max(1e-9, now - self._started)
+        left = steps_left / rate
+        images = rate * batch_size
         self._bar.update(1)
         if time.monotonic() > self._shown + _SHOWN_EVERY_S or left == 0:
             clock = f"{int(left // 3600)}:{int(left // 60 % 60):02d}:{int(left % 60):02d}"

@@ -9,9 +9,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
+from ray.data._internal.logical.optimizers import get_execution_plan
 
 from refadgen.batch import actor_pools, ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, restart_actor, with_stage
+from refadgen.batch.death_marks import DeathMarks
 from refadgen.batch.ledger import LedgerWriter
 from refadgen.batch.pool_sizes import NodeSize, PoolSize
 from refadgen.batch.run_record import record_rows
@@ -40,54 +42,44 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def recorded(folder: Path, *, heals: bool) -> list[int]:
-    """The rows that come out of a stage whose process loses its device at row 5, once or each time."""
-
-    class Stage:
-        def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-            mark = folder / "lost"
-            if 5 in table["n"].to_pylist() and not (heals and mark.exists()):
-                mark.touch()
-                restart_actor(RuntimeError("the device is lost"))
-            yield table
-
-    return rows_through(Stage, ONE, calls_at_once=3)
-
-
 def numbered(count: int) -> pa.Table:
-    """Rows as a ledger has them, as far as a run looks at them."""
-    return pa.table({"n": list(range(count)), "status": ["done"] * count, "reason": [""] * count})
+    """Rows as a ledger has them, as far as a run looks at them; `error` as between stages."""
+    kind = pa.struct([(name, pa.string()) for name in ("status", "reason", "detail")])
+    columns = {"n": list(range(count)), "status": ["done"] * count, "reason": [""] * count}
+    return pa.table(columns | {"error": pa.nulls(count, kind)})
 
 
-def rows_through(stage: type, size: PoolSize, calls_at_once: int = 1) -> list[int]:
-    rows = ray.data.from_arrow(numbered(NUM_ROWS)).repartition(NUM_ROWS)
+def marks(folder: Path, most_starts: int = 12) -> DeathMarks:
+    return DeathMarks(output_uri=str(folder / "out"), folder="marks/all", key="n", most_starts=most_starts)
+
+
+def rows_through(
+    stage: type, size: PoolSize, marks: DeathMarks, calls_at_once: int = 1, num_rows: int = NUM_ROWS
+) -> list[int]:
+    rows = ray.data.from_arrow(numbered(num_rows)).repartition(num_rows)
     writer = Recorded()
-    stream = with_stage(rows, stage, StageConfig(), size, 1, calls_at_once=calls_at_once)
-    record_rows(stream, writer, total=NUM_ROWS, unit="row", job="test", run_id="r1")
+    stream = with_stage(rows, stage, StageConfig(), size, 1, marks, calls_at_once=calls_at_once)
+    record_rows(stream, writer, total=num_rows, unit="row", job="test", run_id="r1")
     return writer.rows
 
 
 @pytest.mark.slow
-def test_a_device_that_is_lost_costs_retries_and_no_row(local_ray: None, tmp_path: Path) -> None:
-    assert sorted(recorded(tmp_path, heals=True)) == list(range(NUM_ROWS))
+def test_a_device_that_is_always_lost_ends_the_run_with_a_clear_error(local_ray: None, tmp_path: Path) -> None:
+    """Whatever row it works on: then it is not the rows."""
 
+    class Stage:
+        def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+            if table["error"].null_count:
+                restart_actor(RuntimeError("the device is lost"))
+            yield table
 
-@pytest.mark.slow
-def test_a_device_that_is_always_lost_ends_the_run_with_a_clear_error(
-    local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(actor_pools, "_TASK_RETRIES", 1)
-    with pytest.raises(RuntimeError, match="ended again and again on the same rows"):
-        recorded(tmp_path, heals=False)
+    with pytest.raises(RuntimeError, match="ended 3 times in a row, and no row was done; it last worked on n "):
+        rows_through(Stage, ONE, marks(tmp_path, most_starts=3), calls_at_once=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills_itself", [False, True])
-def test_an_actor_that_cannot_start_again_ends_the_run(
-    kills_itself: bool, local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(actor_pools, "_RESTARTS", 1)
-
+def test_an_actor_that_cannot_start_again_ends_the_run(kills_itself: bool, local_ray: None, tmp_path: Path) -> None:
     class Stage:
         def __init__(self) -> None:
             if (tmp_path / "lost").exists() and kills_itself:
@@ -100,7 +92,7 @@ def test_an_actor_that_cannot_start_again_ends_the_run(
             restart_actor(RuntimeError("the device is lost"))
 
     with pytest.raises(RuntimeError, match="could not start again") as raised:
-        rows_through(Stage, ONE)
+        rows_through(Stage, ONE, marks(tmp_path, most_starts=2))
     assert kills_itself or "PyTorch sees no GPU" in str(raised.value)
 
 
@@ -132,32 +124,58 @@ def test_an_idle_actor_that_cannot_start_again_ends_the_run(local_ray: None, tmp
             os._exit(1)
 
     rows = ray.data.from_arrow(numbered(3)).repartition(3)
-    fed = with_stage(rows, Feeder, StageConfig(), ONE, 1)
+    fed = with_stage(rows, Feeder, StageConfig(), ONE, 1, marks(tmp_path))
+    ended = with_stage(fed, Stage, StageConfig(), ONE, 1, marks(tmp_path))
     with pytest.raises(RuntimeError, match=r"MapBatches\(Stage\).*: an actor ended while it had no work"):
-        record_rows(
-            with_stage(fed, Stage, StageConfig(), ONE, 1), Recorded(), total=3, unit="row", job="test", run_id="r1"
-        )
+        record_rows(ended, Recorded(), total=3, unit="row", job="test", run_id="r1")
+
+
+@pytest.mark.slow
+def test_pools_of_equal_resources_stay_apart(local_ray: None, tmp_path: Path) -> None:
+    """Fused stages would share an actor: no fetching ahead of the device, and a death would be of both."""
+
+    class First:
+        def __call__(self, table: pa.Table) -> pa.Table:
+            return table
+
+    class Second(First):
+        pass
+
+    rows = ray.data.from_arrow(numbered(3)).map_batches(lambda table: table, batch_format="pyarrow")
+    for stage in (First, Second):
+        rows = with_stage(rows.repartition(target_num_rows_per_block=1), stage, StageConfig(), ONE, 1, marks(tmp_path))
+    operator, names = get_execution_plan(rows._logical_plan)[0].dag, []
+    while operator.input_dependencies:
+        names.append(operator.name)
+        (operator,) = operator.input_dependencies
+    assert [name for name in names if "First" in name or "Second" in name] == [
+        "MapBatches(Second)",
+        "MapBatches(First)",
+    ]
 
 
 @pytest.mark.slow
 def test_a_pool_grows_while_its_blocks_pile_up(
     local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    seen = tmp_path / "seen"
+    seen.mkdir()
+
     class Stage:
         def __call__(self, table: pa.Table) -> pa.Table:
-            (tmp_path / str(os.getpid())).touch()
+            (seen / str(os.getpid())).touch()
             until = time.monotonic() + 120
-            while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+            while len(list(seen.iterdir())) < 2 and time.monotonic() < until:
                 time.sleep(0.05)
             return table
 
-    assert sorted(rows_through(Stage, PoolSize(1, 2))) == list(range(NUM_ROWS))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert sorted(rows_through(Stage, PoolSize(1, 2), marks(tmp_path))) == list(range(NUM_ROWS))
+    assert len(list(seen.iterdir())) == 2
     assert capsys.readouterr().err.count("Stage: 1 more, for its blocks pile up") == 1
 
 
 @pytest.mark.slow
-def test_a_pool_falls_back_on_the_labels_that_a_node_has(local_ray: None) -> None:
+def test_a_pool_falls_back_on_the_labels_that_a_node_has(local_ray: None, tmp_path: Path) -> None:
     class Stage:
         def __call__(self, table: pa.Table) -> pa.Table:
             return table
@@ -165,7 +183,7 @@ def test_a_pool_falls_back_on_the_labels_that_a_node_has(local_ray: None) -> Non
     here = f"ray.io/node-id={ray.nodes()[0]['NodeID']}"
     pool = StageConfig(label_selector=("zone=nowhere", here))
     writer = Recorded()
-    stream = with_stage(ray.data.from_arrow(numbered(3)).repartition(3), Stage, pool, ONE, 1)
+    stream = with_stage(ray.data.from_arrow(numbered(3)).repartition(3), Stage, pool, ONE, 1, marks(tmp_path))
     record_rows(stream, writer, total=3, unit="row", job="test", run_id="r1")
     assert sorted(writer.rows) == [0, 1, 2]
     stages = load_config(GenerateConfig, None, ["stages.publish.label_selector=zone=nowhere"]).stages

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -183,19 +182,6 @@ def test_a_killed_driver_costs_only_the_batches_in_flight(
     # Blocks of one product (two images): one in the publisher, one on its way to the driver, one in its ledger buffer.
     assert len(published - first) <= 6
     assert f"skipped {len(first)}" in again.stdout
-
-
-def test_a_killed_actor_costs_nothing(whole_run: Path, random_model: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    process = job_runs.start(job_runs.CATALOG, output, random_model, *job_runs.QUICK)
-    job_runs.wait_until(lambda: len(list((output / "images").rglob("*.jpg"))) >= 6, process)
-    pid = job_runs.actor_pid(process.pid, "AdGenerator")
-    assert pid, "no generator actor found"
-    os.kill(pid, signal.SIGKILL)
-    assert process.wait(timeout=400) == 0
-    assert job_runs.images(output) == job_runs.images(whole_run)
-    assert job_runs.latest(output) == job_runs.latest(whole_run)
-    assert job_runs.done_twice(output) == []
 
 
 def test_order_company_and_number_of_actors_do_not_change_a_byte(

@@ -1,6 +1,8 @@
 """A Ray started as the README says: `ray job submit` to it, and who else can reach it."""
 
 import os
+import re
+import shutil
 import socket
 import subprocess
 import time
@@ -76,6 +78,56 @@ def test_a_submitted_job_makes_its_images(started: tuple[str, int], random_model
     assert "done 4, failed 0" in submitted.stdout
     assert {row["status"] for row in job_runs.latest(output).values()} == {"done"}
     assert len(job_runs.images(output)) == 4
+
+
+@pytest.mark.long
+def test_from_a_folder_that_the_cluster_does_not_have_a_stopped_job_resumes(
+    started: tuple[str, int], whole_run: Path, random_model: Path, tmp_path: Path
+) -> None:
+    """`--working-dir` uploads the project; `ray job stop` in mid-run, then the same command again."""
+    folder, output = tmp_path / "shop", tmp_path / "out"
+    for name in ("refadgen", "jobs", "catalogs"):
+        shutil.copytree(job_runs.PROJECT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    job = folder / "jobs" / "generate_catalog.py"
+    told = "import refadgen\nprint('code of', refadgen.__file__)\n"
+    job.write_text(job.read_text().replace("if __name__", f"{told}if __name__"))
+    words = ["--output", str(output), "--model", str(random_model), *job_runs.QUICK]
+
+    def ray_job(*arguments: str) -> str:
+        done = subprocess.run(
+            [RAY, "job", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=400,
+            cwd=folder,
+            env={**os.environ, "RAY_ADDRESS": started[0]},
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    def submit(name: str, *options: str) -> str:
+        script = ["python", "jobs/generate_catalog.py", "catalogs/demo.parquet"]
+        return ray_job("submit", *options, "--submission-id", name, "--working-dir", ".", "--", *script, *words)
+
+    pushed = re.search(r"\((\d+\.\d+)MiB\)", submit("first", "--no-wait"))
+    assert pushed is not None
+    assert float(pushed[1]) < 30
+    deadline = time.monotonic() + 200
+    while len(job_runs.images(output)) < 6:
+        assert time.monotonic() < deadline, ray_job("logs", "first")[-3000:]
+        time.sleep(0.1)
+    ray_job("stop", "first")
+    first = len(job_runs.ledger_rows(output))
+    assert job_runs.facts(output)["state"] == "stopped"
+    assert 0 < first < 24
+    assert not list(output.glob("marks/all/*"))
+    again = submit("again")
+    assert "_ray_pkg_" in again.partition("code of")[2].splitlines()[0]  # what was uploaded, not what is installed here
+    assert f"done {24 - first}, failed 0, rejected 0, skipped {first}" in again
+    assert job_runs.images(output) == job_runs.images(whole_run)
+    assert job_runs.latest(output) == job_runs.latest(whole_run)
+    assert job_runs.done_twice(output) == []
 
 
 def test_nothing_of_it_answers_beyond_loopback(started: tuple[str, int]) -> None:
