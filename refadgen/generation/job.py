@@ -29,6 +29,7 @@ from refadgen.batch.shards import Shard
 from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, unknown_skus
+from refadgen.channels.canvases import canvases_of
 from refadgen.channels.feeds import FOLDER, LEDGER_COLUMNS, write_feeds
 from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
@@ -147,6 +148,7 @@ class CatalogJob:
         self._check_inputs, self._same_device = check_inputs, same_device
         with_settings = with_model_settings if config.method.class_ is None else with_method_settings
         self._config, self._model = with_settings(config)
+        self._canvases = canvases_of(self._config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
@@ -250,6 +252,7 @@ class CatalogJob:
                 *catalog_lines,
                 *self._not_read,
                 f"output: {self._storage.uri}",
+                *(f"channels of {canvas}" for canvas in self._canvases.values()),
                 *([f"shard: {self._shard.label} of the catalogue's products"] if self._shard.label else []),
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
                 *refusal_lines(counts.rows.refused, counts.rows.details),
@@ -367,7 +370,8 @@ class CatalogJob:
         decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
         dataset = self._through(dataset, ProductSegmenter, "segment", run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
-        calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
+        in_flight = self._config.sampling.images_in_flight * max(1, len(self._canvases))
+        calls_at_once = 1 + math.ceil(2 * in_flight / self._config.catalog.rows_per_block)
         bound = self._same_device_choice
         dataset = self._through(dataset, AdGenerator, "generate", run_id, end, bound, calls_at_once=calls_at_once)
         return self._through(dataset, AdPublisher, "publish", run_id, self._storage.uri, self._model)

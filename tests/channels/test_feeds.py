@@ -109,7 +109,10 @@ def test_addresses_are_escaped() -> None:
     [
         ("cdn.example/{uri}", "must be an address that begins with http"),
         ("https://cdn.example/ads", r"must be an address with \{uri\} or \{image_id\}"),
-        ("https://cdn.example/{uri}/{color}", r"must be an address with \{uri\} or \{image_id\}, and \{sku\} at most"),
+        (
+            "https://cdn.example/{uri}/{color}",
+            r"must be an address with \{uri\} or \{image_id\}, and \{sku\} and \{channel\} at most",
+        ),
         ("https://cdn.example/{uri", "expected '}'"),
     ],
 )
