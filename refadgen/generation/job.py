@@ -30,10 +30,11 @@ from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, unknown_skus
 from refadgen.channels.canvases import canvases_of
-from refadgen.channels.feeds import FOLDER, LEDGER_COLUMNS, write_feeds
+from refadgen.channels.feeds import FOLDER
 from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
 from refadgen.config.paths import absolute_paths
+from refadgen.generation.channel_feeds import write_channel_feeds
 from refadgen.generation.decisions import load_decisions, overrule, reopened
 from refadgen.generation.findings import noun_lines, refusal_lines
 from refadgen.generation.generator import AdGenerator
@@ -358,7 +359,8 @@ class CatalogJob:
         )
         run_in_task(write_report, self._storage, self._ledger, facts)
         if self._config.output.public_url:
-            feeds = run_in_task(_write_feeds, self._storage, self._ledger, self._config.output.public_url)
+            url, for_channels = self._config.output.public_url, bool(self._canvases)
+            feeds = run_in_task(write_channel_feeds, self._storage, self._ledger, url, for_channels=for_channels)
             summary = replace(summary, feeds=feeds)
         return summary
 
@@ -414,10 +416,6 @@ class CatalogJob:
         self._limits.end(self._cost_per_hour)
         if self._same_device:
             self._same_device_choice = device_choice(self._ledger)
-
-
-def _write_feeds(storage: Storage, ledger: AdLedger, public_url: str) -> dict[str, int]:
-    return write_feeds(storage, ledger.latest([name for name in LEDGER_COLUMNS if name != "image_id"]), public_url)
 
 
 def connect_ray(config: GenerateConfig) -> None:
