@@ -13,24 +13,31 @@ from refadgen.catalog.feeds.delimited import DelimitedFile
 from refadgen.catalog.feeds.report import PARENT, FeedReport
 from refadgen.catalog.feeds.states import LeftOut, State
 
+# The header is in the shop's language, the values of `type` never are. As found in exports of 2019 to 2026: English,
+# German, Spanish, French. French writes a no-break space before its question marks, or a plain one.
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "id": ("id",),
-    "type": ("type",),
-    "sku": ("sku",),
-    "title": ("name",),
-    "published": ("published",),
-    "in_stock": ("in_stock?",),
-    "categories": ("categories",),
-    "brand": ("brands", "brand"),
-    "images": ("images",),
-    "parent": ("parent",),
+    "type": ("type", "typ", "tipo"),
+    "sku": ("sku", "artikelnummer", "ugs"),
+    "title": ("name", "nombre", "nom"),
+    "published": ("published", "veröffentlicht", "publicado", "publié"),
+    "in_stock": ("in_stock?", "vorrätig?", "¿en_inventario?", "¿existencias?", "en_stock_?", "en_stock\u00a0?"),
+    "categories": ("categories", "kategorien", "categorías", "catégories"),
+    "brand": ("brands", "brand", "marken", "marcas"),
+    "images": ("images", "bilder", "imágenes"),
+    "parent": ("parent", "übergeordnetes_produkt", "superior"),
 }
+_FEATURED = frozenset(
+    ("is_featured?", "ist_hervorgehoben?", "¿está_destacado?", "mis_en_avant_?", "mis_en_avant\u00a0?")
+)
 _INHERITED = ("title", "categories", "brand", "images")
 
 
 def is_woocommerce(names: Sequence[str]) -> bool:
     """Whether these are the columns of WooCommerce's export."""
-    return {"type", "name", "images"} <= set(names) and bool({"parent", "is_featured?"} & set(names))
+    found = set(names)
+    needed = all(not found.isdisjoint(_NAMES[name]) for name in ("type", "title", "images"))
+    return needed and not found.isdisjoint({*_NAMES["parent"], *_FEATURED})
 
 
 class WooCommerceReader:

@@ -96,6 +96,25 @@ def test_woocommerce(opened: Open) -> None:
     assert "columns not used: Is featured?, Position" in catalog.lines()
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'ID,Typ,Artikelnummer,Name,Veröffentlicht,"Ist hervorgehoben?",Vorrätig?,Kategorien,Bilder,"Übergeordnetes Produkt",Position',
+        'ID,Tipo,SKU,Nombre,Publicado,"¿Está destacado?","¿En inventario?",Categorías,Imágenes,Superior,Posición',
+        'ID,Type,UGS,Nom,Publié,"Mis en avant ?","En stock ?",Catégories,Images,Parent,Position',
+        'ID,Type,UGS,Nom,Publié,"Mis en avant\u00a0?","En stock\u00a0?",Catégories,Images,Parent,Position',
+    ],
+    ids=["German", "Spanish", "French", "French, no-break spaces"],
+)
+def test_woocommerce_in_the_shops_language(opened: Open, header: str) -> None:
+    first, _, rest = WOOCOMMERCE.strip().partition("\n")
+    english = opened("english.csv", f"{first}\n{rest}")
+    translated = opened("translated.csv", f"{header}\n{rest}")
+    assert "read as WooCommerce's export of products" in translated.read_as
+    assert told(translated) == told(english)
+    assert report_of(translated).left_out == report_of(english).left_out
+
+
 def test_magento(opened: Open) -> None:
     catalog = opened("products.csv", MAGENTO.strip())
     assert "read as Magento's export of products" in catalog.read_as
