@@ -62,7 +62,7 @@ def served(output: Path) -> Iterator[str]:
 
 
 def lint(*words: str) -> int:
-    from lint import main  # type: ignore[import-not-found] # jobs/ is no package
+    from lint_channels import main  # type: ignore[import-not-found] # jobs/ is no package
 
     code: int = main(list(words))
     return code

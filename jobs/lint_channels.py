@@ -1,7 +1,7 @@
 """Checks the channels' files of an output again, as they lie there or as a CDN serves them; needs no Ray.
 
-    python jobs/lint.py out/demo
-    python jobs/lint.py s3://shop/ads --lint-url 'https://cdn.example/ads/{uri}' --text
+    python jobs/lint_channels.py out/demo
+    python jobs/lint_channels.py s3://shop/ads --lint-url 'https://cdn.example/ads/{uri}' --text
 
 Many CDNs strip metadata, and with it the mark that an image is generated. Files that are not clean are named in
 `channels/lint.csv` of the output. Exit codes: 0, 1 where a file is not clean, 2 for a wrong setting or output.
@@ -44,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
         )
         counts = lint.run(arguments.limit)
     except (ValueError, *STORE_ERRORS) as error:
-        print(f"lint: {error}", file=sys.stderr)
+        print(f"lint_channels: {error}", file=sys.stderr)
         return 2
     for (channel, found), number in sorted(counts.items()):
         print(f"{number:8} {channel}: {found}")
