@@ -121,8 +121,8 @@ async function loadOptions() {
   fill("category", Object.keys(categories).sort((a, b) => (b === "product") - (a === "product")), noun =>
     noun === "product" ? ["", "Any product"] : [noun, noun[0].toUpperCase() + noun.slice(1)]);
   fill("size", sizes, text => [text === size ? "" : text, text.replace("x", " × ")]);
-  fill("channel", [{name: ""}, ...channels], ({name, ratio, width_px, height_px}) =>
-    [name, name ? `${name}, ${ratio}, ${width_px} × ${height_px} px` : "None"]);
+  fill("channel", [{name: ""}, ...channels], ({name, width_px, height_px}) =>
+    [name, name ? `${name}, ${width_px} × ${height_px}` : "None"]);
   fill("format", ["", ...options.formats], text => [text, text.toUpperCase().replace("WEBP", "WebP") || "Server default"]);
   $("num_variants").max = options.max_images;
   $("num_inference_steps").max = options.max_steps;
@@ -501,6 +501,10 @@ function start() {
     });
   }
   $("as-photographed").addEventListener("change", showLayout);
+  $("channel").addEventListener("change", () => {
+    $("size").disabled = own("channel") !== "";
+    if ($("size").disabled) $("size").value = ""; // the channel decides
+  });
   $("layout-reset").addEventListener("click", resetLayout);
   $("category").addEventListener("change", () => {
     showScenes();
