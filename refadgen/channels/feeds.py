@@ -151,8 +151,10 @@ def write_feeds(
     are named, each in its channel's feed and only where its lint is clean; else the images themselves.
     """
     with contextlib.ExitStack() as stack:
-        writers = [_FeedWriter(storage, stack, feed, for_channels=for_channels) for feed in FEEDS]
-        sheets = [_SheetWriter(storage, stack, name) for name in _SHEETS] if for_channels else []
+        writers: list[_FeedWriter | _SheetWriter] = [
+            _FeedWriter(storage, stack, feed, for_channels=for_channels) for feed in FEEDS
+        ]
+        writers += [_SheetWriter(storage, stack, name) for name in _SHEETS if for_channels]
         place = stack.enter_context(storage.new_file(f"{FOLDER}/images.parquet"))
         schema = _OF_FILES if for_channels else _OF_IMAGES
         images = stack.enter_context(pq.ParquetWriter(place, schema))
@@ -163,9 +165,9 @@ def write_feeds(
             num_images += len(ads)
             for sku, group in groupby(ads, key=lambda ad: ad.id):
                 of_product = list(group)
-                for writer in (*writers, *sheets):
+                for writer in writers:
                     writer.write(sku, of_product)
-    return {writer.file: writer.rows for writer in (*writers, *sheets)} | {"images.parquet": num_images}
+    return {writer.file: writer.rows for writer in writers} | {"images.parquet": num_images}
 
 
 def _current_ads(ledger: pa.Table, public_url: str, *, for_channels: bool) -> Iterator[Ad]:

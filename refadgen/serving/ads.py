@@ -382,6 +382,7 @@ class AdService:
             prompt=wanted.prompt,
             negative_prompt=requested.row.negative_prompt or "",
             input_sha256=placed.input_sha256,
+            ratio=wanted.ratio,
             width_px=width_px,
             height_px=height_px,
             mask_source=placed.mask_source,

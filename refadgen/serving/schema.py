@@ -203,6 +203,8 @@ class AdImage(BaseModel):
     prompt: str
     negative_prompt: str
     input_sha256: str
+    ratio: str
+    """Of the canvas, where the request names a channel; else empty."""
     width_px: int
     height_px: int
     mask_source: str

@@ -29,7 +29,7 @@ from refadgen.serving.canvases import canvas_for
 
 FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
-    *("rung", "digital_source_type", "as_photographed"),
+    *("rung", "digital_source_type", "as_photographed", "ratio"),
     *("negative_prompt", "input_sha256", "width_px", "height_px", "mask_source", "mask_score", "mask_area"),
     *("color_similarity", "structure_similarity", "local_similarity", "hue_similarity"),
     *("fetch_s", "segment_s", "waited_s", "generate_s"),
@@ -378,7 +378,7 @@ def test_sizes(client, photo, size, shape):
 def test_a_channel_decides_ratio_size_and_format(client, server, photo):
     answer = client.made(photo, prompt="a cup", sku="CUP-1", channel="pmax-landscape", format="webp")
     (image,) = answer["images"]
-    assert (image["width_px"], image["height_px"], image["format"]) == (1200, 628, "jpeg")
+    assert (image["ratio"], image["width_px"], image["height_px"], image["format"]) == ("1.91:1", 1200, 628, "jpeg")
     (data,) = files_of(answer)
     assert lint_file(data, load_rules()["pmax-landscape"], "trainedAlgorithmicMedia") == []
     assert picture(base64.b64decode(answer["product_base64"])).shape == (104, 200, 4)
