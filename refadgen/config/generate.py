@@ -63,7 +63,8 @@ class GenerateConfig(Section):
     """Advertising channels that get files of their own (`channels/rules.yaml`): one image a ratio of theirs, one file a
     channel. Empty: one image of `sampling.width_px` × `height_px`."""
     channels_file: str | None = setting(None, Decides.ONE_IMAGE, place=Place.PATH)
-    """YAML of rules of your own channels, in the form of `channels/rules.yaml`, beside ours or in their place."""
+    """YAML of rules of your own channels, in the form of `channels/rules.yaml`, beside ours or in their place; all
+    nodes need it at this path."""
     catalog: CatalogConfig = field(default_factory=CatalogConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)

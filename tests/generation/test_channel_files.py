@@ -12,8 +12,9 @@ from test_encoding import RECORD
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.channels.lint import lint_file, read_mark
+from refadgen.channels.pictures import srgb_profile
 from refadgen.channels.rules import load_rules
-from refadgen.config import GenerateConfig, LayoutConfig, OutputConfig, load_config
+from refadgen.config import GenerateConfig, ImageFormat, LayoutConfig, OutputConfig, load_config
 from refadgen.generation.channel_files import encode_for_channel
 from refadgen.generation.encoding import read_record
 from refadgen.generation.generator import AdGenerator
@@ -128,6 +129,16 @@ def test_a_composite_is_marked_as_each_channel_takes_it() -> None:
         data, _ = encode_for_channel(NOISE, pasted, RULES[name], OutputConfig())
         marks[name] = read_mark(Image.open(io.BytesIO(data)))
     assert marks == {"merchant": "trainedAlgorithmicMedia", "meta-square": "compositeWithTrainedAlgorithmicMedia"}
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+def test_files_of_each_format_are_clean_and_the_same_each_time(format: ImageFormat) -> None:
+    rule = dataclasses.replace(RULES["meta-square"], formats=("webp", "png", "jpeg"))
+    data, used = encode_for_channel(NOISE, RECORD, rule, OutputConfig(format=format))
+    assert used == format
+    assert lint_file(data, rule, "trainedAlgorithmicMedia") == []
+    assert Image.open(io.BytesIO(data)).info["icc_profile"] == srgb_profile()
+    assert encode_for_channel(NOISE, RECORD, rule, OutputConfig(format=format)) == (data, used)
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png"])
