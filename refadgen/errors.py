@@ -95,6 +95,7 @@ REASONS: dict[str, Reason] = {
     "unclear_mask": _doubted(),
     "unclear_shadow": _doubted(),
     "white_on_white": _doubted(),
+    "too_small_for_channel": _rejected("image", new_file=True),
     "network_failed": _failed("image"),
     "networks_disagree": _doubted(),
     "no_plain_background": _doubted(),

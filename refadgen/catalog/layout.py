@@ -25,6 +25,32 @@ _MOST_SIDE_PX = 8192  # of a file: a strip of the canvas's area could be longer 
 
 
 @dataclass(frozen=True, kw_only=True)
+class SafeZone:
+    """Sides of a canvas that the product stays out of: shares of its width or height, 0 to below 0.5 each.
+
+    The margins of the layout count too; the larger one decides.
+    """
+
+    top: float = 0.0
+    right: float = 0.0
+    bottom: float = 0.0
+    left: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for a side that leaves nothing."""
+        for name, share in vars(self).items():
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 0.5:
+                raise ValueError(f"safe_zone.{name}={share!r}: must be 0 to below 0.5")
+
+    def joined(self, other: "SafeZone") -> "SafeZone":
+        """The zone that keeps both."""
+        return SafeZone(**{name: max(share, getattr(other, name)) for name, share in vars(self).items()})
+
+
+NO_SAFE_ZONE = SafeZone()
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlacedProduct:
     """canvas: uint8 HW3, the product with soft edges on pure white. mask: M′, uint8 HW, 255 where the product covers at
     least half of a pixel, however transparent it is, else 0."""
@@ -55,13 +81,14 @@ def place(
     layout: LayoutConfig,
     width_px: int,
     height_px: int,
+    safe_zone: SafeZone = NO_SAFE_ZONE,
 ) -> PlacedProduct:
     """Places the product on a canvas of `width_px` × `height_px`.
 
     product_image: RGB or RGBA; as an array, uint8 HWC. product_mask: uint8 HW of the same size, soft (0 to 255) or hard
     (0 or 255): the share of product in each pixel. Where the image is fully transparent, there is none.
-    The larger of the product's extents relative to the canvas is `layout.size`, or less where the margins need it; with
-    `layout.as_photographed` its box has the same shares of the canvas as of the image.
+    The larger of the product's extents relative to the canvas is `layout.size`, or less where the margins or the
+    `safe_zone` need it; with `layout.as_photographed` its box has the same shares of the canvas as of the image.
     Raises: RowError (rejected) `empty_mask`.
     """
     image = Image.fromarray(product_image) if isinstance(product_image, np.ndarray) else product_image
@@ -76,7 +103,9 @@ def place(
         box = (0, 0, image.width, image.height)
         left, top, width, height = 0, 0, width_px, height_px
     else:
-        left, top, width, height = _standing_box(box[2] - box[0], box[3] - box[1], layout, width_px, height_px)
+        left, top, width, height = _standing_box(
+            box[2] - box[0], box[3] - box[1], layout, width_px, height_px, safe_zone
+        )
     cutout, coverage = _resampled(image, product_mask, box, (width, height))
 
     canvas = np.full((height_px, width_px, 3), 255, np.uint8)
@@ -96,24 +125,28 @@ def place(
 
 
 def _standing_box(
-    width: int, height: int, layout: LayoutConfig, canvas_width: int, canvas_height: int
+    width: int, height: int, layout: LayoutConfig, canvas_width: int, canvas_height: int, safe_zone: SafeZone
 ) -> tuple[int, int, int, int]:
     """Left, top, width and height on the canvas, for a product of `width` × `height` pixels in its image."""
-    margin_x, margin_y = round(layout.margin * canvas_width), round(layout.margin * canvas_height)
-    size = min(layout.size, 1 - 2 * layout.margin)
-    scale = size * min(canvas_width / width, canvas_height / height)
-    placed_width = min(max(round(width * scale), 1), canvas_width - 2 * margin_x)
-    placed_height = min(max(round(height * scale), 1), canvas_height - 2 * margin_y)
+    shares = {name: max(layout.margin, share) for name, share in vars(safe_zone).items()}
+    size_x = min(layout.size, 1 - (shares["left"] + shares["right"]))
+    size_y = min(layout.size, 1 - (shares["top"] + shares["bottom"]))
+    scale = min(size_x * (canvas_width / width), size_y * (canvas_height / height))
+    free_left, free_right = (round(shares[name] * canvas_width) for name in ("left", "right"))
+    free_top, free_bottom = (round(shares[name] * canvas_height) for name in ("top", "bottom"))
+    placed_width = min(max(round(width * scale), 1), canvas_width - free_left - free_right)
+    placed_height = min(max(round(height * scale), 1), canvas_height - free_top - free_bottom)
     sides = layout.anchor.split("-")
-    left, top = (canvas_width - placed_width) // 2, (canvas_height - placed_height) // 2
+    left = free_left + (canvas_width - free_left - free_right - placed_width) // 2
+    top = free_top + (canvas_height - free_top - free_bottom - placed_height) // 2
     if "left" in sides:
-        left = margin_x
+        left = free_left
     if "right" in sides:
-        left = canvas_width - margin_x - placed_width
+        left = canvas_width - free_right - placed_width
     if "top" in sides:
-        top = margin_y
+        top = free_top
     if "bottom" in sides:
-        top = canvas_height - margin_y - placed_height
+        top = canvas_height - free_bottom - placed_height
     return left, top, placed_width, placed_height
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from refadgen.config.marks import Decides, Section, setting
+from refadgen.config.marks import Decides, Place, Section, setting
 from refadgen.config.sections import (
     CatalogConfig,
     FetchConfig,
@@ -58,6 +58,13 @@ class CostConfig(Section, name="cost"):
 class GenerateConfig(Section):
     """All settings of one catalogue run."""
 
+    # An image's id holds its own canvas and files, which follow from these two.
+    channels: tuple[str, ...] = setting((), Decides.ONE_IMAGE)
+    """Advertising channels that get files of their own (`channels/rules.yaml`): one image a ratio of theirs, one file a
+    channel. Empty: one image of `sampling.width_px` × `height_px`."""
+    channels_file: str | None = setting(None, Decides.ONE_IMAGE, place=Place.PATH)
+    """YAML of rules of your own channels, in the form of `channels/rules.yaml`, beside ours or in their place; all
+    nodes need it at this path."""
     catalog: CatalogConfig = field(default_factory=CatalogConfig)
     fetch: FetchConfig = field(default_factory=FetchConfig)
     layout: LayoutConfig = field(default_factory=LayoutConfig)
@@ -71,3 +78,12 @@ class GenerateConfig(Section):
     stages: StagesConfig = field(default_factory=StagesConfig)
     cost: CostConfig = field(default_factory=CostConfig)
     log: LogConfig = field(default_factory=LogConfig)
+
+    def check(self) -> None:
+        if self.channels_file is not None and not self.channels:
+            raise ValueError(f"channels_file={self.channels_file!r}: needs channels=[…]")
+        if self.channels and self.layout.as_photographed:
+            raise ValueError("layout.as_photographed=True: channels have ratios of their own; leave one of the two out")
+        url = self.output.public_url
+        if self.channels and url is not None and "{uri}" not in url and "{channel}" not in url:
+            raise ValueError(f"output.public_url={url!r}: with channels it needs {{uri}} or {{channel}}")

@@ -311,15 +311,20 @@ class OutputConfig(Section, name="output"):
     """Quality of JPEG and WebP, 1 to 100; PNG is lossless."""
     public_url: str | None = setting(None, _RUN, pattern=r"https?://[^\s,]+", rule="an address that begins with http")
     """Where others reach the ads, such as `https://cdn.example/ads/{uri}`: channels' feeds are written. It may hold
-    `{uri}` (of the ledger), `{image_id}` and `{sku}`. None: no feeds."""
+    `{uri}` (of the ledger), `{image_id}`, `{sku}` and `{channel}`. None: no feeds."""
 
     def check(self) -> None:
         try:
             names = {name for _, name, _, _ in string.Formatter().parse(self.public_url or "{uri}") if name is not None}
         except ValueError as error:
             raise ValueError(f"output.public_url={self.public_url!r}: {error}") from error
-        ok = bool(names & {"uri", "image_id"}) and names <= {"uri", "image_id", "sku"}
-        require(ok, "output.public_url", self.public_url, "an address with {uri} or {image_id}, and {sku} at most")
+        ok = bool(names & {"uri", "image_id"}) and names <= {"uri", "image_id", "sku", "channel"}
+        require(
+            ok,
+            "output.public_url",
+            self.public_url,
+            "an address with {uri} or {image_id}, and {sku} and {channel} at most",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import io
 from itertools import groupby
 
 import pyarrow.compute as pc
-from PIL import Image
+from PIL import Image, ImageOps
 
 from refadgen.batch.rows import from_table
 from refadgen.generation.ledger import AdLedger, AdLedgerRow
@@ -35,10 +35,12 @@ def contact_sheet(storage: Storage, columns: int = 4, max_products: int = 48) ->
     sheet = Image.new("RGB", (columns * cell, num_lines * (height + _GAP_PX)), "white")
     for index, group in enumerate(groups):
         left, top = index % columns * cell, index // columns * (height + _GAP_PX)
-        product = _read(storage, group[0].product_uri)
+        # Images for channels have several sizes; each fits into the first one's.
+        product = ImageOps.contain(_read(storage, group[0].product_uri), (width, height))
         sheet.paste(product, (left, top), product.getchannel("A"))
         for place, row in enumerate(group, start=1):
-            sheet.paste(_read(storage, row.uri), (left + place * width, top))
+            ad = ImageOps.contain(_read(storage, row.uri), (width, height))
+            sheet.paste(ad, (left + place * width, top))
     return sheet
 
 

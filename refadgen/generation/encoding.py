@@ -150,18 +150,28 @@ def resized(image_u8: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArr
     return np.asarray(Image.fromarray(image_u8).resize(size, Image.Resampling.LANCZOS))
 
 
-def encode_ad(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, config: OutputConfig) -> bytes:
-    """An ad image, uint8 H×W×3, in the configured format, with its XMP packet."""
-    image, xmp, sink = Image.fromarray(image_u8), _xmp(record), io.BytesIO()
+def encode_ad(
+    image_u8: npt.NDArray[np.uint8],
+    record: GenerationRecord,
+    config: OutputConfig,
+    *,
+    icc_profile: bytes | None = None,
+    source_type: str | None = None,
+) -> bytes:
+    """An ad image, uint8 H×W×3, in the configured format, with its XMP packet.
+
+    icc_profile: None: the file has none. source_type: IPTC's that the file says; None: the record's.
+    """
+    image, xmp, sink = Image.fromarray(image_u8), _xmp(record, source_type), io.BytesIO()
     if config.format == "jpeg":
         # Without chroma subsampling: halved colour resolution smears small print, and the product must stay itself.
-        image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp)
+        image.save(sink, "JPEG", quality=config.quality, subsampling=0, xmp=xmp, icc_profile=icc_profile)
     elif config.format == "webp":
-        image.save(sink, "WEBP", quality=config.quality, method=4, xmp=xmp)
+        image.save(sink, "WEBP", quality=config.quality, method=4, xmp=xmp, icc_profile=icc_profile)
     else:
         info = PngImagePlugin.PngInfo()  # Pillow writes XMP into PNG only as a text chunk of this name
         info.add_itxt("XML:com.adobe.xmp", xmp.decode())
-        image.save(sink, "PNG", pnginfo=info)
+        image.save(sink, "PNG", pnginfo=info, icc_profile=icc_profile)
     return sink.getvalue()
 
 
@@ -190,10 +200,10 @@ def _unescape(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
-def _xmp(record: GenerationRecord) -> bytes:
+def _xmp(record: GenerationRecord, source_type: str | None) -> bytes:
     """An XMP packet with IPTC's DigitalSourceType and the record as JSON (ASCII, so that any text is legal XML)."""
     text = escape(json.dumps(record.facts(), sort_keys=True, ensure_ascii=True))
-    source_type = SOURCE_TYPES + digital_source_type(record.rung, record.source_type)
+    source_type = SOURCE_TYPES + (source_type or digital_source_type(record.rung, record.source_type))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

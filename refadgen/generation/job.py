@@ -31,10 +31,12 @@ from refadgen.batch.shards import Shard
 from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, unknown_skus
-from refadgen.channels.feeds import FOLDER, LEDGER_COLUMNS, write_feeds
+from refadgen.channels.canvases import canvases_of
+from refadgen.channels.feeds import FOLDER
 from refadgen.config import GenerateConfig, as_dict, to_yaml
 from refadgen.config.devices import num_cores
 from refadgen.config.paths import absolute_paths
+from refadgen.generation.channel_feeds import write_channel_feeds
 from refadgen.generation.decisions import load_decisions, overrule, reopened
 from refadgen.generation.findings import noun_lines, refusal_lines
 from refadgen.generation.generator import AdGenerator
@@ -149,6 +151,7 @@ class CatalogJob:
         self._check_inputs, self._same_device = check_inputs, same_device
         with_settings = with_model_settings if config.method.class_ is None else with_method_settings
         self._config, self._model = with_settings(config)
+        self._canvases = canvases_of(self._config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
@@ -254,6 +257,7 @@ class CatalogJob:
                 *catalog_lines,
                 *self._not_read,
                 f"output: {self._storage.uri}",
+                *(f"channels of {canvas}" for canvas in self._canvases.values()),
                 *([f"shard: {self._shard.label} of the catalogue's products"] if self._shard.label else []),
                 f"images wanted: {counts.wanted}, to make: {counts.to_make}, skipped (reconciled): {counts.reconciled}",
                 *refusal_lines(counts.rows.refused, counts.rows.details),
@@ -363,7 +367,8 @@ class CatalogJob:
         )
         run_in_task(write_report, self._storage, self._ledger, facts)
         if self._config.output.public_url:
-            feeds = run_in_task(_write_feeds, self._storage, self._ledger, self._config.output.public_url)
+            url, for_channels = self._config.output.public_url, bool(self._canvases)
+            feeds = run_in_task(write_channel_feeds, self._storage, self._ledger, url, for_channels=for_channels)
             summary = replace(summary, feeds=feeds)
         return summary
 
@@ -375,7 +380,8 @@ class CatalogJob:
         decided = ray.put(self._decisions.masks()) if len(self._decisions) else None
         dataset = self._through(dataset, ProductSegmenter, "segment", marks, run_id, self._storage.uri, decided)
         # Blocks with twice the images that are on their way: the first of them never waits for the next block.
-        calls_at_once = 1 + math.ceil(2 * self._config.sampling.images_in_flight / self._config.catalog.rows_per_block)
+        in_flight = self._config.sampling.images_in_flight * max(1, len(self._canvases))
+        calls_at_once = 1 + math.ceil(2 * in_flight / self._config.catalog.rows_per_block)
         bound = self._same_device_choice
         dataset = self._through(
             dataset, AdGenerator, "generate", marks, run_id, end, bound, calls_at_once=calls_at_once
@@ -432,10 +438,6 @@ class CatalogJob:
         self._limits.end(self._cost_per_hour)
         if self._same_device:
             self._same_device_choice = device_choice(self._ledger)
-
-
-def _write_feeds(storage: Storage, ledger: AdLedger, public_url: str) -> dict[str, int]:
-    return write_feeds(storage, ledger.latest([name for name in LEDGER_COLUMNS if name != "image_id"]), public_url)
 
 
 def connect_ray(config: GenerateConfig) -> None:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from refadgen.batch.ledger import Ledger
 from refadgen.batch.rows import Float32, Int32, schema_of
+from refadgen.generation.channel_files import ChannelFile
 from refadgen.storage.store import Storage
 
 
@@ -88,6 +89,12 @@ class AdLedgerRow:
     device: str | None = None
     """The kind of device that made it, such as "NVIDIA H100 80GB HBM3" or "cpu x86_64 AVX2"; None: none was drawn.
     Pictures are the same byte for byte on one kind only."""
+    ratio: str | None = None
+    """Of its canvas, where the run made images for channels; empty: the canvas of `sampling`."""
+    channel_files: tuple[ChannelFile, ...] | None = None
+    """The channels' files of the image; None: the run had no channels, or the image is not done."""
+    lint: str | None = None
+    """`clean`: the channels would take all these files as read back; else what is wrong with which of them."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from refadgen.generation.ledger import SCHEMA
 from refadgen.generation.pages import plain_json
 
-_LEFT_OUT = ("input_sha256",)  # long, and of no use to the eye
+_LEFT_OUT = ("input_sha256", "channel_files")  # long, and of no use to the eye
 _UNIQUE = ("image_id", "uri")  # all different: a table of distinct values would only add to them
 _ADDRESSES = ("uri", "product_uri")
 _MAX_TEXT = 600  # characters; a sku of 300 is shown in full

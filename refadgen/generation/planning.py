@@ -92,7 +92,7 @@ class _Product(NamedTuple):
     category: str | None
     image: str
     negative_prompt: str | None
-    wanted: list[tuple[str, str, int, str, int]]
+    wanted: list[tuple[str, str, int, str, int, str]]
     decision: str
     error: RowFailure | None
     mask: str = ""
@@ -163,7 +163,7 @@ def _unusable(row_number: int, values: Mapping[str, Any], error: RowError, findi
     findings.refuse(error)
     # The row may be the reason why nothing else can be read: its values are used as far as they are text.
     sku = values.get("sku")
-    image = (unusable_row_id(row_number, values), "", 0, "", 0)
+    image = (unusable_row_id(row_number, values), "", 0, "", 0, "")
     return _Product(
         row_number, "" if sku is None else str(sku)[:256], None, "", None, [image], "", RowFailure.of(error)
     )

@@ -11,6 +11,7 @@ from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
+from refadgen.generation.channel_files import ChannelFile, ChannelFiles, lint_of
 from refadgen.generation.encoding import GenerationRecord, digital_source_type, encode_ad, image_key, resized
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
@@ -27,6 +28,7 @@ class _Published:
     failure: RowFailure | None
     uri: str = ""
     mask_iou: float | None = None
+    channel_files: tuple[ChannelFile, ...] | None = None
 
 
 class AdPublisher:
@@ -44,6 +46,7 @@ class AdPublisher:
         self._errors = UnexpectedErrors(AdPublisher.__name__, run_id)
         self._masker = None
         self._last_product_uri = ""
+        self._channel_files = ChannelFiles(config, self._storage)
         if config.segmentation.has_networks:
             from refadgen.segmentation import ProductMasker
 
@@ -105,7 +108,8 @@ class AdPublisher:
         # The file before its ledger row: a crash in between costs the work, never leaves a row without a picture.
         uri = image_key(image.wanted.image_id, self._config.output.format)
         self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
-        return _Published(None, uri, mask_iou)
+        files = self._channel_files.publish(ad_u8, record, image.wanted.ratio)
+        return _Published(None, uri, mask_iou, files)
 
     def _mask_iou(self, ad_u8: npt.NDArray[np.uint8], product: GeneratedProduct) -> float | None:
         """Overlap of M′ with the product that the networks find in the ad; None where there are none or they fail."""
@@ -162,6 +166,9 @@ class AdPublisher:
             hue_similarity=scores.hue_similarity if scores else None,
             cost=self._cost(image.generate_s),
             device=image.device,
+            ratio=image.wanted.ratio,
+            channel_files=published.channel_files,
+            lint=lint_of(published.channel_files),
         )
 
     def _cost(self, generate_s: float | None) -> float | None:

@@ -97,6 +97,8 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class PlacedProduct(ProductRow, Placed):
+    """A product on one canvas, with the wanted images that are made on it."""
+
     input_sha256: str
     fetch_s: Float32
     segment_s: Float32

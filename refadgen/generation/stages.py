@@ -1,8 +1,11 @@
 """The stages that prepare a product, as Ray actors: fetch, then segment and place. One row in, one row out.
 
+Where a run makes images for channels, the second has a row out for each canvas that the product is placed on.
+
 A retried task repeats a stage's work on the same rows, without effect outside.
 """
 
+import dataclasses
 import hashlib
 import io
 from typing import Any, ClassVar
@@ -14,7 +17,10 @@ from refadgen.batch.row_stage import RowFailure, RowStage
 from refadgen.catalog.categories import last_element
 from refadgen.catalog.fetch import ImageFetcher
 from refadgen.catalog.images import decode_image, decode_mask, encode_png
+from refadgen.catalog.layout import PlacedProduct as ProductOnCanvas
 from refadgen.catalog.layout import file_size, place
+from refadgen.channels.canvases import ChannelCanvas, canvases_of
+from refadgen.channels.placing import place_for_channels
 from refadgen.config import GenerateConfig
 from refadgen.errors import DOUBTS, RowError
 from refadgen.generation.decisions import DecidedMasks
@@ -55,10 +61,10 @@ class ProductFetcher(RowStage[PlannedProduct, Fetched, FetchedProduct]):
 
 
 class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
-    """Finds the product's mask, and places product and mask on the canvas.
+    """Finds the product's mask, and places product and mask on the canvas, or on each canvas of the run's channels.
 
-    INPUT: FetchedProduct. OUTPUT: PlacedProduct. A GPU only for networks. Keeps doubtful masks for the
-    review pages; a retried task writes the same bytes to the same places.
+    INPUT: FetchedProduct. OUTPUT: PlacedProduct, one row a canvas. A GPU only for networks. Keeps doubtful masks for
+    the review pages; a retried task writes the same bytes to the same places.
     """
 
     row_in, added, row_out = FetchedProduct, Placed, PlacedProduct
@@ -82,6 +88,9 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
         assert width_px is not None  # the job fills in the model's own size
         assert height_px is not None
         self._size = (width_px, height_px)
+        self._canvases = canvases_of(config)
+        self._placed_on: dict[int, dict[str, Placed]] = {}
+        """By number of row and ratio: what `apply` makes rows of."""
         stage = config.stages.segment
         self._masker = ProductMasker(config.segmentation, gpu_expected=stage.num_gpus > 0, num_cpus=stage.num_cpus)
         self._min_piece = config.segmentation.min_piece
@@ -91,6 +100,20 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
         if isinstance(decided_masks, ray.ObjectRef):
             decided_masks = ray.get(decided_masks)
         self._decided = None if decided_masks is None else DecidedMasks(decided_masks)
+
+    def apply(self, rows: list[FetchedProduct]) -> list[PlacedProduct]:
+        placed = super().apply(rows)
+        return placed if not self._canvases else [each for row in placed for each in self._on_canvases(row)]
+
+    def _on_canvases(self, row: PlacedProduct) -> list[PlacedProduct]:
+        """A row for each canvas, with the images that are made on it; a row that failed as it is."""
+        found = self._placed_on.pop(row.row, {})
+        if row.error is not None:
+            return [row]
+        return [
+            dataclasses.replace(row, **vars(placed), wanted=tuple(each for each in row.wanted if each.ratio == ratio))
+            for ratio, placed in found.items()
+        ]
 
     def process(self, row: FetchedProduct) -> Placed:
         photo = Image.open(io.BytesIO(row.photo))
@@ -105,7 +128,11 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
             return Placed(error=RowFailure.of(error), mask_source=source, mask_score=score)
         if found.score < self._accepted_below:
             self._keep(row, photo, found, None)
-        return self._placed(row, photo, found)
+        if not self._canvases:
+            return self._placed(row, photo, found)
+        canvases = [self._canvases[ratio] for ratio in dict.fromkeys(image.ratio for image in row.wanted)]
+        self._placed_on[row.row] = {each.ratio: self._placed_for(each, row, photo, found) for each in canvases}
+        return Placed()
 
     def _segmented(self, row: FetchedProduct, photo: Image.Image) -> Segmentation:
         """The mask that a person decided on, or else that of the chain. Raises: RowError."""
@@ -138,9 +165,29 @@ class ProductSegmenter(RowStage[FetchedProduct, Placed, PlacedProduct]):
         except Exception as fault:  # storage raises many kinds
             self._errors.failure(fault, row.label)
 
+    def _placed_for(
+        self, canvas: ChannelCanvas, row: FetchedProduct, photo: Image.Image, found: Segmentation
+    ) -> Placed:
+        """The product on the canvas of some channels, or the error of its images there."""
+        try:
+            placed = place_for_channels(photo, found.alpha, row.layout, canvas)
+            return self._encoded(row, found, placed, (canvas.width_px, canvas.height_px))
+        except RowError as error:
+            failure = RowFailure.of(error)
+        except Exception as problem:  # a fault of ours costs the images of this canvas alone
+            failure = self._errors.failure(problem, row.label)
+        self._errors.tell(row, failure)
+        return Placed(error=failure, mask_source=found.source, mask_score=found.score)
+
     def _placed(self, row: FetchedProduct, photo: Image.Image, found: Segmentation) -> Placed:
         placed = place(photo, found.alpha, row.layout, *self._size)
-        width_px, height_px = file_size(row.layout, photo.size, self._size)
+        return self._encoded(row, found, placed, file_size(row.layout, photo.size, self._size))
+
+    def _encoded(
+        self, row: FetchedProduct, found: Segmentation, placed: ProductOnCanvas, size: tuple[int, int]
+    ) -> Placed:
+        """size: width and height of the ad's file, px."""
+        width_px, height_px = size
         product = encode_product(placed.canvas, placed.mask, (width_px, height_px))
         return Placed(
             canvas=encode_png(placed.canvas),

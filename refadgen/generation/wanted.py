@@ -1,6 +1,7 @@
 """Wanted images: the images that a catalogue row asks for, with ids and seeds known before anything is fetched."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from refadgen.catalog.layout import merged_layout
 from refadgen.catalog.placement import Placement
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import RowNoun, Scenes
+from refadgen.channels.canvases import canvases_of
 from refadgen.config import GenerateConfig, LayoutConfig
 from refadgen.config.identity import layout_identity, pixel_identity
 from refadgen.storage.addresses import image_identity
@@ -28,6 +30,8 @@ class WantedImage:
     variant: int
     prompt: str
     seed: int
+    ratio: str = ""
+    """Of its canvas, such as 1.91:1, where the run makes images for channels; empty: the canvas of `sampling`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class RowImages(NamedTuple):
     layout: the job's, with the row's placement merged in.
     """
 
-    images: list[tuple[str, str, int, str, int]]
+    images: list[tuple[str, str, int, str, int, str]]
     layout: LayoutConfig
     noun: RowNoun | None
 
@@ -67,10 +71,13 @@ class WantedImages:
         self._settings = _json(settings.values)
         self._seed = f"[{config.sampling.seed}, "
         self._num_variants = config.catalog.num_variants
+        self._canvases = [
+            (ratio, f'"canvas": {_json(canvas.identity())}, ') for ratio, canvas in canvases_of(config).items()
+        ] or [("", "")]
         self._layouts: dict[Placement | None, tuple[LayoutConfig, str]] = {}
 
     def of(self, row: CatalogRow, decision: str = "") -> RowImages:
-        """The images of one row, scene by scene, variant by variant. decision: as in ProductRow.
+        """The images of one row: canvas by canvas, scene by scene, variant by variant. decision: as in ProductRow.
 
         A seed is the row's plus the variant, or else a hash of (job seed, sku, scene, variant).
         """
@@ -84,14 +91,12 @@ class WantedImages:
             mask = f"review:{decision}"  # in place of the row's own, which is not used
         layout, layout_json = self._layout(row.placement)
         category, negative_prompt, sku = _text(row.category), _text(row.negative_prompt), _text(row.sku)
-        head = (
-            f'{{"row": {{"category": {category}, "image": {_text(image_identity(row.image))}, "layout": {layout_json}'
-        )
+        head = f'"category": {category}, "image": {_text(image_identity(row.image))}, "layout": {layout_json}'
         head += f', "mask": {_text(mask)}, "negative_prompt": {negative_prompt}, "prompt": '
         images = []
-        for scene, prompt in named:
+        for (ratio, canvas_json), (scene, prompt) in itertools.product(self._canvases, named):
             scene_json = _text(scene)
-            before = f'{head}{_text(prompt)}, "scene": {scene_json}, "seed": '
+            before = f'{{"row": {{{canvas_json}{head}{_text(prompt)}, "scene": {scene_json}, "seed": '
             for variant in range(row.num_variants or self._num_variants):
                 if row.seed is None:
                     seed = _hash63(f"{self._seed}{sku}, {scene_json}, {variant}]")
@@ -99,7 +104,7 @@ class WantedImages:
                     seed = (row.seed + variant) % 2**63
                 text = f'{before}{seed}, "sku": {sku}, "variant": {variant}}}, "settings": {self._settings}}}'
                 image_id = hashlib.sha256(text.encode()).hexdigest()[:32]
-                images.append((image_id, scene, variant, prompt, seed))
+                images.append((image_id, scene, variant, prompt, seed, ratio))
         return RowImages(images, layout, noun)
 
     def _layout(self, placement: Placement | None) -> tuple[LayoutConfig, str]:

@@ -4,26 +4,36 @@ import asyncio
 import base64
 import contextlib
 import dataclasses
+import functools
 import hashlib
-import math
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
-from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
+from refadgen.channels.rules import ChannelRule
+from refadgen.config import GenerateConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.previews import Previews
-from refadgen.generation.encoding import digital_source_type
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
 from refadgen.serving import metrics
+from refadgen.serving.canvases import (
+    canvas_for,
+    canvas_size,
+    channel_canvas,
+    over,
+    requested_channel,
+    requested_layout,
+    served_channels,
+    served_source_type,
+)
 from refadgen.serving.errors import ApiError
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import FoundMask, PlacedAd
 from refadgen.serving.requests import ProductInput
-from refadgen.serving.schema import AdFields, AdImage, Layout, MaskFields
+from refadgen.serving.schema import AdFields, AdImage, MaskFields
 from refadgen.storage.addresses import image_identity
 
 T = TypeVar("T")
@@ -117,6 +127,11 @@ class AdService:
         listed = [(int(w), int(h)) for w, h in (text.split("x") for text in self.config.limits.sizes)]
         return tuple(dict.fromkeys([own, *(listed or [(own[0], own[0]), own[::-1]])]))
 
+    @functools.cached_property
+    def channels(self) -> Mapping[str, ChannelRule]:
+        """The channels that a request may name: those whose ratio has a canvas of about the model's area."""
+        return served_channels(self._generation)
+
     async def ready(self) -> bool:
         """Whether requests would be served now."""
         return await self._backend.ready()
@@ -126,10 +141,14 @@ class AdService:
     ) -> RequestedImages:
         """The wanted images of a request, with their ids. Raises: ApiError naming the field.
 
-        size: of the files in px, made on a canvas of its ratio and of the default canvas's area; None: the canvas's.
+        size: of the files in px, made on a canvas of its ratio and of the default canvas's area; None: the canvas's, or
+        those of the request's channel.
         """
         config = self._overridden(fields)
-        if size is not None:
+        canvas = channel_canvas(config)
+        if canvas is not None:
+            size = canvas.rules[0].size
+        elif size is not None:
             width_px, height_px = canvas_for(size, canvas_size(config))
             sampling = dataclasses.replace(config.sampling, width_px=width_px, height_px=height_px)
             config = dataclasses.replace(config, sampling=sampling)
@@ -156,6 +175,9 @@ class AdService:
         # The catalogue job's own function: the same product and settings have the same image_id in both.
         decision = image_identity(given.mask) if given.mask is not None and given.decided else ""
         images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint), decision)
+        if canvas is not None:  # after the ids, which hold the format that is asked for, as the job's do
+            format = canvas.rules[0].format(config.output.format)
+            config = dataclasses.replace(config, output=dataclasses.replace(config.output, format=format))
         if fields.scene is not None:
             names = list(dict.fromkeys(image.scene for image in images))
             images = tuple(image for image in images if image.scene == fields.scene)
@@ -207,17 +229,18 @@ class AdService:
             width_px, height_px = allowed[fields.size]
         sampling = dataclasses.replace(
             sampling,
-            fusion_scale=_over(fields.fusion_scale, sampling.fusion_scale),
-            guidance_scale=_over(fields.guidance_scale, sampling.guidance_scale),
-            num_inference_steps=_over(fields.num_inference_steps, sampling.num_inference_steps),
+            fusion_scale=over(fields.fusion_scale, sampling.fusion_scale),
+            guidance_scale=over(fields.guidance_scale, sampling.guidance_scale),
+            num_inference_steps=over(fields.num_inference_steps, sampling.num_inference_steps),
             width_px=width_px,
             height_px=height_px,
         )
-        layout = layout if fields.layout is None else _layout(fields.layout, layout)
+        layout = layout if fields.layout is None else requested_layout(fields.layout, layout)
         output = dataclasses.replace(
-            output, format=_over(fields.format, output.format), quality=_over(fields.quality, output.quality)
+            output, format=over(fields.format, output.format), quality=over(fields.quality, output.quality)
         )
-        return dataclasses.replace(config, sampling=sampling, layout=layout, output=output)
+        channels = () if fields.channel is None else requested_channel(fields, layout, self.channels)
+        return dataclasses.replace(config, sampling=sampling, layout=layout, output=output, channels=channels)
 
     async def make(
         self, requested: RequestedImages, given: ProductInput, *, previews: Previews | None = None
@@ -258,7 +281,7 @@ class AdService:
             config, category = requested.config, requested.row.category
             mask = None if given.mask is None else hashlib.sha256(given.mask).digest()
             image = hashlib.sha256(given.image).digest()
-            key = (image, mask, given.decided, category, config.layout, canvas_size(config))
+            key = (image, mask, given.decided, category, config.layout, canvas_size(config), config.channels)
             placed = self._products.get(key)
             metrics.count("product_cache", hit=placed is not None)
             if placed is not None:
@@ -354,11 +377,12 @@ class AdService:
             detail=result.detail,
             attempts=result.attempts,
             rung=result.rung,
-            digital_source_type=digital_source_type(result.rung) if result.encoded else "",
+            digital_source_type=served_source_type(requested.config, result.rung) if result.encoded else "",
             seed=result.seed,
             prompt=wanted.prompt,
             negative_prompt=requested.row.negative_prompt or "",
             input_sha256=placed.input_sha256,
+            ratio=wanted.ratio,
             width_px=width_px,
             height_px=height_px,
             mask_source=placed.mask_source,
@@ -376,46 +400,6 @@ class AdService:
             format=requested.config.output.format,
             image_base64=base64.b64encode(result.encoded).decode() if result.encoded else None,
         )
-
-
-def _layout(given: Layout, own: LayoutConfig) -> LayoutConfig:
-    """The server's own layout with a request's over it. Raises: ApiError naming the field."""
-    placed = (given.size, given.anchor, given.margin) != (None, None, None)
-    if placed and given.as_photographed:
-        message = "layout: as_photographed keeps the photograph's place; leave out size, anchor and margin"
-        raise ApiError(422, "placed_and_as_photographed", message, param="layout")
-    # Who says where the product stands wants it placed, as a catalogue row's placement does.
-    as_photographed = _over(given.as_photographed, own.as_photographed and not placed)
-    if given.long_side_px is not None and not as_photographed:
-        message = "layout.long_side_px: is for as_photographed"
-        raise ApiError(422, "long_side_of_placed", message, param="layout")
-    return dataclasses.replace(
-        own,
-        size=_over(given.size, own.size),
-        anchor=_over(given.anchor, own.anchor),
-        margin=_over(given.margin, own.margin),
-        as_photographed=as_photographed,
-        long_side_px=_over(given.long_side_px, own.long_side_px) if as_photographed else None,
-    )
-
-
-def canvas_size(config: GenerateConfig) -> tuple[int, int]:
-    """Width and height of the canvas in px. config: with the model's recommended settings filled in."""
-    width_px, height_px = config.sampling.width_px, config.sampling.height_px
-    assert width_px is not None
-    assert height_px is not None
-    return width_px, height_px
-
-
-def canvas_for(size: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
-    """The canvas of about the area of `own` that has the ratio of `size`, in whole steps of the autoencoder."""
-    scale = math.sqrt(own[0] * own[1] / (size[0] * size[1]))
-    width_px, height_px = (max(64, 8 * round(side * scale / 8)) for side in size)
-    return width_px, height_px
-
-
-def _over(given: T | None, default: T) -> T:
-    return default if given is None else given
 
 
 async def _merged(streams: list[AsyncGenerator[Update, None]]) -> AsyncGenerator[Update, None]:

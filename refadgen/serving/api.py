@@ -32,6 +32,7 @@ from refadgen.serving.products import PlacedAd
 from refadgen.serving.requests import parse_json, read_ad_request, read_mask_request
 from refadgen.serving.schema import (
     AdResponse,
+    ChannelOption,
     ErrorResponse,
     Job,
     JobList,
@@ -285,6 +286,10 @@ def _add_descriptions(app: FastAPI, service: AdService) -> None:
             model=service.model.label,
             sizes=sizes,
             default_size=sizes[0],
+            channels=[
+                ChannelOption(name=rule.name, ratio=rule.ratio, width_px=rule.size[0], height_px=rule.size[1])
+                for rule in service.channels.values()
+            ],
             num_inference_steps=sampling.num_steps,
             max_steps=config.limits.max_steps,
             fusion_scale=sampling.fusion_scale,

@@ -22,6 +22,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from refadgen.catalog.scenes import load_scenes
+from refadgen.channels.canvases import ChannelCanvas
 from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
 from refadgen.engine.orders import AdOrder
 from refadgen.engine.previews import Previews
@@ -36,12 +37,14 @@ from refadgen.engine.step_engine import (
     StepEngine,
 )
 from refadgen.errors import RowError
+from refadgen.generation.channel_files import encode_for_channel
 from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
 from refadgen.generation.ladder import Attempt, Ladder
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.moderation import Moderation
 from refadgen.serving import metrics
-from refadgen.serving.ads import AdService, canvas_size
+from refadgen.serving.ads import AdService
+from refadgen.serving.canvases import canvas_size, channel_canvas
 from refadgen.serving.errors import ApiError, from_row_error, server_fault
 from refadgen.serving.fault_log import log_fault
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
@@ -89,12 +92,17 @@ class ProductSegmentation:
         return True
 
     async def place(
-        self, given: ProductInput, category: str | None, layout: LayoutConfig, size: tuple[int, int]
+        self,
+        given: ProductInput,
+        category: str | None,
+        layout: LayoutConfig,
+        size: tuple[int, int],
+        canvas: ChannelCanvas | None = None,
     ) -> PlacedAd | RowError:
         """See `ProductPlacer.place`."""
         loop = asyncio.get_running_loop()
         with _contained("segmentation"):
-            return await loop.run_in_executor(self._threads, self._placer.place, given, category, layout, size)
+            return await loop.run_in_executor(self._threads, self._placer.place, given, category, layout, size, canvas)
 
     async def find_mask(self, given: ProductInput, category: str | None) -> FoundMask | RowError:
         """See `ProductPlacer.find_mask`."""
@@ -217,10 +225,13 @@ class AdGeneration:
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
+<<<<<<< HEAD
         encoded = b""
         if judged.image is not None and error is None:
             image_u8 = resized(judged.image, order.size or order.placed.file_size)
             encoded = encode_ad(image_u8, record, order.config.output)
+=======
+>>>>>>> c450384ab62c852895a3f648a29d37d145231dcb
         return AdResult(
             status="done" if error is None else error.status,
             reason="" if error is None else error.reason,
@@ -232,8 +243,22 @@ class AdGeneration:
             waited_s=0.0,
             generate_s=0.0,
             batch_size=finished.batch_size,
+<<<<<<< HEAD
             encoded=encoded,
+=======
+            encoded=b"" if judged.image is None else _encoded(judged.image, record, order),
+>>>>>>> c450384ab62c852895a3f648a29d37d145231dcb
         )
+
+
+def _encoded(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, order: ImageOrder) -> bytes:
+    """The file of an image, uint8 H×W×3 of the canvas: of the channel's, where it is for one."""
+    canvas, output = channel_canvas(order.config), order.config.output
+    if canvas is None:
+        return encode_ad(resized(image_u8, order.size or order.placed.file_size), record, output)
+    (rule,) = canvas.rules
+    # The answer has said its format: a file that is too large becomes no other one.
+    return encode_for_channel(image_u8, record, dataclasses.replace(rule, formats=(output.format,)), output)[0]
 
 
 def _denoising_order(order: ImageOrder, attempt: Attempt) -> AdOrder:
@@ -296,7 +321,7 @@ class DeploymentBackend:
         """See `Backend.place`."""
         with self._answers():
             found: PlacedAd | RowError = await self._segmentation.place.remote(
-                given, category, config.layout, canvas_size(config)
+                given, category, config.layout, canvas_size(config), channel_canvas(config)
             )
         if isinstance(found, RowError):
             raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)

@@ -22,6 +22,7 @@ def openapi_document(app: FastAPI, service: AdService) -> dict[str, Any]:
     for name in ("AdRequest", "AdForm"):
         fields = schemas[name]["properties"]
         fields["size"]["anyOf"][0]["enum"] = sizes
+        fields["channel"]["anyOf"][0]["enum"] = list(service.channels)
         fields["num_variants"]["maximum"] = config.limits.max_images
         fields["num_inference_steps"]["anyOf"][0]["maximum"] = config.limits.max_steps
     # The classes allow null where a field may be left out; a field of a form cannot be null.

@@ -14,6 +14,8 @@ from refadgen.catalog.categories import last_element
 from refadgen.catalog.images import decode_image, decode_mask, decode_soft_mask
 from refadgen.catalog.layout import file_size, place
 from refadgen.catalog.web import WebReader
+from refadgen.channels.canvases import ChannelCanvas
+from refadgen.channels.placing import place_for_channels
 from refadgen.config import LayoutConfig, ServeConfig
 from refadgen.errors import DOUBTS, RowError
 from refadgen.generation.doubtful import bounded_size
@@ -83,9 +85,14 @@ class ProductPlacer:
         self._turn = threading.Lock()  # SAM2's predictor keeps the current image as its state
 
     def place(
-        self, given: ProductInput, category: str | None, layout: LayoutConfig, size: tuple[int, int]
+        self,
+        given: ProductInput,
+        category: str | None,
+        layout: LayoutConfig,
+        size: tuple[int, int],
+        canvas: ChannelCanvas | None = None,
     ) -> PlacedAd | RowError:
-        """The product on a canvas of `size` (width, height; px).
+        """The product on a canvas of `size` (width, height; px); where the ad is for a channel, on its `canvas`.
 
         Returns a RowError instead of raising it: Ray would wrap a raised one, and log it as a fault of the replica.
         """
@@ -99,7 +106,10 @@ class ProductPlacer:
             else:
                 with self._turn:
                     found = self._masker.segment(photo, last_element(category), own_mask)
-            placed = place(photo, found.alpha, layout, *size)
+            if canvas is None:
+                placed = place(photo, found.alpha, layout, *size)
+            else:
+                placed = place_for_channels(photo, found.alpha, layout, canvas)
         except RowError as error:
             return error
         size_px = file_size(layout, photo.size, size)

@@ -103,6 +103,11 @@ class AdFields(BaseModel):
     size: Annotated[str, Field(max_length=20)] | None = Field(
         default=None, description="The canvas, WIDTHxHEIGHT; see /v1/options. None: the model's own."
     )
+    channel: Annotated[str, Field(max_length=64)] | None = Field(
+        default=None,
+        description="The advertising channel that the image is for: its ratio, its size, its safe zone; see "
+        "/v1/options. Not with size and as_photographed. None: no channel.",
+    )
     layout: Layout | None = None
     fusion_scale: Annotated[float, range_of(SamplingConfig, "fusion_scale")] | None = Field(
         default=None, description="λ: how strongly the product's features are fused in."
@@ -198,6 +203,8 @@ class AdImage(BaseModel):
     prompt: str
     negative_prompt: str
     input_sha256: str
+    ratio: str
+    """Of the canvas, where the request names a channel; else empty."""
     width_px: int
     height_px: int
     mask_source: str
@@ -272,12 +279,22 @@ class SceneOption(BaseModel):
     prompt: str
 
 
+class ChannelOption(BaseModel):
+    """An advertising channel, and the file that it gets."""
+
+    name: str
+    ratio: str
+    width_px: int
+    height_px: int
+
+
 class Options(BaseModel):
     """The values that this server accepts, and its defaults."""
 
     model: str
     sizes: list[str]
     default_size: str
+    channels: list[ChannelOption]
     num_inference_steps: int
     max_steps: int
     fusion_scale: float

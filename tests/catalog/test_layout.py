@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refadgen.catalog.layout import PlacedProduct, file_size, merged_layout, place
+from refadgen.catalog.layout import PlacedProduct, SafeZone, file_size, merged_layout, place
 from refadgen.catalog.placement import Placement
 from refadgen.config import Anchor, LayoutConfig
 from refadgen.errors import RowError
@@ -73,6 +73,22 @@ def test_never_past_the_margins(size, margin):
         assert right <= WIDTH - round(margin * WIDTH)
         assert top >= round(margin * HEIGHT)
         assert bottom <= HEIGHT - round(margin * HEIGHT)
+
+
+@pytest.mark.parametrize("shape", [(50, 400), (300, 300), (800, 100)])
+@pytest.mark.parametrize("anchor", ["bottom", "center", "top-left", "right"])
+def test_the_product_stays_out_of_the_safe_zone(shape, anchor):
+    layout, zone = LayoutConfig(size=1.0, margin=0.1, anchor=anchor), SafeZone(top=0.14, bottom=0.35, left=0.05)
+    placed = place(*_product(*shape), layout, WIDTH, HEIGHT, zone)
+    left, top, right, bottom = _box(placed.mask)
+    # The margin of 10 % is larger than the zone at the left, and the only one at the right.
+    assert (left >= 13, top >= 22, right <= WIDTH - 13, bottom <= HEIGHT - 56) == (True, True, True, True)
+    assert abs((right - left) / (bottom - top) / (shape[0] / shape[1]) - 1) < 0.1
+
+
+def test_a_safe_zone_leaves_room():
+    with pytest.raises(ValueError, match=r"safe_zone\.top=0\.5: must be 0 to below 0\.5"):
+        SafeZone(top=0.5)
 
 
 def test_no_fringe_of_the_cut_away_background():

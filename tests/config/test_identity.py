@@ -24,7 +24,7 @@ from refadgen.config.identity import (
     training_identity,
     triplet_identity,
 )
-from refadgen.config.marks import Decides, Section, setting, settings_of
+from refadgen.config.marks import Decides, Section, sections_of, setting, settings_of
 from refadgen.config.train import ObjectiveConfig
 
 # Sections as a developer would leave them who adds a setting in the ordinary way.
@@ -159,8 +159,8 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
     """Until a later one comes: then this names it, and the author confirms that it is to stay out at its default."""
     later: list[str] = []
     for config in (GenerateConfig(), DatasetConfig(), TrainConfig()):
-        for name in vars(config):
-            section = type(getattr(config, name))
+        for name, value in sections_of(config):
+            section = type(value)
             for each, mark in settings_of(section).items():
                 hashed = mark.decides & (Decides.PIXELS | Decides.TRIPLETS | Decides.STEPS)
                 if hashed and Decides.ALWAYS_HASHED not in mark.decides:

@@ -107,8 +107,8 @@ def test_rows_that_are_read_together_are_those_that_are_read_alone() -> None:
     assert sum(isinstance(row, CatalogRow) for row in found) > 100
 
 
-def planned_alone(row: CatalogRow, decision: str) -> list[tuple[str, str, int, str, int]]:
-    """Id, scene, variant, prompt and seed of each image of a row, from the text that is hashed."""
+def planned_alone(row: CatalogRow, decision: str) -> list[tuple[str, str, int, str, int, str]]:
+    """Id, scene, variant, prompt, seed and ratio of each image of a row, from the text that is hashed."""
     scenes = load_scenes()  # anew, so that nothing of another row is remembered
     named = [(f"prompt-{index}", prompt) for index, prompt in enumerate(row.prompts)]
     if not named:
@@ -133,7 +133,7 @@ def planned_alone(row: CatalogRow, decision: str) -> list[tuple[str, str, int, s
             }
             text = json.dumps({"settings": SETTINGS.values, "row": identity}, sort_keys=True)
             image_id = hashlib.sha256(text.encode()).hexdigest()[:32]
-            images.append((image_id, scene, variant, prompt, int(str(identity["seed"]))))
+            images.append((image_id, scene, variant, prompt, int(str(identity["seed"])), ""))
     return images
 
 

@@ -117,6 +117,38 @@ def test_every_setting_of_sampling_is_on_one_of_the_lists() -> None:
     assert {f"output.{name}" for name in as_dict(GenerateConfig())["output"]} <= listed
 
 
+def test_one_image_a_ratio_of_the_channels() -> None:
+    size = ["sampling.width_px=128", "sampling.height_px=160", "catalog.scenes_per_product=1"]
+    plain = images(ROW, *size)
+    two = images(ROW, *size, "channels=[merchant, pmax-portrait]")
+    more = images(ROW, *size, "channels=[merchant, pmax-square, pmax-portrait]")
+    assert [image.ratio for image in plain] == [""]
+    assert [image.ratio for image in two] == [image.ratio for image in more] == ["1:1", "4:5"]
+    assert {image.seed for image in (*plain, *two)} == {plain[0].seed}
+    assert len({image.image_id for image in (*plain, *two)}) == 3
+    # A channel more at one ratio leaves the images of the others alone.
+    assert (two[0].image_id != more[0].image_id, two[1].image_id == more[1].image_id) == (True, True)
+    # A changed id here means that every user's images for channels would be made again: say so in the release notes.
+    assert two[1].image_id == CHANNEL_ID
+
+
+CHANNEL_ID = "f555d52a3e7d1e188ce6dcc18a96400c"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["channels=[merchnt]"], "channels: unknown channel 'merchnt'; did you mean merchant"),
+        (["channels_file=rules.yaml"], r"channels_file='rules\.yaml': needs channels"),
+        (["channels=[stories]", "layout.as_photographed=true"], "layout.as_photographed=True: channels have ratios"),
+        (["channels=[stories]", "output.public_url=https://c.example/{image_id}"], "with channels it needs {uri}"),
+    ],
+)
+def test_channels_that_cannot_be(words: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        images(ROW, "sampling.width_px=128", "sampling.height_px=160", *words)
+
+
 def test_another_model_is_another_image() -> None:
     assert images(fingerprint="g")[0].image_id != images()[0].image_id
 

@@ -1,5 +1,6 @@
 """The main job on a real local Ray: what it makes, what it skips, and what a crash costs."""
 
+import csv
 import json
 import os
 import re
@@ -83,6 +84,33 @@ def test_the_same_products_in_a_feed_are_the_same_images(
     told = (tmp_path / "out" / "channels" / "merchant.tsv").read_text().splitlines()
     assert told[0] == "id\tlifestyle_image_link"
     assert [line.partition("\thttps://cdn.example/images/")[0] for line in told[1:]] == [products[0]["sku"]]
+
+
+def test_channels_get_files_and_feeds_and_a_rerun_makes_nothing_twice(
+    random_model: Path, shared_ray: None, tmp_path: Path
+) -> None:
+    words = [*job_runs.QUICK, "catalog.scenes_per_product=1", "output.public_url=https://cdn.example/{uri}"]
+    words += ["channels=[merchant, pmax-landscape, pmax-square]", "--limit", "1"]
+    first = job_runs.run_here(job_runs.CATALOG, tmp_path, random_model, *words)
+    assert first.stdout.count("done 2, failed 0, rejected 0, skipped 0") == 1, first.stderr
+    rows = job_runs.ledger_rows(tmp_path)
+    assert sorted((row["ratio"], row["lint"], len(row["channel_files"])) for row in rows) == [
+        ("1.91:1", "clean", 1),
+        ("1:1", "clean", 2),
+    ]
+    files = {file["uri"] for row in rows for file in row["channel_files"]}
+    assert {file.relative_to(tmp_path).as_posix() for file in (tmp_path / "channels").rglob("*.jpg")} == files
+    with (tmp_path / "channels" / "google-ads.csv").open(newline="") as file:
+        assets = list(csv.DictReader(file))
+    assert [(row["id"], row["field_type"]) for row in assets] == [
+        ("DEMO-001", "MARKETING_IMAGE"),
+        ("DEMO-001", "SQUARE_MARKETING_IMAGE"),
+    ]
+    assert {row["image_url"].removeprefix("https://cdn.example/") for row in assets} <= files
+    before = {file: file.read_bytes() for file in (tmp_path / "channels").rglob("*.*")}
+    again = job_runs.run_here(job_runs.CATALOG, tmp_path, random_model, *words)
+    assert again.stdout.count("done 0, failed 0, rejected 0, skipped 2") == 1, again.stderr
+    assert {file: file.read_bytes() for file in (tmp_path / "channels").rglob("*.*")} == before
 
 
 def test_a_fault_in_a_stage_is_logged_once_with_its_row_and_the_job_goes_on(random_model: Path, tmp_path: Path) -> None:

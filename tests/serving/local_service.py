@@ -19,6 +19,7 @@ from refadgen.generation.model_settings import with_model_settings
 from refadgen.generation.moderation import Moderation
 from refadgen.serving.ads import AdService
 from refadgen.serving.api import make_app
+from refadgen.serving.canvases import canvas_size, channel_canvas
 from refadgen.serving.deployments import AdGeneration
 from refadgen.serving.errors import ApiError, from_row_error
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
@@ -96,8 +97,8 @@ class LocalBackend:
         return True
 
     async def place(self, given: ProductInput, category: str | None, config: GenerateConfig) -> PlacedAd:
-        size = (config.sampling.width_px, config.sampling.height_px)
-        found = await asyncio.to_thread(self._placer.place, given, category, config.layout, size)
+        size, canvas = canvas_size(config), channel_canvas(config)
+        found = await asyncio.to_thread(self._placer.place, given, category, config.layout, size, canvas)
         if isinstance(found, RowError):
             raise from_row_error(found, image_field=given.image_field, mask_given=given.mask is not None)
         return found

@@ -19,15 +19,17 @@ from local_service import LocalServer, QuickDenoiser, serving
 from PIL import Image
 
 from refadgen.catalog.rows import CatalogRow
+from refadgen.channels.lint import lint_file
+from refadgen.channels.rules import load_rules
 from refadgen.config import GenerateConfig
 from refadgen.engine.step_engine import StepEngine
 from refadgen.generation.encoding import read_record
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
-from refadgen.serving.ads import canvas_for
+from refadgen.serving.canvases import canvas_for
 
 FACTS = {
     *("image_id", "sku", "category", "scene", "variant", "status", "reason", "detail", "attempts", "seed", "prompt"),
-    *("rung", "digital_source_type", "as_photographed"),
+    *("rung", "digital_source_type", "as_photographed", "ratio"),
     *("negative_prompt", "input_sha256", "width_px", "height_px", "mask_source", "mask_score", "mask_area"),
     *("color_similarity", "structure_similarity", "local_similarity", "hue_similarity"),
     *("fetch_s", "segment_s", "waited_s", "generate_s"),
@@ -373,9 +375,47 @@ def test_sizes(client, photo, size, shape):
     assert picture(base64.b64decode(answer["product_base64"])).shape == (*shape, 4)
 
 
+def test_a_channel_decides_ratio_size_and_format(client, server, photo):
+    answer = client.made(photo, prompt="a cup", sku="CUP-1", channel="pmax-landscape", format="webp")
+    (image,) = answer["images"]
+    assert (image["ratio"], image["width_px"], image["height_px"], image["format"]) == ("1.91:1", 1200, 628, "jpeg")
+    (data,) = files_of(answer)
+    assert lint_file(data, load_rules()["pmax-landscape"], "trainedAlgorithmicMedia") == []
+    assert picture(base64.b64decode(answer["product_base64"])).shape == (104, 200, 4)
+    config = dataclasses.replace(server.service.config.generation(), channels=("pmax-landscape",))
+    config = dataclasses.replace(config, output=dataclasses.replace(config.output, format="webp"))
+    settings = pixel_settings(config, server.service.model.fingerprint)
+    row = CatalogRow(row=0, sku="CUP-1", image=photo, prompts=("a cup",))
+    assert [each.image_id for each in wanted_images(row, server.service.scenes, config, settings)] == [
+        image["image_id"]
+    ]
+    _, top, _, bottom = box_of(client.made(photo, prompt="a cup", channel="stories"))
+    assert (top >= 0.14 * 184 - 1, bottom <= 0.8 * 184 + 1) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "said"),
+    [
+        ({"channel": "tiktok"}, "unknown_channel", "channel: 'tiktok' is not one of amazon-secondary, merchant"),
+        ({"channel": "merchant", "size": "128x128"}, "channel_and_size", "of its own; leave out size"),
+        (
+            {"channel": "merchant", "layout": {"as_photographed": True}},
+            "channel_and_size",
+            "leave out layout.as_photographed",
+        ),
+    ],
+)
+def test_a_channel_that_cannot_be(client, photo, fields, code, said):
+    answer = client.ads(photo, prompt="a cup", **fields)
+    error = json.loads(answer.data)["error"]
+    assert (answer.status, error["code"], error["param"]) == (422, code, "channel")
+    assert said in error["message"]
+
+
 def test_the_options_say_what_may_be_asked_for(client):
     options = json.loads(client.ask("GET", "/v1/options").data)
     assert options["sizes"] == ["128x160", "128x128", "160x128"]
+    assert {"name": "stories", "ratio": "9:16", "width_px": 1080, "height_px": 1920} in options["channels"]
     assert (options["default_size"], options["max_images"], options["max_steps"]) == ("128x160", 8, 100)
     assert (options["num_inference_steps"], options["image_urls"]) == (4, False)
     assert options["formats"] == ["jpeg", "png", "webp"]

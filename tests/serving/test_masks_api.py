@@ -14,7 +14,7 @@ from PIL import Image
 from refadgen.catalog.layout import place
 from refadgen.generation.wanted import pixel_settings, wanted_images
 from refadgen.segmentation.decided import decided
-from refadgen.serving.ads import canvas_size
+from refadgen.serving.canvases import canvas_size
 from refadgen.serving.products import FoundMask, PlacedAd, ProductPlacer
 from refadgen.serving.requests import ProductInput
 from refadgen.serving.schema import AdFields

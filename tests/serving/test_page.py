@@ -122,6 +122,22 @@ def downloaded(page: Any, title: str) -> tuple[str, bytes]:
     return download.value.suggested_filename, Path(download.value.path()).read_bytes()
 
 
+def test_a_channel_is_chosen(visit, quick):
+    page = visit(quick)
+    choose_photo(page)
+    page.fill("#prompt", "a bottle on grass")
+    page.select_option("#channel", "pmax-landscape")
+    page.fill("#num_variants", "1")
+    page.click("#generate")
+    wait_for_images(page, 1)
+    name, data = downloaded(page, "Variant 1")
+    assert name.endswith(".jpg")
+    assert pixels(data).shape == (628, 1200, 3)
+    card(page, "Variant 1").get_by_role("button", name="Copy curl").click()
+    expect(page.locator("#status")).to_contain_text("copied")
+    assert "-F channel=pmax-landscape" in page.evaluate("navigator.clipboard.readText()")
+
+
 def test_variants_from_upload_to_curl(visit, quick, tmp_path):
     """Mask, previews, results, download; the copied command makes the same image, with any characters in it."""
     photo = tmp_path / """it's a bottle; "ER", 2.jpg"""

@@ -48,6 +48,11 @@ class DelimitedFile:
         return [normalized_column(name) for name in self.header]
 
     @property
+    def shown(self) -> str:
+        """The file's address, for people."""
+        return self._file.shown
+
+    @property
     def written(self) -> str:
         """How it is written, for people."""
         return f"separated by {_SEPARATORS.get(self._separator, repr(self._separator))}, {self._file.written}"

@@ -94,6 +94,9 @@ def _files(storage: Storage, keys: list[str], visible: list[str], config: Catalo
     if len({type(reader) for reader in readers}) > 1:
         kinds = ", ".join(f"{key}: {reader.kind}" for key, reader in zip(keys, readers, strict=False))
         raise ValueError(f"{redact_address(storage.uri)}: holds feeds of several kinds ({kinds[:300]}): give one file")
+    exports = [reader for reader in readers if isinstance(reader, WooCommerceReader)]
+    if exports:  # parents and variations may lie in two files
+        readers = (exports[0].joined(exports[1:]),)
     return Feed(readers=readers, not_read=_others(visible, keys, "no feed")) if readers else None
 
 

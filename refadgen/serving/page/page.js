@@ -15,7 +15,7 @@ const MASK_SOURCES = {own_mask: "your own", alpha: "alpha channel", plain_backgr
   saliency_model: "saliency model", sam3: "SAM 3", sam2: "SAM2", vote: "networks that agree",
   review: "decided by a person"};
 const RESCUED = {seed: "another seed", fusion_scale: "stronger fusion", product_pixels: "the product's own pixels"};
-const SENT_AS_THEY_ARE = ["negative_prompt", "seed", "guidance_scale", "num_inference_steps", "fusion_scale", "format", "size"];
+const SENT_AS_THEY_ARE = ["negative_prompt", "seed", "guidance_scale", "num_inference_steps", "fusion_scale", "format", "size", "channel"];
 
 const $ = id => document.getElementById(id);
 const form = $("form");
@@ -116,11 +116,13 @@ async function loadOptions() {
     showProblem(problem);
     return;
   }
-  const {sizes, default_size: size, categories} = options;
+  const {sizes, default_size: size, categories, channels} = options;
   $("model").textContent = options.model;
   fill("category", Object.keys(categories).sort((a, b) => (b === "product") - (a === "product")), noun =>
     noun === "product" ? ["", "Any product"] : [noun, noun[0].toUpperCase() + noun.slice(1)]);
   fill("size", sizes, text => [text === size ? "" : text, text.replace("x", " × ")]);
+  fill("channel", [{name: ""}, ...channels], ({name, width_px, height_px}) =>
+    [name, name ? `${name}, ${width_px} × ${height_px}` : "None"]);
   fill("format", ["", ...options.formats], text => [text, text.toUpperCase().replace("WEBP", "WebP") || "Server default"]);
   $("num_variants").max = options.max_images;
   $("num_inference_steps").max = options.max_steps;
@@ -381,7 +383,8 @@ function tell(text) {
 
 // ---- Cards: one for the product, one for each image. `status` is set once its picture is shown.
 function makeCard(title, {seeThrough = false} = {}) {
-  const [width, height] = (own("size") || options.default_size).split("x");
+  const channel = options.channels.find(({name}) => name === own("channel"));
+  const [width, height] = channel ? [channel.width_px, channel.height_px] : (own("size") || options.default_size).split("x");
   const frame = h("div", {class: seeThrough ? "frame see-through" : "frame"}, h("p", {}, "Waiting"));
   frame.style.aspectRatio = `${width} / ${height}`;
   const text = h("div", {class: "text"}, h("h3", {}, title));
@@ -498,6 +501,10 @@ function start() {
     });
   }
   $("as-photographed").addEventListener("change", showLayout);
+  $("channel").addEventListener("change", () => {
+    $("size").disabled = own("channel") !== "";
+    if ($("size").disabled) $("size").value = ""; // the channel decides
+  });
   $("layout-reset").addEventListener("click", resetLayout);
   $("category").addEventListener("change", () => {
     showScenes();

@@ -1,8 +1,10 @@
 # ruff: noqa: E501 (rows of exports are long)
 """Exports of Shopify, WooCommerce and Magento, in the columns that their makers publish."""
 
+from pathlib import Path
+
 import pytest
-from feed_files import Open, report_of, rows_of, told
+from feed_files import Open, open_here, report_of, rows_of, told
 
 SHOPIFY = """
 Handle,Title,Body (HTML),Vendor,Product Category,Type,Published,Option1 Name,Option1 Value,Variant SKU,Variant Inventory Tracker,Variant Inventory Qty,Variant Inventory Policy,Variant Price,Variant Requires Shipping,Image Src,Image Position,Gift Card,Variant Image,Status
@@ -94,6 +96,40 @@ def test_woocommerce(opened: Open) -> None:
         "the parent of variations": 1,
     }
     assert "columns not used: Is featured?, Position" in catalog.lines()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'ID,Typ,Artikelnummer,Name,Veröffentlicht,"Ist hervorgehoben?",Vorrätig?,Kategorien,Bilder,"Übergeordnetes Produkt",Position',
+        'ID,Tipo,SKU,Nombre,Publicado,"¿Está destacado?","¿En inventario?",Categorías,Imágenes,Superior,Posición',
+        'ID,Type,UGS,Nom,Publié,"Mis en avant ?","En stock ?",Catégories,Images,Parent,Position',
+        'ID,Type,UGS,Nom,Publié,"Mis en avant\u00a0?","En stock\u00a0?",Catégories,Images,Parent,Position',
+    ],
+    ids=["German", "Spanish", "French", "French, no-break spaces"],
+)
+def test_woocommerce_in_the_shops_language(opened: Open, header: str) -> None:
+    first, _, rest = WOOCOMMERCE.strip().partition("\n")
+    english = opened("english.csv", f"{first}\n{rest}")
+    translated = opened("translated.csv", f"{header}\n{rest}")
+    assert "read as WooCommerce's export of products" in translated.read_as
+    assert told(translated) == told(english)
+    assert report_of(translated).left_out == report_of(english).left_out
+
+
+def test_a_parent_of_woocommerce_in_another_file_than_its_variation(tmp_path: Path) -> None:
+    header, *rows = WOOCOMMERCE.strip().splitlines()
+    folder = tmp_path / "shop" / "export"
+    folder.mkdir(parents=True)
+    (folder / "1.csv").write_text("\n".join([header, rows[0], rows[3]]))  # variations
+    (folder / "2.csv").write_text("\n".join([header, rows[2]]))  # their parent
+    catalog = open_here(folder)
+    tees = "Clothing, Clothing > T-Shirts"
+    assert told(catalog) == [
+        ("TEE-RED", "https://h.example/red.jpg", "Plain Tee - Red", tees),
+        ("id:14", "http://h.example/tee.jpg", "Plain Tee", tees),
+    ]
+    assert report_of(catalog).lines()[1:] == ["        1 the parent of variations; the first: 2.csv, line 2 (TEE)"]
 
 
 def test_magento(opened: Open) -> None:
