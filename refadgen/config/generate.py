@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refadgen.config.marks import Decides, Section, setting
+from refadgen.config.provenance import ProvenanceConfig
 from refadgen.config.sections import (
     CatalogConfig,
     FetchConfig,
@@ -67,6 +68,7 @@ class GenerateConfig(Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cost: CostConfig = field(default_factory=CostConfig)

@@ -88,6 +88,12 @@ class AdLedgerRow:
     device: str | None = None
     """The kind of device that made it, such as "NVIDIA H100 80GB HBM3" or "cpu x86_64 AVX2"; None: none was drawn.
     Pictures are the same byte for byte on one kind only."""
+    unsigned_sha256: str | None = None
+    """Hash of the image file without its signature, which is another in each run; empty unless done."""
+    signed_by: str | None = None
+    """Name and serial number of the certificate that signed the file (C2PA); empty: none."""
+    watermark: str | None = None
+    """`provenance.watermark` of the file; empty: it has none."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

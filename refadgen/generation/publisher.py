@@ -11,10 +11,18 @@ from refadgen.batch.row_stage import RowFailure, UnexpectedErrors
 from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
-from refadgen.generation.encoding import GenerationRecord, digital_source_type, encode_ad, image_key, resized
+from refadgen.generation.encoding import (
+    GenerationRecord,
+    digital_source_type,
+    encode_ad,
+    facts_of,
+    image_key,
+    resized,
+)
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
+from refadgen.provenance.marks import AdMarks, MarkedFile
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.pictures import from_png
 from refadgen.storage.store import Storage
@@ -26,6 +34,7 @@ class _Published:
 
     failure: RowFailure | None
     uri: str = ""
+    file: MarkedFile | None = None
     mask_iou: float | None = None
 
 
@@ -33,7 +42,7 @@ class AdPublisher:
     """Writes images and placed products, and makes the ledger rows.
 
     INPUT: GeneratedProduct. OUTPUT: AdLedgerRow, one row per image. A retried task writes the same bytes to the same
-    places.
+    places, but for signatures.
     """
 
     def __init__(self, config: GenerateConfig, run_id: str, output_uri: str, model: ModelIdentity) -> None:
@@ -42,6 +51,7 @@ class AdPublisher:
         self._run_id = run_id
         self._model = model
         self._errors = UnexpectedErrors(AdPublisher.__name__, run_id)
+        self._marks = AdMarks(config.provenance)
         self._masker = None
         self._last_product_uri = ""
         if config.segmentation.has_networks:
@@ -104,8 +114,11 @@ class AdPublisher:
         )
         # The file before its ledger row: a crash in between costs the work, never leaves a row without a picture.
         uri = image_key(image.wanted.image_id, self._config.output.format)
-        self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
-        return _Published(None, uri, mask_iou)
+        marked_u8 = self._marks.watermarked(ad_u8, image.wanted.image_id)
+        encoded = encode_ad(marked_u8, record, self._config.output)
+        file = self._marks.signed(encoded, self._config.output.format, facts_of(record))
+        self._storage.write(uri, file.data)
+        return _Published(None, uri, file, mask_iou)
 
     def _mask_iou(self, ad_u8: npt.NDArray[np.uint8], product: GeneratedProduct) -> float | None:
         """Overlap of M′ with the product that the networks find in the ad; None where there are none or they fail."""
@@ -162,6 +175,9 @@ class AdPublisher:
             hue_similarity=scores.hue_similarity if scores else None,
             cost=self._cost(image.generate_s),
             device=image.device,
+            unsigned_sha256=published.file.unsigned_sha256 if published.file else "",
+            signed_by=published.file.signed_by if published.file else "",
+            watermark=published.file.watermark if published.file else "",
         )
 
     def _cost(self, generate_s: float | None) -> float | None:

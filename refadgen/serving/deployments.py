@@ -36,9 +36,10 @@ from refadgen.engine.step_engine import (
     StepEngine,
 )
 from refadgen.errors import RowError
-from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
+from refadgen.generation.encoding import GenerationRecord, encode_ad, facts_of, resized
 from refadgen.generation.ladder import Attempt, Ladder
 from refadgen.generation.model_settings import ModelIdentity
+from refadgen.provenance.marks import AdMarks
 from refadgen.serving import metrics
 from refadgen.serving.ads import AdService, canvas_size
 from refadgen.serving.errors import ApiError, from_row_error, server_fault
@@ -109,6 +110,7 @@ class AdGeneration:
         """fingerprint: of the model; goes into each image's generation record."""
         self._fingerprint = fingerprint
         self._quality = config.quality
+        self._marks = AdMarks(config.provenance)
         self._engine = StepEngine(
             self._make_denoiser(config),
             max_waiting=config.sampling.images_in_flight + config.sampling.batch_size,
@@ -212,9 +214,12 @@ class AdGeneration:
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
-        image_u8 = judged.image
-        if image_u8 is not None:
-            image_u8 = resized(image_u8, order.size or order.placed.file_size)
+        encoded = b""
+        if judged.image is not None:
+            image_u8 = resized(judged.image, order.size or order.placed.file_size)
+            image_u8 = self._marks.watermarked(image_u8, record.image_id)
+            output = order.config.output
+            encoded = self._marks.signed(encode_ad(image_u8, record, output), output.format, facts_of(record)).data
         return AdResult(
             status="failed" if judged.problem else "done",
             reason="low_fidelity" if judged.problem else "",
@@ -226,7 +231,7 @@ class AdGeneration:
             waited_s=0.0,
             generate_s=0.0,
             batch_size=finished.batch_size,
-            encoded=b"" if image_u8 is None else encode_ad(image_u8, record, order.config.output),
+            encoded=encoded,
         )
 
 

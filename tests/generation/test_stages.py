@@ -14,7 +14,6 @@ from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig, LayoutConfig, load_config
 from refadgen.config.generate import CostConfig
-from refadgen.generation.encoding import read_record
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
@@ -28,6 +27,7 @@ from refadgen.generation.rows import (
 )
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import WantedImage
+from refadgen.provenance.record import read_record
 
 WIDTH, HEIGHT = 128, 160
 MODEL = ModelIdentity(fingerprint="f" * 16, label="m@" + "f" * 16)

@@ -21,8 +21,8 @@ from PIL import Image
 from refadgen.catalog.rows import CatalogRow
 from refadgen.config import GenerateConfig
 from refadgen.engine.step_engine import StepEngine
-from refadgen.generation.encoding import read_record
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
+from refadgen.provenance.record import read_record
 from refadgen.serving.ads import canvas_for
 
 FACTS = {
