@@ -19,6 +19,7 @@ from refadgen.config.sections import (
     SegmentationConfig,
     StageConfig,
 )
+from refadgen.config.webhook import WebhookConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,4 +73,5 @@ class GenerateConfig(Section):
     review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cost: CostConfig = field(default_factory=CostConfig)
+    webhook: WebhookConfig = field(default_factory=WebhookConfig)
     log: LogConfig = field(default_factory=LogConfig)

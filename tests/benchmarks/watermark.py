@@ -2,9 +2,9 @@
 
     python tests/benchmarks/watermark.py FOLDER --num 200
 
-FOLDER holds pictures (JPEG, PNG, WebP), also in its folders; where they are fewer than `--num`, each is taken again from
-another part. Each is cut to `--size`, marked with a payload of its own, changed, and read. A reading counts where it is
-the payload; `unmarked` counts readings of the pictures before they were marked: each of them is false.
+FOLDER holds pictures (JPEG, PNG, WebP), also in its folders; where they are fewer than `--num`, each is taken again,
+from another part. Each is cut to `--size`, marked with a payload of its own, changed, and read. A reading counts where
+it is the payload; `unmarked` counts readings of the pictures before they were marked: each of them is false.
 """
 
 import argparse
