@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from refadgen.config.brand import BrandConfig
 from refadgen.config.marks import Decides, Section, setting
 from refadgen.config.provenance import ProvenanceConfig
 from refadgen.config.sections import (
@@ -69,6 +70,7 @@ class GenerateConfig(Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    brand: BrandConfig = field(default_factory=BrandConfig)
     provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)

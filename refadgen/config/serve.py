@@ -1,12 +1,13 @@
 """Every setting of the endpoint.
 
-It shares nine sections with the main job; with the same settings there, both make the same images.
+It shares ten sections with the main job; with the same settings there, both make the same images.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from refadgen.config.brand import BrandConfig
 from refadgen.config.generate import GenerateConfig
 from refadgen.config.marks import Decides, Section, require, setting
 from refadgen.config.provenance import ProvenanceConfig
@@ -143,6 +144,7 @@ class ServeConfig(Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    brand: BrandConfig = field(default_factory=BrandConfig)
     provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
@@ -163,6 +165,7 @@ class ServeConfig(Section):
                 "quality",
                 "output",
                 "provenance",
+                "brand",
             )
         }
         return GenerateConfig(**shared)

@@ -155,7 +155,10 @@ class AdService:
             config = dataclasses.replace(config, catalog=every)
         # The catalogue job's own function: the same product and settings have the same image_id in both.
         decision = image_identity(given.mask) if given.mask is not None and given.decided else ""
-        images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint), decision)
+        settings = pixel_settings(config, self.model.fingerprint)
+        row = settings.branded(row)
+        config = dataclasses.replace(config, layout=settings.layout(config.layout, row.category))
+        images = wanted_images(row, self.scenes, config, settings, decision)
         if fields.scene is not None:
             names = list(dict.fromkeys(image.scene for image in images))
             images = tuple(image for image in images if image.scene == fields.scene)

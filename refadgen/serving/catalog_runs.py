@@ -31,6 +31,7 @@ _KEPT_BY_SERVER = (
     "segmentation.",
     "model.",
     "method.",
+    "brand.",
     "provenance.",
     "webhook.",
     "catalog.scenes_file",

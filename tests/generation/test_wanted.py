@@ -67,6 +67,7 @@ PIXEL_SETTINGS = [
     "layout.anchor=center",
     "layout.margin=0.2",
     "layout.as_photographed=true",
+    "layout.keep_free=[0, 0, 0.3, 0.2]",
     "output.format=png",
     "output.quality=50",
     "quality.min_color_similarity=0.5",
