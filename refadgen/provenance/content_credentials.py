@@ -7,6 +7,7 @@ hash the ledger keeps.
 import functools
 import io
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,6 @@ from refadgen.provenance.certificates import SigningIdentity, load_identity
 
 MEDIA_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 ASSERTION = "invalid.refadgen.ad"
-_TYPES = {
-    "trainedAlgorithmicMedia": "TRAINED_ALGORITHMIC_MEDIA",
-    "compositeWithTrainedAlgorithmicMedia": "COMPOSITE_WITH_TRAINED_ALGORITHMIC_MEDIA",
-}
 _SETTINGS = {"builder": {"thumbnail": {"enabled": False}}, "verify": {"remote_manifest_fetch": False}}
 """A thumbnail would be thirty kilobytes of an image that is there; a reader of ours asks no network."""
 
@@ -52,7 +49,9 @@ class Signer:
         return self.identity.signed_by
 
     def sign(self, data: bytes, format: str, facts: AdFacts) -> bytes:
-        """The file with a signed manifest. Raises: c2pa.C2paError where signing or time-stamping fails."""
+        """The file with a signed manifest. Raises: c2pa.C2paError where signing or time-stamping fails, KeyError for a
+        source type that C2PA does not know.
+        """
         import c2pa
 
         algorithm = c2pa.C2paSigningAlg[self.identity.algorithm]
@@ -63,7 +62,8 @@ class Signer:
             ) as signer,
             c2pa.Builder(json.dumps(self._manifest(facts)), _context()) as builder,
         ):
-            kind = _TYPES.get(facts.source_type, "TRAINED_ALGORITHMIC_MEDIA")
+            # IPTC's trainedAlgorithmicMedia is the library's TRAINED_ALGORITHMIC_MEDIA.
+            kind = re.sub(r"(?=[A-Z])", "_", facts.source_type).upper()
             builder.set_intent(c2pa.C2paBuilderIntent.CREATE, c2pa.C2paDigitalSourceType[kind])
             builder.sign(signer, MEDIA_TYPES[format], source, sink)
         return sink.getvalue()
