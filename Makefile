@@ -18,7 +18,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt \
-		--editable '.[studio,ocr,onnx,heic,delta,iceberg,quantized,evaluate,dev]'
+		--editable '.[studio,ocr,onnx,heic,delta,iceberg,quantized,provenance,evaluate,dev]'
 	touch $@
 
 demo: setup

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -83,6 +83,11 @@ class RunRecord:
         self._write()
         return self.facts
 
+    def add(self, **facts: Any) -> None:
+        """Adds facts that are known only after the run has finished."""
+        self.facts |= facts
+        self._write()
+
     def _write(self) -> None:
         self._written = True
         self._storage.write(self._key, json.dumps(self.facts, indent=2, ensure_ascii=False).encode())
@@ -99,11 +104,13 @@ def record_rows(
     label: str | None = None,
     cost_per_hour: float = 0.0,
     callbacks: Sequence[type[ExecutionCallback]] = (),
+    listener: Callable[[Mapping[str, int], int], None] | None = None,
 ) -> None:
     """Appends the ledger rows of a stream as they come, behind a progress bar.
 
     total: rows that will come. unit: their noun. job: the entry's name, for metrics. label: shown before the bar.
-    cost_per_hour: of the GPUs that the run holds. callbacks: the run's own, for Ray Data. With JSON logs (`log.format`)
+    cost_per_hour: of the GPUs that the run holds. callbacks: the run's own, for Ray Data. listener: is
+    told the rows recorded so far by status, and `total`. With JSON logs (`log.format`)
     there is no bar, and a line every half minute.
     Raises: RuntimeError where an actor's process ends on the same rows whenever they are retried, or cannot start
     again.
@@ -119,6 +126,8 @@ def record_rows(
                 writer.add(table)
                 counts.add(table)
                 progress.update(len(table))
+                if listener is not None:
+                    listener(writer.counts, total)
                 if in_lines and time.monotonic() - told_at >= _PROGRESS_S:
                     told_at = time.monotonic()
                     facts = {"run_id": run_id, "job": job, "recorded": writer.counts.total(), "total": total}

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from refadgen.config.brand import BrandConfig
 from refadgen.config.marks import Decides, Place, Section, setting
+from refadgen.config.provenance import ProvenanceConfig
 from refadgen.config.sections import (
     CatalogConfig,
     FetchConfig,
@@ -18,6 +20,7 @@ from refadgen.config.sections import (
     SegmentationConfig,
     StageConfig,
 )
+from refadgen.config.webhook import WebhookConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +77,12 @@ class GenerateConfig(Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    brand: BrandConfig = field(default_factory=BrandConfig)
+    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
     review: ReviewConfig = field(default_factory=ReviewConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     cost: CostConfig = field(default_factory=CostConfig)
+    webhook: WebhookConfig = field(default_factory=WebhookConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
     def check(self) -> None:

@@ -35,6 +35,8 @@ FeedFormat = Literal[
 LeaveOut = Literal["virtual", "draft", "out-of-stock"]
 SaliencyNormalization = Literal["imagenet", "centered", "none"]
 _CONDITION = r"\s*[\w.-]+(/[\w.-]+)?\s*=\s*!?([\w.-]+|in\(\s*[\w.-]+(\s*,\s*[\w.-]+)*\s*\))\s*"
+_LEAST_ROOM = 0.2
+"""Share of the canvas's width or height that a product needs beside what is kept free."""
 ONNX_SUFFIX = ".onnx"
 DEFAULT_STEPS = 20
 """Denoising steps where neither the user nor the model says (Fig. 9: about 20 suffice)."""
@@ -110,8 +112,17 @@ class LayoutConfig(Section, name="layout"):
     the canvas, and the ad resized to the photograph's ratio. A row with a `placement` is placed as it says."""
     long_side_px: int | None = setting(None, _IMAGE, least=64, most=4096)
     """With `as_photographed`: the longer side of the ad's file; None: as many pixels as the canvas has."""
+    keep_free: tuple[float, float, float, float] | None = setting(None, _IMAGE)
+    """Left, top, right and bottom of a rectangle that the product stays out of, as shares of the canvas; where it must,
+    the product moves, and then shrinks. None: there is none. With `as_photographed` the product stays where it is."""
 
     def check(self) -> None:
+        if self.keep_free is not None:
+            left, top, right, bottom = self.keep_free
+            ok = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+            require(ok, "layout.keep_free", self.keep_free, "0 ≤ left < right ≤ 1 and 0 ≤ top < bottom ≤ 1")
+            ok = max(left, top, 1 - right, 1 - bottom) >= self.margin + _LEAST_ROOM
+            require(ok, "layout.keep_free", self.keep_free, f"smaller: a side needs {_LEAST_ROOM} beside layout.margin")
         if self.long_side_px is not None and not self.as_photographed:
             raise ValueError(f"layout.long_side_px={self.long_side_px}: needs layout.as_photographed=true")
 

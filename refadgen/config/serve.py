@@ -1,14 +1,16 @@
 """Every setting of the endpoint.
 
-It shares eight sections with the main job; with the same settings there, both make the same images.
+It shares ten sections with the main job; with the same settings there, both make the same images.
 """
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from refadgen.config.brand import BrandConfig
 from refadgen.config.generate import GenerateConfig
 from refadgen.config.marks import Decides, Section, require, setting
+from refadgen.config.provenance import ProvenanceConfig
 from refadgen.config.sections import (
     CatalogConfig,
     FetchConfig,
@@ -142,6 +144,8 @@ class ServeConfig(Section):
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    brand: BrandConfig = field(default_factory=BrandConfig)
+    provenance: ProvenanceConfig = field(default_factory=ProvenanceConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     deployments: DeploymentsConfig = field(default_factory=DeploymentsConfig)
@@ -151,6 +155,17 @@ class ServeConfig(Section):
         """The shared sections as a configuration of the main job."""
         shared: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ("catalog", "fetch", "layout", "segmentation", "model", "sampling", "quality", "output")
+            for name in (
+                "catalog",
+                "fetch",
+                "layout",
+                "segmentation",
+                "model",
+                "sampling",
+                "quality",
+                "output",
+                "provenance",
+                "brand",
+            )
         }
         return GenerateConfig(**shared)

@@ -20,7 +20,9 @@ from refadgen.generation.encoding import (
     GenerationRecord,
     digital_source_type,
     encode_ad,
+    facts_of,
 )
+from refadgen.provenance.marks import AdMarks, MarkedFile
 from refadgen.storage.store import Storage
 
 _LOWER_QUALITIES = (85, 75, 60, 40)
@@ -38,6 +40,8 @@ class ChannelFile:
     width_px: Int32
     height_px: Int32
     num_bytes: int
+    unsigned_sha256: str
+    """Of the file without its signature, which is another in each run."""
     digital_source_type: str
     """IPTC's, as the file says it to this channel."""
     lint: str
@@ -56,29 +60,30 @@ def channel_source_type(rule: ChannelRule, rung: str, drawn: str) -> str:
 
 
 def encode_for_channel(
-    ad_u8: npt.NDArray[np.uint8], record: GenerationRecord, rule: ChannelRule, output: OutputConfig
-) -> tuple[bytes, str]:
-    """An ad, uint8 H×W×3 of the canvas, as the channel's file, and the file's format."""
-    picture = channel_picture(ad_u8, rule.size)
+    ad_u8: npt.NDArray[np.uint8], record: GenerationRecord, rule: ChannelRule, output: OutputConfig, marks: AdMarks
+) -> tuple[MarkedFile, str]:
+    """An ad, uint8 H×W×3 of the canvas, as the channel's file with all its marks, and the file's format."""
+    picture = marks.watermarked(channel_picture(ad_u8, rule.size), record.image_id)
     source_type = channel_source_type(rule, record.rung, record.source_type)
     format = rule.format(output.format)
     tries = [(format, output.quality)]
     lossy = next((each for each in (format, *rule.formats) if each != "png"), format)
     tries += [(lossy, quality) for quality in _LOWER_QUALITIES if lossy != "png" and quality < output.quality]
-    data = b""
+    facts = dataclasses.replace(facts_of(record), source_type=source_type)
     for format, quality in tries:
         chosen = dataclasses.replace(output, format=format, quality=quality)
         data = encode_ad(picture, record, chosen, icc_profile=srgb_profile(), source_type=source_type)
-        if len(data) <= rule.max_bytes:
+        file = marks.signed(data, format, facts)
+        if len(file.data) <= rule.max_bytes:
             break
-    return data, format
+    return file, format
 
 
 class ChannelFiles:
     """Writes the channels' files of ads. A retried task writes the same bytes to the same places."""
 
-    def __init__(self, config: GenerateConfig, storage: Storage) -> None:
-        self._output, self._storage = config.output, storage
+    def __init__(self, config: GenerateConfig, storage: Storage, marks: AdMarks) -> None:
+        self._output, self._storage, self._marks = config.output, storage, marks
         self._canvases: Mapping[str, ChannelCanvas] = canvases_of(config)
 
     def publish(
@@ -90,9 +95,9 @@ class ChannelFiles:
         return tuple(self._publish(ad_u8, record, rule) for rule in self._canvases[ratio].rules)
 
     def _publish(self, ad_u8: npt.NDArray[np.uint8], record: GenerationRecord, rule: ChannelRule) -> ChannelFile:
-        data, format = encode_for_channel(ad_u8, record, rule, self._output)
+        file, format = encode_for_channel(ad_u8, record, rule, self._output, self._marks)
         uri = channel_key(rule.name, record.image_id, format)
-        self._storage.write(uri, data)
+        self._storage.write(uri, file.data)
         source_type = channel_source_type(rule, record.rung, record.source_type)
         problems = lint_file(self._storage.read(uri), rule, source_type)
         return ChannelFile(
@@ -100,7 +105,8 @@ class ChannelFiles:
             uri=uri,
             width_px=rule.size[0],
             height_px=rule.size[1],
-            num_bytes=len(data),
+            num_bytes=len(file.data),
+            unsigned_sha256=file.unsigned_sha256,
             digital_source_type=source_type,
             lint="; ".join(problems) or CLEAN,
         )

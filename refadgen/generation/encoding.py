@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -19,13 +18,13 @@ from PIL import Image, PngImagePlugin
 from refadgen.config import OutputConfig, SamplingConfig
 from refadgen.generation.scores import FidelityScores
 from refadgen.generation.wanted import WantedImage
+from refadgen.provenance.content_credentials import AdFacts
 
 EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 TRAINED, COMPOSITE = "trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia"
 """Of these types: generated; and a photograph's pixels in what was generated."""
 RECORD_NAMESPACE = "https://refadgen.invalid/ns/1.0/"
-_RECORD = re.compile(r"<refadgen:GenerationRecord>(.*?)</refadgen:GenerationRecord>", re.DOTALL)
 
 
 def digital_source_type(rung: str, drawn: str = TRAINED) -> str:
@@ -138,6 +137,18 @@ class GenerationRecord:
         )
 
 
+def facts_of(record: GenerationRecord) -> AdFacts:
+    """What a signed manifest says of the image."""
+    return AdFacts(
+        image_id=record.image_id,
+        source_type=digital_source_type(record.rung, record.source_type),
+        input_sha256=record.input_sha256,
+        model=record.model,
+        prompt=record.prompt,
+        negative_prompt=record.negative_prompt,
+    )
+
+
 def _rounded(score: float) -> float:
     """Scores travel between stages as float32; the endpoint rounds likewise, so that both write the same bytes."""
     return round(float(np.float32(score)), 4)
@@ -181,23 +192,6 @@ def encode_product(canvas_u8: npt.NDArray[np.uint8], mask_u8: npt.NDArray[np.uin
     shown = np.dstack([resized(canvas_u8, size), resized(mask_u8, size)])
     Image.fromarray(shown).save(sink, "WEBP", quality=85, method=4)
     return sink.getvalue()
-
-
-def read_record(data: bytes) -> dict[str, Any]:
-    """The generation record of an encoded ad image. Raises: ValueError where there is none."""
-    with Image.open(io.BytesIO(data)) as image:
-        # Pillow gives bytes for JPEG and WebP, text for PNG, and under another name.
-        raw = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
-    text = raw.decode() if isinstance(raw, bytes) else raw
-    found = _RECORD.search(text)
-    if not found:
-        raise ValueError("the image carries no generation record")
-    record: dict[str, Any] = json.loads(_unescape(found.group(1)))
-    return record
-
-
-def _unescape(text: str) -> str:
-    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
 def _xmp(record: GenerationRecord, source_type: str | None) -> bytes:

@@ -109,13 +109,9 @@ class AdGenerator:
         self._config, self._end_of_run = config, end
         self._errors = UnexpectedErrors(AdGenerator.__name__, run_id)
         # Of one call; several at once fill the batches. What waits in the engine is bounded by both.
-<<<<<<< HEAD
-        self._most_in_hand = 2 * config.sampling.images_in_flight
-        self._moderation = Moderation(config, gpu_expected=config.stages.generate.num_gpus > 0)
-=======
         # Each canvas of a run's channels has a batch of its own, which enough images must be in hand to fill.
         self._most_in_hand = 2 * config.sampling.images_in_flight * max(1, len(canvases_of(config)))
->>>>>>> c450384ab62c852895a3f648a29d37d145231dcb
+        self._moderation = Moderation(config, gpu_expected=config.stages.generate.num_gpus > 0)
         self._engine = StepEngine(self._make_denoiser(), max_waiting=2**31, observe=count_step)
         self._scorers = ThreadPoolExecutor(_NUM_SCORERS, thread_name_prefix="score")
 

@@ -28,6 +28,7 @@ from refadgen.batch.pool_sizes import RULE, PoolSize, pools_of, say_sizes, size_
 from refadgen.batch.ray_connection import run_in_task
 from refadgen.batch.run_record import RunRecord, reason_lines, record_rows
 from refadgen.batch.shards import Shard
+from refadgen.batch.webhooks import WebhookSender, check_webhook, events_of
 from refadgen.catalog.feeds.opening import OpenCatalog, open_catalog
 from refadgen.catalog.files import left_out_lines
 from refadgen.catalog.scan import CatalogScan, unknown_skus
@@ -154,6 +155,7 @@ class CatalogJob:
         self._canvases = canvases_of(self._config)
         # Two configurations: ids are made from the paths as the user wrote them, actors work with absolute ones.
         self._stage_config = absolute_paths(self._config)
+        check_webhook(self._stage_config.webhook)
         self._decisions = load_decisions(review, redact_address(self._catalog_uri))
         self._shard = shard
         self._same_device_choice: Any = None
@@ -303,13 +305,17 @@ class CatalogJob:
             actors={name: str(size) for name, size in self._sizes.items()},
         )
         try:
-            with held(self._storage, self._shard, record.run_id), record.ending():
+            with (
+                held(self._storage, self._shard, record.run_id),
+                record.ending(),
+                events_of(self._stage_config.webhook, record) as events,
+            ):
                 self._catalog.discard(others=True)
-                return self._run(record)
+                return self._run(record, events)
         finally:
             self._catalog.discard()
 
-    def _run(self, record: RunRecord) -> RunSummary:
+    def _run(self, record: RunRecord, events: WebhookSender | None) -> RunSummary:
         # Before planning reads it: a ledger of thousands of small parts takes minutes from an object store.
         self._ledger.compact()
         end = self._limits.end(self._cost_per_hour)
@@ -331,6 +337,7 @@ class CatalogJob:
                     run_id=record.run_id,
                     cost_per_hour=self._cost_per_hour,
                     callbacks=[stops_in_time(end, AdGenerator.__name__)],
+                    listener=events.progress if events else None,
                 )
         left = max(0, counts.to_make - writer.counts.total())
         # In tasks, like all that reads complete ledgers: the driver holds 8 bytes per image, not its row.

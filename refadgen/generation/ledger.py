@@ -95,6 +95,12 @@ class AdLedgerRow:
     """The channels' files of the image; None: the run had no channels, or the image is not done."""
     lint: str | None = None
     """`clean`: the channels would take all these files as read back; else what is wrong with which of them."""
+    unsigned_sha256: str | None = None
+    """Hash of the image file without its signature, which is another in each run; empty unless done."""
+    signed_by: str | None = None
+    """Name and serial number of the certificate that signed the file (C2PA); empty: none."""
+    watermark: str | None = None
+    """`provenance.watermark` of the file; empty: it has none."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

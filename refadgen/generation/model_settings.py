@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refadgen.catalog.brand import load_brand
 from refadgen.catalog.request_headers import load_headers
 from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig
@@ -25,6 +26,8 @@ from refadgen.model.folder import (
     scheduler_config,
     step_bounds,
 )
+from refadgen.provenance.content_credentials import check_signing
+from refadgen.provenance.watermarks import load_watermark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +84,17 @@ def with_model_settings(config: GenerateConfig) -> tuple[GenerateConfig, ModelId
 
 
 def check_small_files(config: GenerateConfig) -> None:
-    """Looks at headers and scenes, so that a mistake there is reported before a model of some gigabytes is hashed.
+    """Looks at headers, scenes, brand and marks: a mistake is reported before a model of some gigabytes is hashed.
 
     config: with absolute paths. Raises: ValueError naming the setting.
     """
     load_headers(config.fetch.headers_file)
     scenes = load_scenes(config.catalog.scenes_file, config.catalog.taxonomy_file)
     scenes.check_count(config.catalog.scenes_per_product)
+    if (brand := load_brand(config.brand.file)) is not None:
+        brand.check(scenes, config.catalog.scenes_per_product)
+    check_signing(config.provenance)
+    load_watermark(config.provenance)
 
 
 def with_model_defaults(config: GenerateConfig, index: Mapping[str, Any], folder: Path) -> GenerateConfig:

@@ -138,6 +138,7 @@ class CatalogPlanner:
         return pa.concat_tables(pieces), replace(counts, rows=found)
 
     def _product(self, row: CatalogRow, wanted: WantedImages, findings: RowFindings, scenes: Scenes) -> _Product:
+        row = self.settings.branded(row)
         by = self.decided.get(row.sku)
         decision = by.digest if by else ""
         asked = wanted.of(row, decision)

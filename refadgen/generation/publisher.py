@@ -12,10 +12,18 @@ from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.categories import last_element
 from refadgen.config import GenerateConfig
 from refadgen.generation.channel_files import ChannelFile, ChannelFiles, lint_of
-from refadgen.generation.encoding import GenerationRecord, digital_source_type, encode_ad, image_key, resized
+from refadgen.generation.encoding import (
+    GenerationRecord,
+    digital_source_type,
+    encode_ad,
+    facts_of,
+    image_key,
+    resized,
+)
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.rows import GeneratedImage, GeneratedProduct
+from refadgen.provenance.marks import AdMarks, MarkedFile
 from refadgen.storage.addresses import redact_address
 from refadgen.storage.pictures import from_png
 from refadgen.storage.store import Storage
@@ -27,6 +35,7 @@ class _Published:
 
     failure: RowFailure | None
     uri: str = ""
+    file: MarkedFile | None = None
     mask_iou: float | None = None
     channel_files: tuple[ChannelFile, ...] | None = None
 
@@ -35,7 +44,7 @@ class AdPublisher:
     """Writes images and placed products, and makes the ledger rows.
 
     INPUT: GeneratedProduct. OUTPUT: AdLedgerRow, one row per image. A retried task writes the same bytes to the same
-    places.
+    places, but for signatures.
     """
 
     def __init__(self, config: GenerateConfig, run_id: str, output_uri: str, model: ModelIdentity) -> None:
@@ -44,9 +53,10 @@ class AdPublisher:
         self._run_id = run_id
         self._model = model
         self._errors = UnexpectedErrors(AdPublisher.__name__, run_id)
+        self._marks = AdMarks(config.provenance)
         self._masker = None
         self._last_product_uri = ""
-        self._channel_files = ChannelFiles(config, self._storage)
+        self._channel_files = ChannelFiles(config, self._storage, self._marks)
         if config.segmentation.has_networks:
             from refadgen.segmentation import ProductMasker
 
@@ -107,9 +117,12 @@ class AdPublisher:
         )
         # The file before its ledger row: a crash in between costs the work, never leaves a row without a picture.
         uri = image_key(image.wanted.image_id, self._config.output.format)
-        self._storage.write(uri, encode_ad(ad_u8, record, self._config.output))
+        marked_u8 = self._marks.watermarked(ad_u8, image.wanted.image_id)
+        encoded = encode_ad(marked_u8, record, self._config.output)
+        file = self._marks.signed(encoded, self._config.output.format, facts_of(record))
+        self._storage.write(uri, file.data)
         files = self._channel_files.publish(ad_u8, record, image.wanted.ratio)
-        return _Published(None, uri, mask_iou, files)
+        return _Published(None, uri, file, mask_iou, files)
 
     def _mask_iou(self, ad_u8: npt.NDArray[np.uint8], product: GeneratedProduct) -> float | None:
         """Overlap of M′ with the product that the networks find in the ad; None where there are none or they fail."""
@@ -169,6 +182,9 @@ class AdPublisher:
             ratio=image.wanted.ratio,
             channel_files=published.channel_files,
             lint=lint_of(published.channel_files),
+            unsigned_sha256=published.file.unsigned_sha256 if published.file else "",
+            signed_by=published.file.signed_by if published.file else "",
+            watermark=published.file.watermark if published.file else "",
         )
 
     def _cost(self, generate_s: float | None) -> float | None:

@@ -174,7 +174,10 @@ class AdService:
             config = dataclasses.replace(config, catalog=every)
         # The catalogue job's own function: the same product and settings have the same image_id in both.
         decision = image_identity(given.mask) if given.mask is not None and given.decided else ""
-        images = wanted_images(row, self.scenes, config, pixel_settings(config, self.model.fingerprint), decision)
+        settings = pixel_settings(config, self.model.fingerprint)
+        row = settings.branded(row)
+        config = dataclasses.replace(config, layout=settings.layout(config.layout, row.category))
+        images = wanted_images(row, self.scenes, config, settings, decision)
         if canvas is not None:  # after the ids, which hold the format that is asked for, as the job's do
             format = canvas.rules[0].format(config.output.format)
             config = dataclasses.replace(config, output=dataclasses.replace(config.output, format=format))

@@ -31,10 +31,13 @@ _KEPT_BY_SERVER = (
     "segmentation.",
     "model.",
     "method.",
+    "brand.",
+    "provenance.",
+    "webhook.",
     "catalog.scenes_file",
     "catalog.taxonomy_file",
 )
-"""Settings that a client may not change: they decide what a run may reach, what code it imports, and its machines."""
+"""Settings that a client may not change: they decide what a run may reach, what code it starts, and its machines."""
 
 
 @dataclass(frozen=True, kw_only=True)

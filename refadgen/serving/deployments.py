@@ -38,10 +38,11 @@ from refadgen.engine.step_engine import (
 )
 from refadgen.errors import RowError
 from refadgen.generation.channel_files import encode_for_channel
-from refadgen.generation.encoding import GenerationRecord, encode_ad, resized
+from refadgen.generation.encoding import GenerationRecord, encode_ad, facts_of, resized
 from refadgen.generation.ladder import Attempt, Ladder
 from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.moderation import Moderation
+from refadgen.provenance.marks import AdMarks
 from refadgen.serving import metrics
 from refadgen.serving.ads import AdService
 from refadgen.serving.canvases import canvas_size, channel_canvas
@@ -119,6 +120,7 @@ class AdGeneration:
         self._fingerprint = fingerprint
         self._quality = config.quality
         self._moderation = Moderation(config.generation(), gpu_expected=config.deployments.generation.num_gpus > 0)
+        self._marks = AdMarks(config.provenance)
         self._engine = StepEngine(
             self._make_denoiser(config),
             max_waiting=config.sampling.images_in_flight + config.sampling.batch_size,
@@ -225,13 +227,9 @@ class AdGeneration:
             sampling=order.config.sampling,
             fingerprint=self._fingerprint,
         )
-<<<<<<< HEAD
         encoded = b""
         if judged.image is not None and error is None:
-            image_u8 = resized(judged.image, order.size or order.placed.file_size)
-            encoded = encode_ad(image_u8, record, order.config.output)
-=======
->>>>>>> c450384ab62c852895a3f648a29d37d145231dcb
+            encoded = _encoded(judged.image, record, order, self._marks)
         return AdResult(
             status="done" if error is None else error.status,
             reason="" if error is None else error.reason,
@@ -243,22 +241,20 @@ class AdGeneration:
             waited_s=0.0,
             generate_s=0.0,
             batch_size=finished.batch_size,
-<<<<<<< HEAD
             encoded=encoded,
-=======
-            encoded=b"" if judged.image is None else _encoded(judged.image, record, order),
->>>>>>> c450384ab62c852895a3f648a29d37d145231dcb
         )
 
 
-def _encoded(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, order: ImageOrder) -> bytes:
-    """The file of an image, uint8 H×W×3 of the canvas: of the channel's, where it is for one."""
+def _encoded(image_u8: npt.NDArray[np.uint8], record: GenerationRecord, order: ImageOrder, marks: AdMarks) -> bytes:
+    """The marked file of an image, uint8 H×W×3 of the canvas: the channel's, where it is for one."""
     canvas, output = channel_canvas(order.config), order.config.output
     if canvas is None:
-        return encode_ad(resized(image_u8, order.size or order.placed.file_size), record, output)
+        image_u8 = marks.watermarked(resized(image_u8, order.size or order.placed.file_size), record.image_id)
+        return marks.signed(encode_ad(image_u8, record, output), output.format, facts_of(record)).data
     (rule,) = canvas.rules
     # The answer has said its format: a file that is too large becomes no other one.
-    return encode_for_channel(image_u8, record, dataclasses.replace(rule, formats=(output.format,)), output)[0]
+    rule = dataclasses.replace(rule, formats=(output.format,))
+    return encode_for_channel(image_u8, record, rule, output, marks)[0].data
 
 
 def _denoising_order(order: ImageOrder, attempt: Attempt) -> AdOrder:

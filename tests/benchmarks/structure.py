@@ -30,6 +30,7 @@ LAYERS = (
     ("evaluation", "mini", "mask_training"),
     ("serving",),
     ("generation", "dataset", "training", "studio"),
+    ("provenance",),
     ("batch", "channels", "engine"),
     ("segmentation", "catalog", "triplets", "model"),
     ("config", "storage"),

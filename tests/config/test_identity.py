@@ -186,6 +186,7 @@ def test_every_first_setting_is_hashed_at_its_default_too() -> None:
         *of_segmentation,
         *of_sampling,
         *(f"quality.{name}" for name in of_quality),
+        *("provenance.watermark", "provenance.watermark_weights"),
         "filter.duplicate_product_color",
         *(f"filter.{name}" for name in of_filters),
         *of_segmentation,

@@ -13,10 +13,11 @@ from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.channels.lint import lint_file, read_mark
 from refadgen.channels.pictures import srgb_profile
-from refadgen.channels.rules import load_rules
+from refadgen.channels.rules import ChannelRule, load_rules
 from refadgen.config import GenerateConfig, ImageFormat, LayoutConfig, OutputConfig, load_config
+from refadgen.config.provenance import ProvenanceConfig
 from refadgen.generation.channel_files import encode_for_channel
-from refadgen.generation.encoding import read_record
+from refadgen.generation.encoding import GenerationRecord
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
@@ -24,6 +25,8 @@ from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.rows import FetchedProduct, GeneratedProduct, PlacedProduct
 from refadgen.generation.stages import ProductSegmenter
 from refadgen.generation.wanted import WantedImage
+from refadgen.provenance.marks import AdMarks
+from refadgen.provenance.record import read_record
 
 RULES = load_rules()
 NOISE = np.random.default_rng(0).integers(0, 255, (144, 144, 3), dtype=np.uint8)
@@ -122,11 +125,16 @@ def test_images_of_several_sizes_share_an_engine_and_no_pixel(config: GenerateCo
     assert ads(rows[0]) | ads(*rows[1:][::-1]) == together
 
 
+def file_of(record: GenerationRecord, rule: ChannelRule, output: OutputConfig) -> tuple[bytes, str]:
+    file, used = encode_for_channel(NOISE, record, rule, output, AdMarks(ProvenanceConfig()))
+    return file.data, used
+
+
 def test_a_composite_is_marked_as_each_channel_takes_it() -> None:
     pasted = dataclasses.replace(RECORD, rung="product_pixels")
     marks = {}
     for name in ("merchant", "meta-square"):
-        data, _ = encode_for_channel(NOISE, pasted, RULES[name], OutputConfig())
+        data, _ = file_of(pasted, RULES[name], OutputConfig())
         marks[name] = read_mark(Image.open(io.BytesIO(data)))
     assert marks == {"merchant": "trainedAlgorithmicMedia", "meta-square": "compositeWithTrainedAlgorithmicMedia"}
 
@@ -134,16 +142,16 @@ def test_a_composite_is_marked_as_each_channel_takes_it() -> None:
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
 def test_files_of_each_format_are_clean_and_the_same_each_time(format: ImageFormat) -> None:
     rule = dataclasses.replace(RULES["meta-square"], formats=("webp", "png", "jpeg"))
-    data, used = encode_for_channel(NOISE, RECORD, rule, OutputConfig(format=format))
+    data, used = file_of(RECORD, rule, OutputConfig(format=format))
     assert used == format
     assert lint_file(data, rule, "trainedAlgorithmicMedia") == []
     assert Image.open(io.BytesIO(data)).info["icc_profile"] == srgb_profile()
-    assert encode_for_channel(NOISE, RECORD, rule, OutputConfig(format=format)) == (data, used)
+    assert file_of(RECORD, rule, OutputConfig(format=format)) == (data, used)
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png"])
 def test_a_file_gets_below_the_bytes_that_its_channel_takes(format: str) -> None:
     rule = dataclasses.replace(RULES["meta-square"], max_bytes=420_000)
-    large, _ = encode_for_channel(NOISE, RECORD, RULES["meta-square"], OutputConfig(format=format))
-    small, used = encode_for_channel(NOISE, RECORD, rule, OutputConfig(format=format))
+    large, _ = file_of(RECORD, RULES["meta-square"], OutputConfig(format=format))
+    small, used = file_of(RECORD, rule, OutputConfig(format=format))
     assert (len(large) > 420_000, len(small) <= 420_000, used) == (True, True, "jpeg")

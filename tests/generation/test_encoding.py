@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from refadgen.config import OutputConfig, SamplingConfig
-from refadgen.generation.encoding import SOURCE_TYPES, GenerationRecord, encode_ad, encode_product, read_record
+from refadgen.generation.encoding import SOURCE_TYPES, GenerationRecord, encode_ad, encode_product
 from refadgen.generation.scores import FidelityScores
 from refadgen.generation.wanted import WantedImage
+from refadgen.provenance.record import read_record
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 32, 3), dtype=np.uint8)
 RECORD = GenerationRecord.of(

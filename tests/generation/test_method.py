@@ -13,13 +13,13 @@ from test_generator import block, images_of, placed
 
 from refadgen.batch.rows import from_table, to_table
 from refadgen.config import GenerateConfig, as_words, load_config
-from refadgen.generation.encoding import read_record
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.method_settings import with_method_settings
 from refadgen.generation.publisher import AdPublisher
 from refadgen.generation.rows import GeneratedProduct
 from refadgen.generation.wanted import attempt_seed
+from refadgen.provenance.record import read_record
 from refadgen.storage.pictures import from_png
 
 SHADE = "method.class=own_methods:Shade"

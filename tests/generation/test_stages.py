@@ -1,7 +1,9 @@
 """A fault in a stage: one traceback in the log with run, row and sku, a failed row; the other rows go on."""
 
 import dataclasses
+import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from refadgen.batch.rows import from_table, to_table
 from refadgen.catalog.images import encode_png
 from refadgen.config import GenerateConfig, LayoutConfig, load_config
 from refadgen.config.generate import CostConfig
-from refadgen.generation.encoding import read_record
+from refadgen.config.provenance import ProvenanceConfig
 from refadgen.generation.generator import AdGenerator
 from refadgen.generation.ledger import AdLedgerRow
 from refadgen.generation.model_settings import ModelIdentity
@@ -28,6 +30,8 @@ from refadgen.generation.rows import (
 )
 from refadgen.generation.stages import ProductFetcher, ProductSegmenter
 from refadgen.generation.wanted import WantedImage
+from refadgen.provenance.content_credentials import AdFacts
+from refadgen.provenance.record import read_record
 
 WIDTH, HEIGHT = 128, 160
 MODEL = ModelIdentity(fingerprint="f" * 16, label="m@" + "f" * 16)
@@ -145,6 +149,35 @@ def test_publisher(
     assert [bool(entry.uri) for entry in entries] == [True, False, False]
     assert "RuntimeError: boom" in entries[1].detail
     assert_one_traceback(caplog, "AdPublisher", 1)
+
+
+def test_marks_are_columns_and_unsigned_bytes_are_the_same_in_each_run(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from refadgen.provenance import marks
+
+    class Signer:
+        signed_by = "CN=Test"
+
+        def __init__(self, config: object) -> None: ...
+
+        def sign(self, data: bytes, format: str, facts: AdFacts) -> bytes:
+            return data + facts.image_id.encode() + os.urandom(8)
+
+    monkeypatch.setattr(marks, "Signer", Signer)
+    rows = to_table(generated(config, planned(0)), GeneratedProduct)
+    own = ProvenanceConfig(certificate="c", key="k", watermark="spread-spectrum")
+    both = []
+    for name, provenance in (("a", own), ("b", own), ("plain", ProvenanceConfig())):
+        stage = AdPublisher(dataclasses.replace(config, provenance=provenance), "run-1", str(tmp_path / name), MODEL)
+        (entry,) = from_table(stage(rows), AdLedgerRow)
+        both.append((entry, (tmp_path / name / entry.uri).read_bytes()))
+    (first, data), (second, again), (plain, bare) = both
+    assert data != again
+    assert first.unsigned_sha256 == second.unsigned_sha256 == hashlib.sha256(data[:-40]).hexdigest()
+    assert (first.signed_by, first.watermark) == ("CN=Test", "spread-spectrum")
+    assert (plain.signed_by, plain.watermark) == ("", "")
+    assert plain.unsigned_sha256 == hashlib.sha256(bare).hexdigest() != first.unsigned_sha256
 
 
 def test_a_product_travels_and_is_published_once_for_all_its_images(

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from refadgen.generation.encoding import SOURCE_TYPES, read_record
+from refadgen.generation.encoding import SOURCE_TYPES
+from refadgen.provenance.record import read_record
 
 pytestmark = pytest.mark.slow
 NUM_IMAGES = 24

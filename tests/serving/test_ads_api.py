@@ -23,8 +23,8 @@ from refadgen.channels.lint import lint_file
 from refadgen.channels.rules import load_rules
 from refadgen.config import GenerateConfig
 from refadgen.engine.step_engine import StepEngine
-from refadgen.generation.encoding import read_record
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
+from refadgen.provenance.record import read_record
 from refadgen.serving.canvases import canvas_for
 
 FACTS = {

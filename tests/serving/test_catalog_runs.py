@@ -244,6 +244,11 @@ def test_a_prefix_is_a_path_from_the_root_or_in_s3(prefix):
         "model.device",
         "method.class",
         "method.settings.base",
+        "brand.file",
+        "provenance.sign_command",
+        "provenance.watermark",
+        "webhook.url",
+        "webhook.secret_file",
         "catalog.scenes_file",
     ],
 )

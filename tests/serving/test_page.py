@@ -16,7 +16,7 @@ import pytest
 from local_service import PROJECT, LocalServer, QuickDenoiser, serving
 from PIL import Image
 
-from refadgen.generation.encoding import read_record
+from refadgen.provenance.record import read_record
 
 axe_sync = pytest.importorskip("axe_playwright_python.sync_playwright")
 playwright_sync = pytest.importorskip("playwright.sync_api")
