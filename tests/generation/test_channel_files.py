@@ -122,7 +122,7 @@ def test_images_of_several_sizes_share_an_engine_and_no_pixel(config: GenerateCo
     rows = placed(config, fetched(1), fetched(2))
     together = ads(*rows)
     assert len(together) == 4
-    assert ads(rows[0]) | ads(*rows[1:][::-1]) == together
+    assert ads(rows[3]).items() <= together.items()
 
 
 def file_of(record: GenerationRecord, rule: ChannelRule, output: OutputConfig) -> tuple[bytes, str]:
