@@ -8,11 +8,11 @@ import hashlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
-from refadgen.config import GenerateConfig, LayoutConfig, ServeConfig
+from refadgen.config import GenerateConfig, ServeConfig
 from refadgen.engine.cache import ByteBoundedCache
 from refadgen.engine.previews import Previews
 from refadgen.generation.encoding import digital_source_type
@@ -20,13 +20,13 @@ from refadgen.generation.model_settings import ModelIdentity
 from refadgen.generation.wanted import WantedImage, pixel_settings, wanted_images
 from refadgen.serving import metrics
 from refadgen.serving.errors import ApiError
+from refadgen.serving.layouts import over, requested_layout
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import FoundMask, PlacedAd
 from refadgen.serving.requests import ProductInput
-from refadgen.serving.schema import AdFields, AdImage, Layout, MaskFields
+from refadgen.serving.schema import AdFields, AdImage, MaskFields
 from refadgen.storage.addresses import image_identity
 
-T = TypeVar("T")
 _ALL_SCENES = 100
 """More scenes than any category has: a scene asked for by name is looked up among all of them."""
 _NEXT_TRY_S = 0.2
@@ -210,15 +210,15 @@ class AdService:
             width_px, height_px = allowed[fields.size]
         sampling = dataclasses.replace(
             sampling,
-            fusion_scale=_over(fields.fusion_scale, sampling.fusion_scale),
-            guidance_scale=_over(fields.guidance_scale, sampling.guidance_scale),
-            num_inference_steps=_over(fields.num_inference_steps, sampling.num_inference_steps),
+            fusion_scale=over(fields.fusion_scale, sampling.fusion_scale),
+            guidance_scale=over(fields.guidance_scale, sampling.guidance_scale),
+            num_inference_steps=over(fields.num_inference_steps, sampling.num_inference_steps),
             width_px=width_px,
             height_px=height_px,
         )
-        layout = layout if fields.layout is None else _layout(fields.layout, layout)
+        layout = layout if fields.layout is None else requested_layout(fields.layout, layout)
         output = dataclasses.replace(
-            output, format=_over(fields.format, output.format), quality=_over(fields.quality, output.quality)
+            output, format=over(fields.format, output.format), quality=over(fields.quality, output.quality)
         )
         return dataclasses.replace(config, sampling=sampling, layout=layout, output=output)
 
@@ -381,27 +381,6 @@ class AdService:
         )
 
 
-def _layout(given: Layout, own: LayoutConfig) -> LayoutConfig:
-    """The server's own layout with a request's over it. Raises: ApiError naming the field."""
-    placed = (given.size, given.anchor, given.margin) != (None, None, None)
-    if placed and given.as_photographed:
-        message = "layout: as_photographed keeps the photograph's place; leave out size, anchor and margin"
-        raise ApiError(422, "placed_and_as_photographed", message, param="layout")
-    # Who says where the product stands wants it placed, as a catalogue row's placement does.
-    as_photographed = _over(given.as_photographed, own.as_photographed and not placed)
-    if given.long_side_px is not None and not as_photographed:
-        message = "layout.long_side_px: is for as_photographed"
-        raise ApiError(422, "long_side_of_placed", message, param="layout")
-    return dataclasses.replace(
-        own,
-        size=_over(given.size, own.size),
-        anchor=_over(given.anchor, own.anchor),
-        margin=_over(given.margin, own.margin),
-        as_photographed=as_photographed,
-        long_side_px=_over(given.long_side_px, own.long_side_px) if as_photographed else None,
-    )
-
-
 def canvas_size(config: GenerateConfig) -> tuple[int, int]:
     """Width and height of the canvas in px. config: with the model's recommended settings filled in."""
     width_px, height_px = config.sampling.width_px, config.sampling.height_px
@@ -415,10 +394,6 @@ def canvas_for(size: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
     scale = math.sqrt(own[0] * own[1] / (size[0] * size[1]))
     width_px, height_px = (max(64, 8 * round(side * scale / 8)) for side in size)
     return width_px, height_px
-
-
-def _over(given: T | None, default: T) -> T:
-    return default if given is None else given
 
 
 async def _merged(streams: list[AsyncGenerator[Update, None]]) -> AsyncGenerator[Update, None]:
