@@ -100,7 +100,7 @@ class AdLedgerRow:
     signed_by: str | None = None
     """Name and serial number of the certificate that signed the file (C2PA); empty: none."""
     watermark: str | None = None
-    """`provenance.watermark` of the file; empty: it has none."""
+    """`provenance.watermark` of the file, whether or not it can be read from it; empty: it has none."""
 
 
 SCHEMA = schema_of(AdLedgerRow)

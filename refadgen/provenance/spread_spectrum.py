@@ -51,6 +51,7 @@ class SpreadSpectrum:
         height, width = marked_u8.shape[:2]
         _, file = cv2.imencode(".jpg", marked_u8, [cv2.IMWRITE_JPEG_QUALITY, 70])
         again = cv2.imdecode(file, cv2.IMREAD_COLOR)
+        assert again is not None  # it was just encoded
         small = cv2.resize(marked_u8, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
         return self._read_at(_as_u8(again), 1.0) == payload and self._read_at(_as_u8(small), 0.5) == payload
 
@@ -84,7 +85,7 @@ class SpreadSpectrum:
             return None
         luma = _luma(image_u8)
         if scale != 1:
-            luma = cv2.resize(luma, size, interpolation=cv2.INTER_CUBIC)
+            luma = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_CUBIC), np.float32)
         tile = _folded(_middle(luma))
         patterns = _patterns()
         spectrum = np.fft.fft2(tile)

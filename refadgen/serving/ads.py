@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from refadgen.catalog.rows import CatalogRow
 from refadgen.catalog.scenes import Scenes
@@ -23,20 +23,18 @@ from refadgen.serving.canvases import (
     canvas_for,
     canvas_size,
     channel_canvas,
-    over,
     requested_channel,
-    requested_layout,
     served_channels,
     served_source_type,
 )
 from refadgen.serving.errors import ApiError
+from refadgen.serving.layouts import over, requested_layout
 from refadgen.serving.orders import AdResult, ImageOrder, StepDone
 from refadgen.serving.products import FoundMask, PlacedAd
 from refadgen.serving.requests import ProductInput
 from refadgen.serving.schema import AdFields, AdImage, MaskFields
 from refadgen.storage.addresses import image_identity
 
-T = TypeVar("T")
 _ALL_SCENES = 100
 """More scenes than any category has: a scene asked for by name is looked up among all of them."""
 _NEXT_TRY_S = 0.2

@@ -1,10 +1,9 @@
-"""What a request says of canvas and place: size, layout, and the channel that decides ratio and size."""
+"""What a request says of the canvas: its size, and the channel that decides ratio and size."""
 
 import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TypeVar
 
 from refadgen.channels.canvases import ChannelCanvas, canvases_of
 from refadgen.channels.rules import ChannelRule, load_rules
@@ -12,9 +11,7 @@ from refadgen.config import GenerateConfig, LayoutConfig
 from refadgen.generation.channel_files import channel_source_type
 from refadgen.generation.encoding import TRAINED, digital_source_type
 from refadgen.serving.errors import ApiError
-from refadgen.serving.schema import AdFields, Layout
-
-T = TypeVar("T")
+from refadgen.serving.schema import AdFields
 
 
 def served_channels(config: GenerateConfig) -> Mapping[str, ChannelRule]:
@@ -45,27 +42,6 @@ def requested_channel(fields: AdFields, layout: LayoutConfig, known: Mapping[str
     return (fields.channel,)
 
 
-def requested_layout(given: Layout, own: LayoutConfig) -> LayoutConfig:
-    """The server's own layout with a request's over it. Raises: ApiError naming the field."""
-    placed = (given.size, given.anchor, given.margin) != (None, None, None)
-    if placed and given.as_photographed:
-        message = "layout: as_photographed keeps the photograph's place; leave out size, anchor and margin"
-        raise ApiError(422, "placed_and_as_photographed", message, param="layout")
-    # Who says where the product stands wants it placed, as a catalogue row's placement does.
-    as_photographed = over(given.as_photographed, own.as_photographed and not placed)
-    if given.long_side_px is not None and not as_photographed:
-        message = "layout.long_side_px: is for as_photographed"
-        raise ApiError(422, "long_side_of_placed", message, param="layout")
-    return dataclasses.replace(
-        own,
-        size=over(given.size, own.size),
-        anchor=over(given.anchor, own.anchor),
-        margin=over(given.margin, own.margin),
-        as_photographed=as_photographed,
-        long_side_px=over(given.long_side_px, own.long_side_px) if as_photographed else None,
-    )
-
-
 def served_source_type(config: GenerateConfig, rung: str) -> str:
     """IPTC's digital source type, as the file says it."""
     canvas = channel_canvas(config)
@@ -92,8 +68,3 @@ def canvas_for(size: tuple[int, int], own: tuple[int, int]) -> tuple[int, int]:
     scale = math.sqrt(own[0] * own[1] / (size[0] * size[1]))
     width_px, height_px = (max(64, 8 * round(side * scale / 8)) for side in size)
     return width_px, height_px
-
-
-def over(given: T | None, default: T) -> T:
-    """The given value, or else the default."""
-    return default if given is None else given

@@ -17,10 +17,12 @@ from test_encoding import RECORD
 
 from refadgen.channels.rules import load_rules
 from refadgen.config import FetchConfig, OutputConfig
+from refadgen.config.provenance import ProvenanceConfig
 from refadgen.generation.channel_files import encode_for_channel
 from refadgen.generation.encoding import encode_product
 from refadgen.generation.ledger import SCHEMA, AdLedger
 from refadgen.generation.lint_files import FileLint
+from refadgen.provenance.marks import AdMarks
 from refadgen.storage.store import Storage
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "jobs"))
@@ -32,10 +34,11 @@ def output(tmp_path: Path) -> Path:
     """One done image with files for two channels, and one that failed."""
     files = []
     for name in ("merchant", "pinterest"):
-        data, _ = encode_for_channel(CANVAS, RECORD, load_rules()[name], OutputConfig())
+        marks = AdMarks(ProvenanceConfig())
+        file, _ = encode_for_channel(CANVAS, RECORD, load_rules()[name], OutputConfig(), marks)
         uri = f"channels/{name}/3f/a.jpg"
         (tmp_path / uri).parent.mkdir(parents=True)
-        (tmp_path / uri).write_bytes(data)
+        (tmp_path / uri).write_bytes(file.data)
         files.append({"channel": name, "uri": uri, "digital_source_type": "trainedAlgorithmicMedia", "lint": "clean"})
     (tmp_path / "product.webp").write_bytes(encode_product(CANVAS, CANVAS[..., 0], (144, 144)))
     nothing: dict[str, Any] = dict.fromkeys(SCHEMA.names)

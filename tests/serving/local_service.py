@@ -17,6 +17,7 @@ from refadgen.config import GenerateConfig, ServeConfig, load_config
 from refadgen.errors import RowError
 from refadgen.generation.model_settings import with_model_settings
 from refadgen.generation.moderation import Moderation
+from refadgen.provenance.marks import AdMarks
 from refadgen.serving.ads import AdService
 from refadgen.serving.api import make_app
 from refadgen.serving.canvases import canvas_size, channel_canvas
@@ -88,6 +89,7 @@ class LocalBackend:
         # The deployment's own class without its model, so that the tests run the production code.
         generation = AdGeneration.__new__(AdGeneration)
         generation._fingerprint, generation._quality = mark, config.quality
+        generation._marks = AdMarks(config.provenance)
         generation._moderation = Moderation(config.generation(), gpu_expected=False)
         generation._engine = StepEngine(denoiser, max_waiting=config.limits.max_queued_images)
         generation._threads = None
