@@ -123,6 +123,7 @@ class Ledger:
                 written = folded[-1].split("-")[1]
                 self._write(pa.concat_tables(_in_threads(self._read, folded)), written, level=level + 1)
                 self._storage.delete(folded)
+                pa.default_memory_pool().release_unused()  # what was read: the driver would keep it for days
 
     def _of_parts(self, read: Callable[[str], T]) -> list[T]:
         """What `read` gives for each part, oldest first."""

@@ -4,10 +4,9 @@
 
 The stream is the job's own, from the planned rows to the ledger; fetching and masks are stand-ins, and the device of
 each actor sleeps `--image-s` for an image. Work grows with the actors. Counted from when all actors have begun to the
-last image: efficiency is the time slept ÷ (that time × actors), its tail included; `steady` is that until an actor has
-nothing more to do. With `--zipf A`, products want as many images as a Zipf distribution says (1 to `--most` of them):
-busiest ÷ mean actor is then what the order costs, and encodes ÷ products counts the reference encodes (of whole
-products; those of one actor's cache). The last line is JSON.
+last image: efficiency is the time slept ÷ (that time × actors), its tail included. With `--zipf A`, products want as
+many images as a Zipf distribution says (1 to `--most` of them): busiest ÷ mean actor is then what the order costs, and
+encodes ÷ products counts the reference encodes (of whole products; those of one actor's cache). The last line is JSON.
 """
 
 import argparse
@@ -99,13 +98,10 @@ def measure(folder: Path, actors: int, arguments: argparse.Namespace) -> dict[st
     for image in images:
         by_actor.setdefault(image["actor"], []).append(image["at"])
     all_begun, last = max(min(ends) for ends in by_actor.values()), max(image["at"] for image in images)
-    first_idle = min(max(ends) for ends in by_actor.values())
-    steady = sum(all_begun < image["at"] <= first_idle for image in images) * arguments.image_s
     counted = Counter(image["actor"] for image in images if image["at"] > all_begun)
     busy = [number * arguments.image_s for number in counted.values()]
     return {
         "working": len(by_actor),
-        "steady": round(steady / max(1e-9, (first_idle - all_begun) * actors), 3),
         "efficiency": round(sum(busy) / ((last - all_begun) * actors), 3),
         "busiest_over_mean": round(max(busy) / (sum(busy) / actors), 3),
         "encodes_over_products": round(len({(i["actor"], i["product"]) for i in images}) / products, 3),
