@@ -19,7 +19,7 @@ from ray.data import Dataset
 
 from refadgen.batch import ray_connection
 from refadgen.batch.actor_pools import nodes_of_ray, num_cpus, require_resources, with_stage
-from refadgen.batch.death_marks import DeathMarks, Refuse, death_marks, with_error
+from refadgen.batch.death_marks import DeathMarks, death_marks
 from refadgen.batch.lease import held
 from refadgen.batch.ledger import Keys, LedgerWriter, mean_of
 from refadgen.batch.limits import EndOfRun, Limits, stops_in_time
@@ -396,16 +396,8 @@ class CatalogJob:
         rest = (run_id, self._storage.uri, self._model)
         return self._through(dataset, AdPublisher, "publish", marks, *rest, refuse=refused_images)
 
-    def _through(
-        self,
-        dataset: Dataset,
-        stage: type,
-        name: str,
-        marks: DeathMarks,
-        *arguments: Any,
-        calls_at_once: int = 1,
-        refuse: Refuse = with_error,
-    ) -> Dataset:
+    def _through(self, dataset: Dataset, stage: type, name: str, marks: DeathMarks, *of: Any, **how: Any) -> Dataset:
+        """Another stage on the stream. of: what its actors get after the configuration. how: as in `with_stage`."""
         return with_stage(
             dataset,
             stage,
@@ -414,9 +406,8 @@ class CatalogJob:
             self._config.catalog.rows_per_block,
             marks,
             self._stage_config,
-            *arguments,
-            calls_at_once=calls_at_once,
-            refuse=refuse,
+            *of,
+            **how,
         )
 
     @functools.cached_property

@@ -51,6 +51,7 @@ class SpreadSpectrum:
         height, width = marked_u8.shape[:2]
         _, file = cv2.imencode(".jpg", marked_u8, [cv2.IMWRITE_JPEG_QUALITY, 70])
         again = cv2.imdecode(file, cv2.IMREAD_COLOR)
+        assert again is not None, "the encoder's own file"
         assert again is not None  # it was just encoded
         small = cv2.resize(marked_u8, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
         return self._read_at(_as_u8(again), 1.0) == payload and self._read_at(_as_u8(small), 0.5) == payload
