@@ -26,7 +26,8 @@ class ProvenanceConfig(Section, name="provenance"):
     watermark: str | None = setting(
         None, Decides.PIXELS, pattern=rf"{SPREAD_SPECTRUM}|\w+(\.\w+)*:\w+", rule=f"{SPREAD_SPECTRUM} or module:Class"
     )
-    """The imperceptible watermark: `spread-spectrum`, for images from about 512×640 px on, or a `Watermark` of yours (`provenance/watermarks.py`)."""
+    """The imperceptible watermark: `spread-spectrum`, for images from about 512×640 px on, or a `Watermark` of yours
+    (`provenance/watermarks.py`)."""
     # The identity holds the path as the user wrote it, as it does those of segmentation networks.
     watermark_weights: str | None = setting(None, Decides.PIXELS, place=Place.PATH)
     """File or folder that a `module:Class` is made with; None: it needs none."""

@@ -16,6 +16,7 @@ from refadgen.catalog.scenes import load_scenes
 from refadgen.config import GenerateConfig, ServeConfig, load_config
 from refadgen.errors import RowError
 from refadgen.generation.model_settings import with_model_settings
+from refadgen.provenance.marks import AdMarks
 from refadgen.serving.ads import AdService
 from refadgen.serving.api import make_app
 from refadgen.serving.deployments import AdGeneration
@@ -86,6 +87,7 @@ class LocalBackend:
         # The deployment's own class without its model, so that the tests run the production code.
         generation = AdGeneration.__new__(AdGeneration)
         generation._fingerprint, generation._quality = mark, config.quality
+        generation._marks = AdMarks(config.provenance)
         generation._engine = StepEngine(denoiser, max_waiting=config.limits.max_queued_images)
         generation._threads = None
         self.generation = generation
