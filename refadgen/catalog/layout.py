@@ -169,24 +169,26 @@ def _beside(
     free_right, free_bottom = math.ceil(keep_free[2] * canvas[0]), math.ceil(keep_free[3] * canvas[1])
     if left >= free_right or left + width <= free_left or top >= free_bottom or top + height <= free_top:
         return box
-    x0, y0, x1, y1 = inner
-    sides = [
-        (x0, y0, min(x1, free_left), y1),
-        (max(x0, free_right), y0, x1, y1),
-        (x0, y0, x1, min(y1, free_top)),
-        (x0, max(y0, free_bottom), x1, y1),
-    ]
     found = []
-    for side_left, side_top, side_right, side_bottom in sides:
-        if side_right <= side_left or side_bottom <= side_top:
-            continue
-        scale = min(1, (side_right - side_left) / width, (side_bottom - side_top) / height)
-        new_width, new_height = max(1, int(width * scale)), max(1, int(height * scale))
-        # It shrinks towards its foot: a product on a table stays on it.
-        new_left = min(max(left + (width - new_width) // 2, side_left), side_right - new_width)
-        new_top = min(max(top + height - new_height, side_top), side_bottom - new_height)
-        moved = abs(new_left - left) + abs(new_top - top)
-        found.append((-new_width * new_height, moved, (new_left, new_top, new_width, new_height)))
+    for x0, y0, x1, y1 in (inner, (0, 0, *canvas)):  # where margins leave no side, they give way
+        sides = [
+            (x0, y0, min(x1, free_left), y1),
+            (max(x0, free_right), y0, x1, y1),
+            (x0, y0, x1, min(y1, free_top)),
+            (x0, max(y0, free_bottom), x1, y1),
+        ]
+        for side_left, side_top, side_right, side_bottom in sides:
+            if side_right <= side_left or side_bottom <= side_top:
+                continue
+            scale = min(1, (side_right - side_left) / width, (side_bottom - side_top) / height)
+            new_width, new_height = max(1, int(width * scale)), max(1, int(height * scale))
+            # It shrinks towards its foot: a product on a table stays on it.
+            new_left = min(max(left + (width - new_width) // 2, side_left), side_right - new_width)
+            new_top = min(max(top + height - new_height, side_top), side_bottom - new_height)
+            moved = abs(new_left - left) + abs(new_top - top)
+            found.append((-new_width * new_height, moved, (new_left, new_top, new_width, new_height)))
+        if found:
+            break
     return min(found)[2]
 
 

@@ -121,8 +121,8 @@ class LayoutConfig(Section, name="layout"):
             left, top, right, bottom = self.keep_free
             ok = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
             require(ok, "layout.keep_free", self.keep_free, "0 ≤ left < right ≤ 1 and 0 ≤ top < bottom ≤ 1")
-            ok = max(left, top, 1 - right, 1 - bottom) >= self.margin + _LEAST_ROOM
-            require(ok, "layout.keep_free", self.keep_free, f"smaller: a side needs {_LEAST_ROOM} beside layout.margin")
+            ok = max(left, top, 1 - right, 1 - bottom) >= _LEAST_ROOM
+            require(ok, "layout.keep_free", self.keep_free, f"smaller: a side needs {_LEAST_ROOM} of the canvas")
         if self.long_side_px is not None and not self.as_photographed:
             raise ValueError(f"layout.long_side_px={self.long_side_px}: needs layout.as_photographed=true")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import dataclasses
 import functools
 import json
 from collections.abc import Awaitable, Callable
@@ -297,7 +296,7 @@ def _add_descriptions(app: FastAPI, service: AdService) -> None:
             max_images=config.limits.max_images,
             max_body_bytes=config.limits.max_body_bytes,
             image_urls=config.access.allow_image_urls,
-            layout=Layout(**dataclasses.asdict(layout)),
+            layout=Layout(**{name: getattr(layout, name) for name in Layout.model_fields}),
             format=config.output.format,
             formats=list(_IMAGE_TYPES),
             anchors=list(get_args(Anchor)),

@@ -78,11 +78,12 @@ SHAPES = [(100, 40), (40, 100), (60, 60)]
 
 @pytest.mark.parametrize("anchor", ["top", "top-left", "left", "center", "bottom", "right"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_product_stays_out_of_the_logos_place(anchor: str, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize("margin", [0.05, 0.4])
+def test_the_product_stays_out_of_the_logos_place(anchor: str, shape: tuple[int, int], margin: float) -> None:
     mask = np.full(shape, 255, np.uint8)
     image = np.full((*shape, 3), 90, np.uint8)
     for free in ((0.0, 0.0, 0.4, 0.2), (0.3, 0.3, 0.6, 0.6), (0.0, 0.8, 1.0, 1.0), (0.7, 0.0, 1.0, 1.0)):
-        layout = LayoutConfig(anchor=anchor, keep_free=free, margin=0.05)
+        layout = LayoutConfig(anchor=anchor, keep_free=free, margin=margin)
         found = place(image, mask, layout, 256, 320).mask
         left, top, right, bottom = free
         assert not found[int(top * 320) : int(bottom * 320), int(left * 256) : int(right * 256)].any()
@@ -106,7 +107,7 @@ def test_a_product_that_is_not_in_the_way_stays() -> None:
         ("categories: {cup: {lihgt: x}}", "categories.cup.lihgt: unknown"),
         ("keep_free: [0, 0, 1]", "must be left, top, right and bottom"),
         ("keep_free: [0.5, 0, 0.2, 1]", "0 ≤ left < right ≤ 1"),
-        ("keep_free: [0.1, 0.1, 0.9, 0.9]", "a side needs 0.2 beside layout.margin"),
+        ("keep_free: [0.1, 0.1, 0.9, 0.9]", "a side needs 0.2 of the canvas"),
         ("a: [", "not YAML"),
     ],
 )
