@@ -29,7 +29,7 @@ _AN = re.compile(
 )
 _SPELT = re.compile(r"(?:[A-Z]{1,4}s?|[A-Z]+\d\w*)(?![a-z])")
 """Capitals that are read letter by letter, such as SD, XLR or MP3."""
-_SPOKEN = re.compile(r"(?:LED|LAN|RAM|NAS|RFID|NATO|SIM|SUV|ROM|LASER|MIDI|RIB|HO|MEN|MOM|HOT|RUG|SET)\b", re.I)
+_SPOKEN = re.compile(r"(?:LAN|RAM|NAS|RFID|NATO|SIM|SUV|ROM|LASER|MIDI|RIB|HO|MEN|MOM|HOT|RUG|SET|STEM)\b", re.I)
 _AN_LETTERS = "AEFHILMNORSX"
 
 

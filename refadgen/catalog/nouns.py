@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
 
 import simplemma
 
@@ -15,6 +16,8 @@ _BRACKETED = re.compile(r"\s*[(\[][^)\]]*[)\]]?")
 _PAIR_OF = "pair of "
 _PAIR = re.compile(r"\b(?:3d|eye|opera|reading|safety|shooting|smart|sun|swim|swimming) glasses$|(?<!paper )\bjoggers$")
 """Pairs that hang on the word before."""
+_ABBREVIATIONS = frozenset(("ac", "id", "it", "pc", "tv", "ups", "us"))
+"""Those that a dictionary knows as words too."""
 _MEASURES = re.compile(
     r"(?:\s+\d+(?:[.,x×/]\d+)*[\s-]?(?:cl|cm|ct|fl|ft|g|gr|inch|in|kg|lb|l|m|ml|mm|oz|pack|pcs|pc|w|x|\")\.?)+$",
     re.IGNORECASE,
@@ -99,8 +102,19 @@ def _noun(name: str) -> Noun | None:
     words = _BRACKETED.sub("", name).split()
     if not words or not any(letter.isalpha() for letter in name):
         return None
-    *first, last = (word.lower() for word in words)
-    text = " ".join([*first, last])
+    lower = [word.lower() for word in words]
+    if name.isupper():  # then capitals say nothing about how a word is read
+        words = [
+            low if low not in _ABBREVIATIONS and simplemma.is_known(singular(low), lang="en") else word
+            for low, word in zip(lower, words, strict=True)
+        ]
+    *first, last = lower
+    text = " ".join(lower)
+    if "of" in lower[1:-1]:  # a chest of drawers
+        of = lower.index("of", 1)
+        head = _noun(" ".join(words[:of]))
+        rest = " ".join(lower[of:])
+        return head and replace(head, text=f"{head.text} {rest}", spelling=head.spelling and f"{head.spelling} {rest}")
     if last in _ACTIVITIES:
         return Noun(text=f"{text} equipment", bare=True)
     if last in _FIELDS:

@@ -29,7 +29,7 @@ def test_singular(word: str, one: str) -> None:
         ("mug", "a"), ("apron", "an"), ("hour glass", "an"), ("heirloom ring", "an"), ("unicorn", "a"),
         ("uniform", "a"), ("utensil", "a"), ("utility knife", "a"), ("ukulele", "a"), ("euro coin", "a"),
         ("one-piece", "a"), ("umbrella", "an"), ("undershirt", "an"), ("uninsulated jug", "an"), ("8 inch pan", "an"),
-        ("SD card", "an"), ("LED lamp", "a"), ("USB cable", "a"), ("MP3 player", "an"), ("X-ray film", "an"),
+        ("SD card", "an"), ("LED lamp", "an"), ("USB cable", "a"), ("MP3 player", "an"), ("X-ray film", "an"),
         ("TV stand", "a"), ("SLR camera", "an"), ("LAN cable", "a"), ("Sofa", "a"),
         ("Xbox", "an"), ("xbox game", "an"), ("x-ray film", "an"), ("xylophone", "a"),
     ],

@@ -93,6 +93,28 @@ def test_the_head_noun_of_a_title(title: str | None, noun: str | None) -> None:
     assert (found and found.with_article()) == noun
 
 
+@pytest.mark.parametrize(
+    ("element", "noun"),
+    [
+        ("MUGS & CUPS", "a mug or cup"),
+        ("MUG", "a mug"),
+        ("SD CARDS", "an sd card"),
+        ("UPS", "a ups"),
+        ("LED Bulbs", "an LED bulb"),
+        ("STEM Toys", "a stem toy"),
+        ("Chest of Drawers", "a chest of drawers"),
+        ("Bottles of Wine", "a bottle of wine"),
+        ("Womens Tops", "a women's top"),
+        ("Tshirts", "a t-shirt"),
+        ("Chess", "chess equipment"),
+    ],
+)
+def test_shops_capitals_and_spellings(element: str, noun: str) -> None:
+    found = element_noun(element)
+    assert found is not None
+    assert found.with_article() == noun
+
+
 def test_a_brand_is_no_head_noun() -> None:
     assert title_noun("Blue Bell", "Bell") is None
     assert title_noun("Sterling Mug", "Sterling") == title_noun("Mug")
