@@ -231,7 +231,7 @@ def test_a_gpu_that_is_not_there_is_an_error(classifier: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(ValueError, match=r"segmentation\.device"):
-        PictureClassifier(FilterConfig(unsafe_model=str(classifier)), "unsafe", "cuda")
+        ContentFilter(FilterConfig(unsafe_model=str(classifier)), None, "cuda")
 
 
 # --- people
