@@ -189,9 +189,8 @@ def test_a_run_after_a_review_uses_the_decisions(random_model: Path, tmp_path: P
     assert "done 0, failed 0, rejected 0, skipped 6" in run("--review", str(file))
 
 
-@pytest.mark.parametrize(
-    "share", [0.5, pytest.param(0.25, marks=pytest.mark.long), pytest.param(0.75, marks=pytest.mark.long)]
-)
+@pytest.mark.long  # half-way and with the same checks, but on S3: test_s3.py
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_a_killed_driver_costs_only_the_batches_in_flight(
     share: float, whole_run: Path, random_model: Path, shared_ray: None, tmp_path: Path
 ) -> None:

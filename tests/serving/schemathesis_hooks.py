@@ -13,6 +13,7 @@ from refadgen.errors import DOUBTS
 BEYOND_A_SCHEMA = {
     "prompt_and_scene",  # at most one of the two
     "placed_and_as_photographed",  # likewise
+    "channel_and_size",  # likewise
     "long_side_of_placed",  # only with as_photographed
     "missing_image",  # a form needs a file or an address
     "missing_mask",  # mask_decided is about a mask
